@@ -1,0 +1,157 @@
+"""What can go wrong, as one tree, and how it crosses the wire.
+
+    AttuneError
+    ├── InvalidRequest               the request is at fault; sending it again will not help
+    │   ├── InvalidAudio
+    │   │   ├── EmptyAudio           no bytes, or no samples
+    │   │   ├── UnreadableAudio      not WAV, FLAC, MP3 or OGG
+    │   │   ├── TruncatedAudio       the file ends before its header says
+    │   │   ├── NonFiniteAudio       NaN or infinite samples
+    │   │   ├── AudioTooLong         more than 10 minutes
+    │   │   ├── SilentAudio          nothing to hear
+    │   │   └── NoSpeech             something to hear, but no speech
+    │   └── InvalidOption            an option outside its range, an unknown emotion or engine
+    ├── ServerUnavailable            no server there, or not ready
+    ├── RequestTimeout               the deadline passed
+    ├── RequestCancelled             the caller gave it up
+    └── ServerError                  anything else; the server's log says more
+
+The server sends `code: message`; `from_wire` turns that back into the same class on the client.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AttuneError",
+    "AudioTooLong",
+    "EmptyAudio",
+    "InvalidAudio",
+    "InvalidOption",
+    "InvalidRequest",
+    "NoSpeech",
+    "NonFiniteAudio",
+    "RequestCancelled",
+    "RequestTimeout",
+    "ServerError",
+    "ServerUnavailable",
+    "SilentAudio",
+    "TruncatedAudio",
+    "UnreadableAudio",
+    "from_wire",
+]
+
+
+class AttuneError(Exception):
+    """Base of every error that Attune raises on purpose; `code` names it on the wire."""
+
+    code = "error"
+
+    def to_wire(self) -> str:
+        """`code: message`, the form in which a server sends it."""
+        return f"{self.code}: {self}"
+
+
+class InvalidRequest(AttuneError):
+    """The request is at fault; the same request will fail again."""
+
+    code = "invalid_request"
+
+
+class InvalidAudio(InvalidRequest):
+    """The recording cannot be used."""
+
+    code = "invalid_audio"
+
+
+class EmptyAudio(InvalidAudio):
+    """The file has no bytes or no samples."""
+
+    code = "empty_audio"
+
+
+class UnreadableAudio(InvalidAudio):
+    """The file is not in a supported audio format."""
+
+    code = "unreadable_audio"
+
+
+class TruncatedAudio(InvalidAudio):
+    """The file ends before its header says that it does."""
+
+    code = "truncated_audio"
+
+
+class NonFiniteAudio(InvalidAudio):
+    """Some samples are NaN or infinite."""
+
+    code = "non_finite_audio"
+
+
+class AudioTooLong(InvalidAudio):
+    """The recording is longer than the server accepts."""
+
+    code = "audio_too_long"
+
+
+class SilentAudio(InvalidAudio):
+    """The recording is silent."""
+
+    code = "silent_audio"
+
+
+class NoSpeech(InvalidAudio):
+    """No speech was found in the recording."""
+
+    code = "no_speech"
+
+
+class InvalidOption(InvalidRequest):
+    """An option is outside its range, or names something that does not exist."""
+
+    code = "invalid_option"
+
+
+class ServerUnavailable(AttuneError):
+    """No server answers, or it is not ready."""
+
+    code = "server_unavailable"
+
+
+class RequestTimeout(AttuneError):
+    """The deadline passed before the answer came."""
+
+    code = "request_timeout"
+
+
+class RequestCancelled(AttuneError):
+    """The caller gave the request up."""
+
+    code = "request_cancelled"
+
+
+class ServerError(AttuneError):
+    """The server failed; its log has the details."""
+
+    code = "server_error"
+
+
+def _tree(root: type[AttuneError]) -> dict[str, type[AttuneError]]:
+    classes = {root.code: root}
+    for child in root.__subclasses__():
+        classes |= _tree(child)
+    return classes
+
+
+_BY_CODE = _tree(AttuneError)
+
+
+def from_wire(text: str) -> AttuneError:
+    """The error that `to_wire` wrote; text of any other form becomes a `ServerError`.
+
+    Models that call models prefix the messages on their way, so the code is looked for anywhere in the text.
+    """
+    for code in sorted(_BY_CODE, key=len, reverse=True):
+        _, found, message = text.partition(f"{code}: ")
+        if found:
+            return _BY_CODE[code](message)
+    return ServerError(text)

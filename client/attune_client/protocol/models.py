@@ -1,0 +1,189 @@
+"""Every public tensor of every served model, declared once.
+
+Configurations, adapters and clients derive from these declarations; nothing else spells a tensor's name.
+Letters in comments: B batch, S segments, T samples, L tokens, N frames of music, C channels.
+"""
+
+from __future__ import annotations
+
+from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+
+SPEECH_SAMPLE_RATE = 16_000
+"""Sampling rate of every speech waveform inside the server, in Hz."""
+
+MUSIC_SAMPLE_RATE = 32_000
+"""Sampling rate of the music, in Hz."""
+
+MAX_SEGMENT_S = 8.0
+"""Longest speech segment that the regressors see, in seconds (paper, section III-C2)."""
+
+MAX_SPEECH_S = 600.0
+"""Longest recording that is accepted, in seconds."""
+
+MAX_MUSIC_S = 600.0
+"""Longest music that one request may ask for, in seconds."""
+
+MAX_TOKENS = 512
+"""Longest tokenised transcript (paper, section III-C2)."""
+
+NUM_EMOTIONS = 40
+EMBEDDING_DIM = 384
+REGRESSOR_MAX_BATCH = 16
+
+_FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
+
+# Shared by several models, so declared above them.
+AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3 or OGG, any rate and channel count")
+WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
+NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
+SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
+INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), "BERT-uncased token ids, at most 512, padded to a bucket")
+ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
+VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5")
+AROUSAL_DOMINANCE = TensorSpec("arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5")
+VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5")
+EMOTION_PROBABILITIES = TensorSpec("emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions")
+EMBEDDING = TensorSpec("embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding")
+
+_SPEECH_RESULTS = (
+    TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
+    VAD,
+    TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
+    EMOTION_PROBABILITIES,
+    TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
+    TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
+    TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
+    TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5"),
+    TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
+    TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
+)
+
+_PROMPT_RESULTS = (
+    TensorSpec("retrieved_emotion", _BYTES, (1,), "label of the knowledge-base entry that was retrieved"),
+    TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1"),
+    TensorSpec("description", _BYTES, (1,), "the entry's music description"),
+    TensorSpec("prompt", _BYTES, (1,), "the structured prompt for the music engine"),
+    TensorSpec("prompt_writer", _BYTES, (1,), "which writer made the prompt"),
+    TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+)
+
+_MUSIC_OPTIONS = (
+    TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds", optional=True),
+    TensorSpec("seed", _INT64, (1,), "the same seed and inputs give the same music", optional=True),
+    TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
+)
+
+_MUSIC_RESULTS = (
+    TensorSpec("music", _FP32, (-1, -1), "[N, C] the next chunk of music, in -1..1"),
+    TensorSpec("sample_rate", _INT32, (1,), "of the music, in Hz"),
+    TensorSpec("engine", _BYTES, (1,), "the music engine that plays"),
+)
+
+SPEECH_TO_TEXT = ModelSpec(
+    "speech_to_text",
+    inputs=(AUDIO_FILE,),
+    outputs=(
+        TensorSpec("waveform", _FP32, (-1, -1), "[S, T] the segments, 16 kHz mono, zero-padded to one bucket"),
+        TensorSpec("num_samples", _INT64, (-1, 1), "[S, 1] true length of each segment in samples"),
+        TensorSpec("start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
+        TensorSpec("end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
+        TensorSpec("transcript", _BYTES, (-1, 1), "[S, 1] words of each segment"),
+    ),
+)
+
+TEXT_TOKENIZER = ModelSpec(
+    "text_tokenizer",
+    inputs=(SEGMENT_TEXT,),
+    outputs=(INPUT_IDS, ATTENTION_MASK),
+    max_batch_size=64,
+)
+
+VALENCE_MODEL = ModelSpec(
+    "valence",
+    inputs=(WAVEFORM, NUM_SAMPLES, INPUT_IDS, ATTENTION_MASK),
+    outputs=(VALENCE,),
+    max_batch_size=REGRESSOR_MAX_BATCH,
+)
+
+AROUSAL_DOMINANCE_MODEL = ModelSpec(
+    "arousal_dominance",
+    inputs=(WAVEFORM, NUM_SAMPLES, INPUT_IDS, ATTENTION_MASK),
+    outputs=(AROUSAL_DOMINANCE,),
+    max_batch_size=REGRESSOR_MAX_BATCH,
+)
+
+EMOTION_CLASSIFIER = ModelSpec(
+    "emotion_classifier",
+    inputs=(VALENCE, AROUSAL_DOMINANCE),
+    outputs=(VAD, EMOTION_PROBABILITIES),
+    max_batch_size=256,
+)
+
+EMOTION_RECOGNITION = ModelSpec(
+    "emotion_recognition",
+    inputs=(WAVEFORM, NUM_SAMPLES, SEGMENT_TEXT),
+    outputs=(VAD, EMOTION_PROBABILITIES),
+    max_batch_size=REGRESSOR_MAX_BATCH,
+)
+
+SENTENCE_ENCODER = ModelSpec(
+    "sentence_encoder",
+    inputs=(INPUT_IDS, ATTENTION_MASK),
+    outputs=(EMBEDDING,),
+    max_batch_size=64,
+)
+
+MUSIC_PROMPT = ModelSpec(
+    "music_prompt",
+    inputs=(
+        TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
+        TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
+        TensorSpec("text", _BYTES, (1,), "free text to search by, in place of an emotion", optional=True),
+    ),
+    outputs=_PROMPT_RESULTS,
+)
+
+MUSIC_GENERATOR = ModelSpec(
+    "music_generator",
+    inputs=(
+        TensorSpec("prompt", _BYTES, (1,), "the prompt"),
+        TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+        *_MUSIC_OPTIONS,
+        TensorSpec("lease", _BYTES, (1,), "path of a lease; the work ends when it is given up", optional=True),
+    ),
+    outputs=_MUSIC_RESULTS,
+    decoupled=True,
+)
+
+SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE,), outputs=_SPEECH_RESULTS)
+
+MUSIC_THERAPY = ModelSpec(
+    "music_therapy",
+    inputs=(AUDIO_FILE, *_MUSIC_OPTIONS),
+    # The first response carries everything but the music; the ones after it carry the music.
+    outputs=(
+        *_SPEECH_RESULTS,
+        *_PROMPT_RESULTS,
+        TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds"),
+        *_MUSIC_RESULTS,
+    ),
+    decoupled=True,
+)
+
+MODELS: dict[str, ModelSpec] = {
+    model.name: model
+    for model in (
+        SPEECH_TO_TEXT,
+        TEXT_TOKENIZER,
+        VALENCE_MODEL,
+        AROUSAL_DOMINANCE_MODEL,
+        EMOTION_CLASSIFIER,
+        EMOTION_RECOGNITION,
+        SENTENCE_ENCODER,
+        MUSIC_PROMPT,
+        MUSIC_GENERATOR,
+        SPEECH_EMOTION,
+        MUSIC_THERAPY,
+    )
+}
+"""Every model of the repository, by name, in the order of the pipeline."""

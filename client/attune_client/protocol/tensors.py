@@ -1,0 +1,74 @@
+"""The vocabulary of the protocol: element types, tensors and models, as small frozen objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+
+class DType(str, Enum):
+    """Element type of a tensor, by the name that the KServe v2 protocol gives it."""
+
+    FP32 = "FP32"
+    INT32 = "INT32"
+    INT64 = "INT64"
+    BYTES = "BYTES"
+
+    @property
+    def numpy(self) -> type[np.generic]:
+        """The numpy scalar type that carries it (BYTES travel as objects)."""
+        return _NUMPY[self]
+
+
+_NUMPY: dict[DType, type[np.generic]] = {
+    DType.FP32: np.float32,
+    DType.INT32: np.int32,
+    DType.INT64: np.int64,
+    DType.BYTES: np.object_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One public tensor: its name, element type and shape.
+
+    `shape` leaves out the batch dimension of a model that batches; -1 marks a dimension of any size.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    doc: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One served model: what goes in, what comes out, and how it is called.
+
+    `max_batch_size` 0 means that the model takes one request at a time and no batch dimension;
+    `decoupled` means that one request is answered by a stream of responses.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = 0
+    decoupled: bool = False
+
+    def input(self, name: str) -> TensorSpec:
+        """The input of that name; KeyError if there is none."""
+        return _named(self.inputs, name)
+
+    def output(self, name: str) -> TensorSpec:
+        """The output of that name; KeyError if there is none."""
+        return _named(self.outputs, name)
+
+
+def _named(tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    for tensor in tensors:
+        if tensor.name == name:
+            return tensor
+    raise KeyError(name)

@@ -1,0 +1,1 @@
+"""Data, the regressors, LoRA, the emotion map, and their training."""
