@@ -1,0 +1,1 @@
+"""Music engines behind one interface, and the specification that they play."""

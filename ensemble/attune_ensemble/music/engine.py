@@ -1,0 +1,38 @@
+"""The interface of every music engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_ensemble.music.spec import MusicSpec
+
+Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
+
+
+@dataclass(frozen=True, slots=True)
+class MusicRequest:
+    """One piece of music to make: the prompt in words, its specification, length in seconds, and seed."""
+
+    prompt: str
+    spec: MusicSpec
+    duration_s: float
+    seed: int
+
+
+class MusicEngine(Protocol):
+    """Makes music from a request, a chunk at a time."""
+
+    name: str
+    sample_rate: int
+
+    def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
+        """Yield the music as [N, C] float32 chunks of about `chunk_s` seconds, `duration_s` in all.
+
+        Work for a chunk is done when it is asked for: closing the iterator stops the work.
+        """
+        ...
