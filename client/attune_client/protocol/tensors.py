@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
 
-class DType(str, Enum):
+class DType(StrEnum):
     """Element type of a tensor, by the name that the KServe v2 protocol gives it."""
 
     FP32 = "FP32"
