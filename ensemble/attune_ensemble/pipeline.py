@@ -1,0 +1,89 @@
+"""What the BLS models do, as plain functions over a `call`: testable without a server.
+
+A narration is cut into segments, all segments are recognised together, and the whole takes their
+duration-weighted mean; its emotion leads to a music description, a prompt, and the music.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_client.protocol.models import REGRESSOR_MAX_BATCH
+
+__all__ = ["Call", "Tensors", "recognise_speech", "write_prompt"]
+
+Tensors = dict[str, npt.NDArray[Any]]
+Call = Callable[[str, Mapping[str, npt.NDArray[Any]]], Tensors]
+"""Calls one model of the repository by name; raises the `AttuneError` that it answered."""
+
+
+def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
+    """From one encoded recording, BYTES [1], to the outputs of `speech_emotion`.
+
+    Raises the `InvalidAudio` that fits when the recording cannot be used.
+    """
+    started_s = time.perf_counter()
+    speech = call("speech_to_text", {"audio": audio})
+    transcribed_s = time.perf_counter()
+    segment_vad = _recognise_segments(speech, call)
+    vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
+    probabilities = _classify(vad, call)
+    recognised_s = time.perf_counter()
+    transcripts = [_text(text) for text in speech["transcript"][:, 0]]
+    return {
+        "transcript": _bytes(" ".join(filter(None, transcripts))),
+        "vad": vad,
+        "emotion": _bytes(labels[int(probabilities.argmax())]),
+        "emotion_probabilities": probabilities,
+        "segment_start_s": speech["start_s"],
+        "segment_end_s": speech["end_s"],
+        "segment_transcript": _bytes(*transcripts),
+        "segment_vad": segment_vad,
+        "transcribe_s": _seconds(transcribed_s - started_s),
+        "recognise_s": _seconds(recognised_s - transcribed_s),
+    }
+
+
+def _recognise_segments(speech: Tensors, call: Call) -> npt.NDArray[np.float32]:
+    """VAD [S, 3] of all segments: one batch, or several where there are more than a batch holds."""
+    rows = ("waveform", "num_samples", "transcript")
+    parts = [
+        call("emotion_recognition", {name: speech[name][start : start + REGRESSOR_MAX_BATCH] for name in rows})
+        for start in range(0, len(speech["waveform"]), REGRESSOR_MAX_BATCH)
+    ]
+    return np.concatenate([part["vad"] for part in parts])
+
+
+def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Mean [3] of VAD [S, 3], each segment counting as long as it lasts."""
+    return np.average(vad, axis=0, weights=weights).astype(np.float32)
+
+
+def _classify(vad: npt.NDArray[np.float32], call: Call) -> npt.NDArray[np.float32]:
+    answer = call("emotion_classifier", {"valence": vad[None, :1], "arousal_dominance": vad[None, 1:]})
+    probabilities: npt.NDArray[np.float32] = answer["emotion_probabilities"][0]
+    return probabilities
+
+
+def write_prompt(emotion: npt.NDArray[np.object_], vad: npt.NDArray[np.float32], call: Call) -> Tensors:
+    """From the emotion, BYTES [1], and VAD [3] to the outputs of `music_prompt`, and `prompt_s`."""
+    started_s = time.perf_counter()
+    prompt = call("music_prompt", {"emotion": emotion, "vad": vad})
+    return prompt | {"prompt_s": _seconds(time.perf_counter() - started_s)}
+
+
+def _bytes(*texts: str) -> npt.NDArray[np.object_]:
+    return np.array([text.encode() for text in texts], dtype=np.object_)
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _seconds(value: float) -> npt.NDArray[np.float32]:
+    return np.array([value], np.float32)

@@ -1,0 +1,113 @@
+"""Speech to text: finding the speech, cutting it into segments, and writing down the words of each."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attune_client.protocol.errors import NoSpeech
+from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
+from attune_ensemble.audio import Waveform
+from attune_ensemble.segmentation import Span, pack
+
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
+
+MIN_SILENCE_MS = 300
+SPEECH_PAD_MS = 150
+_GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedSegment:
+    """A segment of speech and its words."""
+
+    span: Span
+    transcript: str
+
+
+class Transcriber:
+    """Whisper through faster-whisper (CTranslate2), on arrays: its audio decoder is never loaded."""
+
+    def __init__(
+        self, model_dir: Path, *, device: str = "cpu", compute_type: str = "int8", threads: int = 2, beam_size: int = 1
+    ) -> None:
+        self._model = _load_whisper(model_dir, device, compute_type, threads)
+        self._beam_size = beam_size
+
+    def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
+        """Segments of at most 8 s with their words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
+        segments = find_speech(waveform)
+        if not segments:
+            raise NoSpeech("no speech was found in the recording")
+        words = self._words(_join(waveform, segments))
+        transcripts = assign_words(segments, words)
+        if not any(transcripts):
+            raise NoSpeech("something like speech was found, but no words in it")
+        return [TranscribedSegment(span, text) for span, text in zip(segments, transcripts, strict=True)]
+
+    def _words(self, waveform: Waveform) -> list[tuple[float, str]]:
+        """Each word with the middle of its time in seconds."""
+        # The weights are multilingual, the text tower behind them is English.
+        found, _ = self._model.transcribe(
+            waveform,
+            language="en",
+            beam_size=self._beam_size,
+            word_timestamps=True,
+            condition_on_previous_text=False,
+        )
+        return [((w.start + w.end) / 2, w.word) for segment in found for w in segment.words or ()]
+
+
+def find_speech(waveform: Waveform) -> list[Span]:
+    """Segments of speech in [T] at 16 kHz, cut at pauses to at most 8 s each (Silero voice activity detection)."""
+    faster_whisper_vad = _import_without_pyav("faster_whisper.vad")
+    options = faster_whisper_vad.VadOptions(
+        min_silence_duration_ms=MIN_SILENCE_MS,
+        speech_pad_ms=SPEECH_PAD_MS,
+        max_speech_duration_s=MAX_SEGMENT_S,
+    )
+    found = faster_whisper_vad.get_speech_timestamps(waveform, options)
+    return pack([Span(int(s["start"]), min(int(s["end"]), len(waveform))) for s in found])
+
+
+def assign_words(segments: list[Span], words: list[tuple[float, str]]) -> list[str]:
+    """Give each word of the joined segments (see `_join`) to the segment in which its middle lies."""
+    lengths = np.array([segment.end - segment.start + _GAP for segment in segments])
+    edges_s = np.cumsum(lengths)[:-1] / SPEECH_SAMPLE_RATE
+    transcripts = [""] * len(segments)
+    for middle_s, word in words:
+        transcripts[int(np.searchsorted(edges_s, middle_s))] += word
+    return [text.strip() for text in transcripts]
+
+
+def _join(waveform: Waveform, segments: list[Span]) -> Waveform:
+    """The segments one after the other with short gaps: Whisper pays for 30 s windows, not for pauses."""
+    gap = np.zeros(_GAP, np.float32)
+    parts = [part for segment in segments for part in (waveform[segment.start : segment.end], gap)]
+    return np.concatenate(parts)
+
+
+def _load_whisper(model_dir: Path, device: str, compute_type: str, threads: int) -> WhisperModel:
+    faster_whisper = _import_without_pyav("faster_whisper")
+    model: WhisperModel = faster_whisper.WhisperModel(
+        str(model_dir), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
+    )
+    return model
+
+
+def _import_without_pyav(name: str) -> types.ModuleType:
+    """Import a module of faster-whisper with an empty `av` in PyAV's place.
+
+    faster-whisper imports PyAV at the top, to decode files. It is handed arrays here, and PyAV bundles
+    codecs under the GPL: it must not be loaded.
+    """
+    import importlib
+
+    sys.modules.setdefault("av", types.ModuleType("av"))
+    return importlib.import_module(name)

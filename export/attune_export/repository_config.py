@@ -1,0 +1,212 @@
+"""The configuration of every served model, in every profile, written from typed specifications.
+
+`config.pbtxt` is the `embedded` profile; `configs/<profile>.pbtxt` the others, chosen by the server's
+`--model-config-name`. They are committed; a test holds them equal to what this module writes:
+
+    python -m attune_export.repository_config
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import click
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from attune_client.protocol import models as protocol
+from attune_client.protocol.models import MODELS
+from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+
+__all__ = ["Profile", "config_path", "model_config", "parse", "render", "write_repository"]
+
+HEADER = "# Written by `python -m attune_export.repository_config`; change it there.\n"
+
+
+class Profile(StrEnum):
+    """A way of serving the same model folders."""
+
+    EMBEDDED = "embedded"
+    GPU = "gpu"
+    TENSORRT = "tensorrt"
+
+
+class Kind(StrEnum):
+    """What a model runs on."""
+
+    PYTHON = "python"
+    ONNX = "onnxruntime"
+    ENSEMBLE = "ensemble"
+
+
+_DTYPES = {
+    DType.FP32: pb.TYPE_FP32,
+    DType.INT32: pb.TYPE_INT32,
+    DType.INT64: pb.TYPE_INT64,
+    DType.BYTES: pb.TYPE_STRING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """How one model is run, beside what its `ModelSpec` already says.
+
+    `instances` are processes in `embedded`; `on_gpu` gives the model the GPU in the other profiles, and
+    `tensorrt` an engine in place of the ONNX graph in the profile of that name. `gpu_parameters` take the
+    place of `parameters` where the model runs on the GPU.
+    """
+
+    kind: Kind
+    instances: int = 1
+    on_gpu: bool = False
+    tensorrt: bool = False
+    max_queue_delay_us: int | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    gpu_parameters: Mapping[str, str] = field(default_factory=dict)
+
+
+# One intra-op thread: the two regressors run side by side, each on a core of its own.
+_ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+
+DEPLOYMENTS: dict[str, Deployment] = {
+    "speech_to_text": Deployment(
+        Kind.PYTHON,
+        on_gpu=True,
+        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2"},
+        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4"},
+    ),
+    "text_tokenizer": Deployment(Kind.PYTHON),
+    "valence": Deployment(Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=2000, parameters=_ONE_THREAD),
+    "arousal_dominance": Deployment(
+        Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=2000, parameters=_ONE_THREAD
+    ),
+    "emotion_classifier": Deployment(
+        Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=0, parameters=_ONE_THREAD
+    ),
+    "emotion_recognition": Deployment(Kind.ENSEMBLE),
+    "sentence_encoder": Deployment(Kind.ONNX, on_gpu=True, max_queue_delay_us=0, parameters=_ONE_THREAD),
+    "music_prompt": Deployment(Kind.PYTHON),
+    "music_generator": Deployment(
+        Kind.PYTHON,
+        on_gpu=True,
+        parameters={"engine": "composer", "chunk_s": "1.0"},
+        gpu_parameters={"engine": "composer", "chunk_s": "1.0"},
+    ),
+    # A BLS model waits for others most of the time, and a process waits for one request at a time.
+    "speech_emotion": Deployment(Kind.PYTHON, instances=4),
+    "music_therapy": Deployment(Kind.PYTHON),
+}
+
+STEPS = (
+    protocol.TEXT_TOKENIZER,
+    protocol.VALENCE_MODEL,
+    protocol.AROUSAL_DOMINANCE_MODEL,
+    protocol.EMOTION_CLASSIFIER,
+)
+"""The ensemble: tokenizer, then the two regressors side by side, then the classifier.
+
+A tensor keeps its name all the way through, so the maps follow from the models' own declarations.
+"""
+
+
+def model_config(name: str, profile: Profile) -> pb.ModelConfig:
+    """The configuration of one model in one profile, as the server's own message."""
+    spec, deployment = MODELS[name], DEPLOYMENTS[name]
+    config = pb.ModelConfig(name=name, max_batch_size=spec.max_batch_size)
+    config.input.extend(_input(tensor) for tensor in spec.inputs)
+    config.output.extend(_output(tensor) for tensor in spec.outputs)
+    if spec.decoupled:
+        config.model_transaction_policy.decoupled = True
+    if deployment.kind is Kind.ENSEMBLE:
+        config.platform = "ensemble"
+        config.ensemble_scheduling.step.extend(_step(step) for step in STEPS)
+        return config
+    _set_backend(config, deployment, profile)
+    _set_instances(config, deployment, profile)
+    if deployment.max_queue_delay_us is not None:
+        config.dynamic_batching.max_queue_delay_microseconds = deployment.max_queue_delay_us
+    parameters = deployment.gpu_parameters if _runs_on_gpu(deployment, profile) else deployment.parameters
+    for key, value in parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+def _input(tensor: TensorSpec) -> pb.ModelInput:
+    return pb.ModelInput(name=tensor.name, data_type=_DTYPES[tensor.dtype], dims=tensor.shape, optional=tensor.optional)
+
+
+def _output(tensor: TensorSpec) -> pb.ModelOutput:
+    return pb.ModelOutput(name=tensor.name, data_type=_DTYPES[tensor.dtype], dims=tensor.shape)
+
+
+def _step(model: ModelSpec) -> pb.ModelEnsembling.Step:
+    return pb.ModelEnsembling.Step(
+        model_name=model.name,
+        model_version=-1,
+        input_map={tensor.name: tensor.name for tensor in model.inputs},
+        output_map={tensor.name: tensor.name for tensor in model.outputs},
+    )
+
+
+def _set_backend(config: pb.ModelConfig, deployment: Deployment, profile: Profile) -> None:
+    if deployment.kind is Kind.PYTHON:
+        config.backend, config.default_model_filename = "python", "model.py"
+    elif deployment.tensorrt and profile is Profile.TENSORRT:
+        config.backend, config.platform, config.default_model_filename = "tensorrt", "tensorrt_plan", "model.plan"
+    else:
+        config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
+
+
+def _runs_on_gpu(deployment: Deployment, profile: Profile) -> bool:
+    return deployment.on_gpu and profile is not Profile.EMBEDDED
+
+
+def _set_instances(config: pb.ModelConfig, deployment: Deployment, profile: Profile) -> None:
+    on_gpu = _runs_on_gpu(deployment, profile)
+    kind = pb.ModelInstanceGroup.KIND_GPU if on_gpu else pb.ModelInstanceGroup.KIND_CPU
+    config.instance_group.append(pb.ModelInstanceGroup(count=deployment.instances, kind=kind))
+
+
+def render(config: pb.ModelConfig) -> str:
+    """The configuration as the text of a config.pbtxt."""
+    text: str = text_format.MessageToString(config)
+    return HEADER + text
+
+
+def parse(text: str) -> pb.ModelConfig:
+    """The configuration that a config.pbtxt holds; raises `text_format.ParseError` if it is not one."""
+    return text_format.Parse(text, pb.ModelConfig())
+
+
+def config_path(name: str, profile: Profile) -> Path:
+    """Where a model's configuration lies, relative to the model repository."""
+    if profile is Profile.EMBEDDED:
+        return Path(name) / "config.pbtxt"
+    return Path(name) / "configs" / f"{profile.value}.pbtxt"
+
+
+def write_repository(repository: Path) -> list[Path]:
+    """Write every model's configuration in every profile; returns what was written."""
+    written = []
+    for name in MODELS:
+        for profile in Profile:
+            path = repository / config_path(name, profile)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(render(model_config(name, profile)))
+            written.append(path)
+    return written
+
+
+@click.command()
+@click.option("--repository", type=click.Path(path_type=Path), default=Path("model_repository"), show_default=True)
+def main(repository: Path) -> None:
+    """Write the configurations of all models and profiles."""
+    for path in write_repository(repository):
+        click.echo(path)
+
+
+if __name__ == "__main__":
+    main()
