@@ -1,0 +1,247 @@
+"""Starts the packaged tritonserver, waits until it is ready, and stops it.
+
+    with Server(Path("model_repository"), ports=free_ports(), log_file=Path("out/server.log")) as server:
+        client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
+
+The server listens on loopback only: its release, 24.10, predates security fixes, so nothing on a network may reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.serving.layout import ServerLayout, build_layout, find_package, server_environment
+
+__all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]
+
+LOOPBACK = "127.0.0.1"
+_POLL_S = 0.1
+_KILL_GRACE_S = 5.0
+_LOG_LINES = 15
+_SHM_DIR = Path("/dev/shm")
+
+# A model has this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
+_MODEL_LOAD_S = 300
+# A stub's shared memory starts at this size and grows by it; it is never given back.
+_SHM_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The three ports of a server."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+
+def free_ports() -> Ports:
+    """Three ports of the loopback interface that are free at this moment."""
+    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(3)]
+    numbers = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return Ports(*numbers)
+
+
+class Server:
+    """A tritonserver of our own: a context manager that starts it, or fails clearly, and always stops it.
+
+    Args:
+        repository: the model repository.
+        ports: where it listens; `Ports()` are Triton's usual ones.
+        log_file: where the server and its models write; it is overwritten.
+        models: load only these, by name; all when it is empty.
+        ready_timeout_s: how long all models may take to load.
+        exit_timeout_s: how long requests in flight may take to finish when the server stops.
+        on_progress: called with the seconds waited, about ten times a second, until the server is ready.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        ports: Ports,
+        log_file: Path,
+        models: tuple[str, ...] = (),
+        ready_timeout_s: float = _MODEL_LOAD_S,
+        exit_timeout_s: int = 30,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.repository = repository.resolve()
+        self.ports = ports
+        self._models = models
+        self._ready_timeout_s = ready_timeout_s
+        self._exit_timeout_s = exit_timeout_s
+        self._on_progress = on_progress
+        self._scratch = tempfile.TemporaryDirectory(prefix="attune-server-")
+        self.log_file = log_file.resolve()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def http_url(self) -> str:
+        """`host:port` for tritonclient.http."""
+        return f"{LOOPBACK}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` for tritonclient.grpc."""
+        return f"{LOOPBACK}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """`host:port` of the Prometheus metrics."""
+        return f"{LOOPBACK}:{self.ports.metrics}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server and return when every model is ready.
+
+        Raises:
+            ServerUnavailable: no server installed, a port in use, the server died, or it was not ready in time.
+        """
+        for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
+            _require_free(port)
+        layout = build_layout(Path(self._scratch.name), find_package())
+        environment = server_environment(os.environ)
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("wb") as log:
+            # A session of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order.
+            self._process = subprocess.Popen(
+                self._command(layout), env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Let requests in flight finish, then end the server and every process that it started."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self._exit_timeout_s + _KILL_GRACE_S)
+        finally:
+            # Also after a second Ctrl-C: nothing of ours stays behind, stubs and shared memory included.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            for region in _SHM_DIR.glob(f"{self._shm_prefix}*"):
+                region.unlink(missing_ok=True)
+            self._scratch.cleanup()
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself, and return its exit code."""
+        assert self._process is not None, "the server has not been started"
+        return self._process.wait()
+
+    def process_ids(self) -> Iterator[int]:
+        """The server's process and those of its models."""
+        if self._process is None:
+            return
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and _session_of(int(entry.name)) == self._process.pid:
+                yield int(entry.name)
+
+    @property
+    def _shm_prefix(self) -> str:
+        return f"{Path(self._scratch.name).name}-"
+
+    def _command(self, layout: ServerLayout) -> list[str]:
+        arguments = {
+            "model-repository": self.repository,
+            "backend-directory": layout.backend_dir,
+            "cache-directory": layout.cache_dir,
+            "http-address": LOOPBACK,
+            "grpc-address": LOOPBACK,
+            "metrics-address": LOOPBACK,
+            "http-port": self.ports.http,
+            "grpc-port": self.ports.grpc,
+            "metrics-port": self.ports.metrics,
+            "exit-timeout-secs": self._exit_timeout_s,
+        }
+        command = [str(layout.binary), *(f"--{name}={value}" for name, value in arguments.items())]
+        for backend in ("python", "onnxruntime"):
+            settings = {
+                "shm-region-prefix-name": self._shm_prefix,
+                "shm-default-byte-size": _SHM_BYTES,
+                "shm-growth-byte-size": _SHM_BYTES,
+                "stub-timeout-seconds": _MODEL_LOAD_S,
+            }
+            command += [f"--backend-config={backend},{name}={value}" for name, value in settings.items()]
+        if self._models:
+            command += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
+        return command
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        started = time.monotonic()
+        while not _is_ready(self.ports.http):
+            waited_s = time.monotonic() - started
+            if (code := self._process.poll()) is not None:
+                raise ServerUnavailable(f"the server ended with code {code} before it was ready\n{self._log_excerpt()}")
+            if waited_s > self._ready_timeout_s:
+                raise ServerUnavailable(
+                    f"the server was not ready after {self._ready_timeout_s:g} s\n{self._log_excerpt()}"
+                )
+            if self._on_progress is not None:
+                self._on_progress(waited_s)
+            time.sleep(_POLL_S)
+
+    def _log_excerpt(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        # Triton marks its errors with E and the month; without a GPU it always writes one about the CUDA driver.
+        errors = [line for line in lines if line[:2] in {"E0", "E1"} and "CudaDriverHelper" not in line]
+        return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
+
+
+def _require_free(port: int) -> None:
+    try:
+        socket.create_server((LOOPBACK, port)).close()
+    except OSError as error:
+        raise ServerUnavailable(
+            f"port {port} of {LOOPBACK} cannot be used ({os.strerror(error.errno or 0).lower()}); stop what listens there or choose another"
+        ) from error
+
+
+def _is_ready(http_port: int) -> bool:
+    connection = http.client.HTTPConnection(LOOPBACK, http_port, timeout=2.0)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return -1
