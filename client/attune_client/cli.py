@@ -1,0 +1,58 @@
+"""The `attune` command: a group whose sub-commands are entry points of the rooms above.
+
+A sub-command is imported when it is called, so `attune --help` needs no extra; one whose extra is
+missing says which extra to install.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+ENTRY_POINT_GROUP = "attune.commands"
+
+
+class EntryPointGroup(click.Group):
+    """A click group that finds its sub-commands among the installed entry points."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the sub-commands, sorted."""
+        return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The sub-command of that name, imported now; one whose extra is missing explains itself."""
+        for point in entry_points(group=ENTRY_POINT_GROUP, name=cmd_name):
+            return _load(point)
+        return None
+
+
+def _load(point: EntryPoint) -> click.Command:
+    try:
+        command: click.Command = point.load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("attune_"):
+            raise
+        return _unavailable(point, error.name or "a package")
+    return command
+
+
+def _unavailable(point: EntryPoint, missing: str) -> click.Command:
+    """A stand-in that says what to install, with the same name and any arguments."""
+    extra = point.extras[0] if point.extras else "client"
+    help_text = f"(needs: pip install 'attune[{extra}]')"
+
+    @click.command(point.name, help=help_text, context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        raise click.ClickException(
+            f"`attune {point.name}` needs {missing}, which is not installed: pip install 'attune[{extra}]'"
+        )
+
+    return command
+
+
+@click.group(cls=EntryPointGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="attune")
+def main() -> None:
+    """Speech in, therapeutic music out."""
