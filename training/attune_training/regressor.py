@@ -1,0 +1,166 @@
+"""The two regressors of the paper (section III-C): valence, and arousal with dominance.
+
+Audio: tower, further transformer layers, LayerNorm, projection to d, cross-attention to the text, gate, attention
+pooling. Text: BERT, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
+shared layer, output.
+
+Letters: B batch, T samples, F frames, L tokens, D width of a tower, d hidden width, N outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from attune_training.config import (
+    AudioTowerConfig,
+    LoraSettings,
+    PretrainedSources,
+    RegressorConfig,
+    TextTowerConfig,
+    embedded_config,
+    paper_config,
+)
+from attune_training.layers import AttentionPooling, EncoderLayer, MultiHeadAttention, SigmoidGate, masked_mean
+from attune_training.towers import TextTower, build_audio_tower
+
+__all__ = [
+    "AudioTowerConfig",
+    "LoraSettings",
+    "OutputStages",
+    "PretrainedSources",
+    "Regressor",
+    "RegressorConfig",
+    "TextTowerConfig",
+    "build_regressor",
+    "embedded_config",
+    "merge_adapters",
+    "paper_config",
+]
+
+
+class OutputStages(nn.Module):
+    """Fusion 2d -> d, shared d -> d, output d -> 1 for one dimension (paper, section III-C7)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.fusion = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(dropout))
+        self.shared = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))
+        self.output = nn.Linear(width, 1)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """Map [B, 2d] to [B, 1] in 1..5 (paper, equation 13)."""
+        return 1.0 + 4.0 * torch.sigmoid(self.output(self.shared(self.fusion(fused))))
+
+
+class Regressor(nn.Module):
+    """Predict the configured dimensions from voice and words together."""
+
+    def __init__(self, config: RegressorConfig, sources: PretrainedSources | None) -> None:
+        super().__init__()
+        self.config = config
+        width, d = config.audio.width, config.hidden_dim
+        self.audio_tower = build_audio_tower(config.audio, sources.audio if sources else None)
+        self.text_tower = TextTower(config.text, sources.text if sources else None)
+        self.audio_layers = nn.ModuleList(
+            EncoderLayer(width, config.audio.num_heads, config.extra_feedforward, config.dropout)
+            for _ in range(config.extra_audio_layers)
+        )
+        self.audio_norm = nn.LayerNorm(width)
+        self.audio_projection = nn.Linear(width, d)
+        self.text_projection = nn.Linear(config.text.width, d)
+        self.audio_to_text = MultiHeadAttention(d, config.num_heads, config.dropout)
+        self.text_to_audio = MultiHeadAttention(d, config.num_heads, config.dropout)
+        self.audio_gate = SigmoidGate(d)
+        self.text_gate = SigmoidGate(d)
+        self.audio_pooling = AttentionPooling(d)
+        self.stages = nn.ModuleDict({name: OutputStages(d, config.dropout) for name in config.output_names})
+        _add_adapters(self, config.lora)
+
+    def forward(
+        self,
+        waveform: Tensor,
+        num_samples: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from speech and its words.
+
+        Args:
+            waveform: [B, T] float32, 16 kHz mono; see :meth:`AudioTower.forward`.
+            num_samples: [B, 1] int64, true lengths in samples.
+            input_ids: [B, L] int64, BERT-uncased tokens.
+            attention_mask: [B, L] int64, 1 where a token is real.
+            audio_present: [B] float, 0 where the audio stream is to count for nothing (training on text alone).
+
+        Returns:
+            [B, N] in 1..5, columns as ``config.output_names``.
+
+        Raises:
+            ValueError: T is out of the tower's range.
+        """
+        features, frame_mask = self.audio_tower(waveform, num_samples)
+        return self.predict(features, frame_mask, input_ids, attention_mask, audio_present)
+
+    def predict(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Tensor:
+        """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the words."""
+        token_mask = attention_mask > 0  # [B, L]
+        audio = self._audio_projection(features, frame_mask)  # [B, F, d]
+        text = self.text_projection(self.text_tower(input_ids, attention_mask))  # [B, L, d]
+        a2t = self.audio_to_text(audio, text, token_mask)  # [B, F, d], equation 3
+        t2a = self.text_to_audio(text, audio, frame_mask)  # [B, L, d], equation 4
+        if audio_present is not None:
+            t2a = t2a * audio_present[:, None, None]
+        pooled_audio = self.audio_pooling(self.audio_gate(audio, a2t), frame_mask)  # [B, d]
+        pooled_text = masked_mean(self.text_gate(text, t2a), token_mask)  # [B, d]
+        if audio_present is not None:
+            pooled_audio = pooled_audio * audio_present[:, None]
+        fused = torch.cat([pooled_audio, pooled_text], dim=-1)  # [B, 2d]
+        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
+
+    def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        for layer in self.audio_layers:
+            features = layer(features, frame_mask)
+        return self.audio_projection(self.audio_norm(features))
+
+
+def _add_adapters(model: Regressor, lora: LoraSettings) -> None:
+    """Inject LoRA into both towers (paper, section III-C2)."""
+    for module, names in (
+        (model.audio_tower.adapted_module(), lora.audio_modules),
+        (model.text_tower.encoder, lora.text_modules),
+    ):
+        settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(names))
+        inject_adapter_in_model(settings, module)
+
+
+def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) -> Regressor:
+    """Return a regressor with fresh adapters and head; ``sources`` None leaves the towers random.
+
+    Raises:
+        ValueError: the pretrained weights are not there or do not fit the configuration.
+    """
+    return Regressor(config, sources)
+
+
+def merge_adapters(model: Regressor) -> Regressor:
+    """Return a copy with W + BA in place of every adapted W (paper, equation 1): plain layers, the same outputs."""
+    merged = copy.deepcopy(model)
+    adapted = [(name, module) for name, module in merged.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
+        module.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(merged.get_submodule(parent), child, module.get_base_layer())
+    return merged
