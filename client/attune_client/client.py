@@ -10,6 +10,7 @@ with AttuneClient("127.0.0.1:8001") as client:
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -123,7 +124,9 @@ class AttuneClient:
         finished = False
         try:
             client.start_stream(lambda result, error: responses.put(error or result))
-            client.async_stream_infer(model.name, infer_inputs(model, inputs), enable_empty_final_response=True)
+            # A stream that broke before it was used says why through its callback, so through `_next`.
+            with contextlib.suppress(InferenceServerException):
+                client.async_stream_infer(model.name, infer_inputs(model, inputs), enable_empty_final_response=True)
             while not finished:
                 result = self._next(responses)
                 finished = is_final(result)

@@ -96,8 +96,6 @@ def _blocks(file: sf.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
         try:
             block = file.read(_BLOCK_S * file.samplerate, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
-            if frames == 0:
-                raise
             raise TruncatedAudio(f"the recording cannot be decoded past {frames / file.samplerate:.1f} s") from error
         if len(block) == 0:
             return

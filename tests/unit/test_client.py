@@ -1,0 +1,147 @@
+"""The clients' conversions and the command, without a server: `pytest tests/unit/test_client.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from tritonclient.utils import InferenceServerException
+
+from attune_client import AttuneClient, AttuneError, cli
+from attune_client.client import MusicStream
+from attune_client.protocol import errors
+from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
+from attune_client.results import SpeechEmotion, TherapySession
+from attune_client.wire import infer_inputs, music_options, translate
+
+SPEECH = {
+    "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "vad": np.array([3.5, 2.0, 3.0], np.float32),
+    "emotion": np.array([b"calm"], dtype=np.object_),
+    "emotion_probabilities": np.eye(40, dtype=np.float32)[3],
+    "segment_start_s": np.array([0.1], np.float32),
+    "segment_end_s": np.array([2.1], np.float32),
+    "segment_transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "segment_vad": np.array([[3.5, 2.0, 3.0]], np.float32),
+    "transcribe_s": np.array([0.5], np.float32),
+    "recognise_s": np.array([0.25], np.float32),
+}
+SESSION = SPEECH | {
+    "retrieved_emotion": np.array([b"calm"], dtype=np.object_),
+    "similarity": np.array([0.75], np.float32),
+    "description": np.array([b"Slow."], dtype=np.object_),
+    "prompt": np.array([b"slow piano"], dtype=np.object_),
+    "prompt_writer": np.array([b"template"], dtype=np.object_),
+    "music_spec": np.array([b'{"tempo_bpm": 60}'], dtype=np.object_),
+    "prompt_s": np.array([0.125], np.float32),
+    "engine": np.array([b"composer"], dtype=np.object_),
+    "sample_rate": np.array([32_000], np.int32),
+}
+
+
+def test_speech_emotion_reads_every_tensor():
+    assert set(SPEECH) == {tensor.name for tensor in SPEECH_EMOTION.outputs}
+    result = SpeechEmotion.from_tensors(SPEECH)
+    assert result.transcript == "héllo [all]"
+    assert result.segments[0].vad.valence == 3.5
+    assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
+
+
+def test_the_session_file_has_the_promised_keys():
+    assert set(SESSION) | {"music"} == {tensor.name for tensor in MUSIC_THERAPY.outputs}
+    session = TherapySession.from_tensors(SESSION).to_dict(first_audio_s=1.0, total_s=2.0)
+    assert set(session) >= {
+        *("transcript", "segments", "vad", "emotion", "similarity", "description", "prompt"),
+        *("prompt_writer", "engine", "sample_rate", "timings_s"),
+    }
+    assert session["vad"] == {"valence": 3.5, "arousal": 2.0, "dominance": 3.0}
+    assert session["timings_s"] == {
+        "transcribe": 0.5, "recognise": 0.25, "prompt": 0.125, "first_audio": 1.0, "total": 2.0
+    }  # fmt: skip
+    json.dumps(session)
+
+
+def test_a_stream_gives_its_session_first_and_closing_it_closes_the_source():
+    closed = []
+
+    def responses():
+        try:
+            yield SESSION
+            yield {"music": np.zeros((10, 2), np.float32)}
+            yield {"music": np.ones((10, 2), np.float32)}
+        finally:
+            closed.append(True)
+
+    with MusicStream(responses()) as stream:
+        assert stream.session.engine == "composer"
+        assert next(stream).shape == (10, 2)
+        assert not closed
+    assert closed
+
+
+def test_a_stream_without_any_answer_is_a_server_error():
+    with pytest.raises(errors.ServerError):
+        MusicStream(iter(()))
+
+
+@pytest.mark.parametrize(
+    "options", [{"duration_s": 0}, {"duration_s": 601}, {"duration_s": float("nan")}, {"seed": -1}]
+)
+def test_options_out_of_range_are_refused_before_they_are_sent(options):
+    with pytest.raises(errors.InvalidOption, match="must"):
+        music_options(options.get("duration_s"), options.get("seed"), None)
+
+
+def test_inputs_take_their_type_from_the_protocol():
+    (tensor,) = infer_inputs(SPEECH_EMOTION, {"audio": np.array([b"x"], dtype=np.object_)})
+    assert (tensor.name(), tensor.datatype(), tensor.shape()) == ("audio", "BYTES", [1])
+    with pytest.raises(KeyError):
+        infer_inputs(SPEECH_EMOTION, {"sound": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("StatusCode.UNAVAILABLE", "connection refused", errors.ServerUnavailable),
+        ("StatusCode.DEADLINE_EXCEEDED", "deadline", errors.RequestTimeout),
+        ("StatusCode.CANCELLED", "locally", errors.RequestCancelled),
+        ("StatusCode.INVALID_ARGUMENT", "no_speech: none", errors.NoSpeech),
+        (None, "Stub process is not healthy", errors.ServerError),
+    ],
+)
+def test_foreign_errors_join_our_tree(status, message, kind):
+    assert type(translate(InferenceServerException(message, status), "host:1")) is kind
+
+
+def test_no_server_is_one_clear_line(tmp_path):
+    with AttuneClient("127.0.0.1:9", timeout_s=2) as client:
+        assert not client.is_ready()
+        with pytest.raises(AttuneError, match="attune serve"):
+            client.models()
+    (tmp_path / "a.wav").write_bytes(b"x")
+    for arguments in (["models"], ["play", str(tmp_path / "a.wav")]):
+        result = CliRunner().invoke(cli.main, [*arguments, "--url", "127.0.0.1:9", "--timeout", "5"])
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: no server answers at 127.0.0.1:9")
+        assert "Traceback" not in result.output
+
+
+def test_a_missing_file_is_named():
+    result = CliRunner().invoke(cli.main, ["play", "nowhere.wav"])
+    assert result.exit_code == 2
+    assert "nowhere.wav" in result.output
+
+
+def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
+    for name in ("attune_client.commands", "attune_client.aio", "attune_client.client", "attune_client.wire"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    point = EntryPoint("play", "attune_client.commands:play [client]", cli.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
+    result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])
+    assert result.exit_code == 1
+    assert "pip install 'attune[client]'" in result.output

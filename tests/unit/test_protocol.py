@@ -1,0 +1,52 @@
+"""The protocol's declarations and errors: `pytest tests/unit/test_protocol.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from attune_client.protocol import errors
+from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS
+
+
+def all_errors(root: type[errors.AttuneError] = errors.AttuneError) -> list[type[errors.AttuneError]]:
+    return [root, *(found for child in root.__subclasses__() for found in all_errors(child))]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in all_errors() if kind.__module__ == errors.__name__])
+def test_every_error_survives_the_wire_even_with_prefixes(kind):
+    received = errors.from_wire("in ensemble 'x', Failed to process: " + kind("what: was wrong").to_wire())
+    assert type(received) is kind
+    assert str(received) == "what: was wrong"
+
+
+def test_error_codes_are_distinct():
+    kinds = [kind for kind in all_errors() if kind.__module__ == errors.__name__]
+    assert len({kind.code for kind in kinds}) == len(kinds)
+
+
+def test_foreign_text_is_a_server_error():
+    assert type(errors.from_wire("Stub process 'x' is not healthy.")) is errors.ServerError
+
+
+def test_public_names_are_all_exported():
+    public = {kind.__name__ for kind in all_errors() if kind.__module__ == errors.__name__}
+    assert set(errors.__all__) == public | {"from_wire"}
+
+
+def test_tensor_names_are_distinct_and_found_by_name():
+    for model in MODELS.values():
+        for side in (model.inputs, model.outputs):
+            assert len({tensor.name for tensor in side}) == len(side), model.name
+    assert EMOTION_RECOGNITION.input("waveform").shape == (-1,)
+    with pytest.raises(KeyError):
+        EMOTION_RECOGNITION.output("waveform")
+
+
+def test_the_ground_floor_imports_no_client():
+    code = (
+        "import attune_client.protocol.models, attune_client.protocol.errors, sys; print('tritonclient' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
