@@ -1,0 +1,35 @@
+"""What all tests share: where the samples and the repository are, and the one server of the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from attune_client import AttuneClient
+from attune_ensemble.serving.launcher import Server, free_ports
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = sorted((ROOT / "samples").glob("*.wav"))
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Path]:
+    """Recorded sentences, 5 to 7 s each."""
+    return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real server with the whole repository, started once on free ports and stopped at the end."""
+    log_file = tmp_path_factory.mktemp("server") / "server.log"
+    with Server(ROOT / "model_repository", ports=free_ports(), log_file=log_file) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[AttuneClient]:
+    """A client of the session's server."""
+    with AttuneClient(server.grpc_url, timeout_s=120) as client:
+        yield client

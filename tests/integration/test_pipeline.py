@@ -1,0 +1,247 @@
+"""The served pipeline on real speech: `pytest tests/integration/test_pipeline.py` (after `attune export`)."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from attune_client import AsyncAttuneClient
+from attune_client.protocol import errors, models
+from attune_client.results import SpeechEmotion
+from attune_ensemble.audio import decode_speech
+from attune_ensemble.knowledge import load_emotions
+from attune_ensemble.text import TextTokenizer
+from tests.conftest import ROOT
+
+WORDS = {
+    "sense_and_sensibility_0870.wav": "leisure to consider how much there might be prudently in his power to do for them",
+    "sense_and_sensibility_0890.wav": "and rather selfish is to be ill-disposed",
+    "sense_and_sensibility_0920.wav": "he might have been made still more respectable than he was",
+}
+
+
+@pytest.fixture(scope="session")
+def narration(samples) -> bytes:
+    """Half a minute: the three sentences with pauses between, twice, as one FLAC file."""
+    pause = np.zeros(20_000, np.float32)
+    parts = [part for path in samples * 2 for part in (decode_speech(path.read_bytes()), pause)]
+    buffer = io.BytesIO()
+    sf.write(buffer, np.concatenate(parts), 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+def test_every_model_is_ready(client):
+    states = {status.name: status.state for status in client.models()}
+    assert states == dict.fromkeys(models.MODELS, "READY")
+    assert client.is_ready()
+
+
+def test_the_words_are_the_spoken_ones(client, samples):
+    for path in samples:
+        result = client.analyse(path)
+        assert WORDS[path.name] in result.transcript
+        assert len(result.segments) == 1
+
+
+def test_emotion_probabilities_and_ranges(client, samples):
+    result = client.analyse(samples[0])
+    emotions = [emotion.label for emotion in load_emotions()]
+    assert result.probabilities.shape == (40,)
+    assert result.probabilities.sum() == pytest.approx(1, abs=1e-4)
+    assert result.emotion == emotions[int(result.probabilities.argmax())]
+    assert all(1 <= value <= 5 for value in result.vad.to_dict().values())
+
+
+def test_a_narration_is_cut_at_pauses_and_averaged_by_duration(client, narration):
+    result = client.analyse(narration)
+    assert len(result.segments) >= 6
+    assert all(0 < s.end_s - s.start_s <= 8 for s in result.segments)
+    durations = [s.end_s - s.start_s for s in result.segments]
+    expected = np.average([list(s.vad.to_dict().values()) for s in result.segments], axis=0, weights=durations)
+    np.testing.assert_allclose(list(result.vad.to_dict().values()), expected, atol=2e-3)
+    assert all(WORDS[name] in result.transcript for name in WORDS)
+
+
+def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):
+    """Batched with a longer one, and padded further, a segment gets the same answer."""
+    short, long = (decode_speech(path.read_bytes()) for path in (samples[1], samples[0]))
+
+    def rows(*waveforms, length):
+        return np.stack([np.pad(w, (0, length - len(w))) for w in waveforms])
+
+    def ask(waveform, lengths, texts):
+        inputs = {
+            "waveform": waveform,
+            "num_samples": np.array([[n] for n in lengths], np.int64),
+            "transcript": np.array([[t.encode()] for t in texts], dtype=np.object_),
+        }
+        return client.infer(models.EMOTION_RECOGNITION, inputs)["vad"]
+
+    alone = ask(rows(short, length=96_000), [len(short)], ["ill disposed"])
+    together = ask(rows(short, long, length=128_000), [len(short), len(long)], ["ill disposed", "power " * 30])
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-3)
+
+
+def test_the_tokenizer_model_is_the_library(client):
+    text = "He was not an ill-disposed young man."
+    served = client.infer(models.TEXT_TOKENIZER, {"transcript": np.array([[text.encode()]], dtype=np.object_)})
+    tokens = TextTokenizer(ROOT / "model_repository/text_tokenizer/1/tokenizer.json")([text])
+    np.testing.assert_array_equal(served["input_ids"], tokens.input_ids)
+    np.testing.assert_array_equal(served["attention_mask"], tokens.attention_mask)
+
+
+def test_every_emotion_retrieves_itself(client):
+    for emotion in load_emotions():
+        inputs = {"emotion": np.array([emotion.label.encode()], dtype=np.object_)}
+        answer = client.infer(models.MUSIC_PROMPT, inputs)
+        assert answer["retrieved_emotion"][0].decode() == emotion.label
+        assert answer["description"][0].decode() == emotion.description
+
+
+def test_free_text_finds_a_fitting_description(client):
+    found = client.prompt("I feel furious and ready to shout")
+    assert found.retrieved_emotion in {e.label for e in load_emotions()}
+    assert 0 < found.similarity <= 1
+    assert found.prompt_writer == "template"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"emotion": "hangry"}, "hangry"),
+        ({}, "emotion or text"),
+        ({"emotion": "calm", "text": "calm"}, "not both"),
+        ({"text": "  "}, "empty"),
+    ],
+)
+def test_prompt_requests_that_make_no_sense(client, inputs, words):
+    tensors = {name: np.array([value.encode()], dtype=np.object_) for name, value in inputs.items()}
+    with pytest.raises(errors.InvalidOption, match=words):
+        client.infer(models.MUSIC_PROMPT, tensors)
+
+
+# --- music ---
+
+
+def test_the_session_comes_first_then_the_music(client, samples):
+    with client.play(samples[0], duration_s=8, seed=5) as stream:
+        session = stream.session
+        chunks = list(stream)
+    assert session.engine == "composer"
+    assert session.sample_rate == 32_000
+    assert session.prompt.retrieved_emotion == session.speech.emotion
+    assert session.speech.emotion in session.prompt.prompt
+    assert all(chunk.dtype == np.float32 and chunk.shape[1] == 2 for chunk in chunks)
+    assert max(len(chunk) for chunk in chunks) <= 1.1 * 32_000
+    music = np.concatenate(chunks)
+    assert len(music) == 8 * 32_000
+    assert np.abs(music).max() > 0.05
+
+
+def test_one_seed_one_piece(client, samples):
+    pieces = []
+    for seed in (1, 1, 2):
+        with client.play(samples[1], duration_s=4, seed=seed) as stream:
+            pieces.append(np.concatenate(list(stream)))
+    np.testing.assert_array_equal(pieces[0], pieces[1])
+    assert not np.array_equal(pieces[0], pieces[2])
+
+
+def test_cancelling_stops_the_work(client, server, samples):
+    """A ten-minute piece given up after two chunks leaves nothing running that would delay the next request."""
+    before = server.log_file.stat().st_size
+    stream = client.play(samples[0], duration_s=600, seed=1)
+    for _ in range(2):
+        next(stream)
+    stream.close()
+    deadline = time.monotonic() + 10
+    while "music_generator: given up" not in server.log_file.read_text(errors="replace")[before:]:
+        assert time.monotonic() < deadline, "the generator went on"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"engine": "theremin"}, "theremin"), ({"duration_s": 0.01}, "duration_s")]
+)
+def test_unplayable_options(client, samples, options, words):
+    with pytest.raises(errors.InvalidOption, match=words):
+        client.play(samples[0], **options)
+
+
+async def test_the_asyncio_client_streams_and_cancels(server, samples):
+    async with AsyncAttuneClient(server.grpc_url) as client:
+        async with await client.play(samples[0], duration_s=3, seed=5) as stream:
+            music = np.concatenate([chunk async for chunk in stream])
+        assert len(music) == 3 * 32_000
+        async with await client.play(samples[0], duration_s=300) as stream:
+            assert (await anext(stream)).shape[1] == 2
+        assert (await client.analyse(samples[0])).emotion == stream.session.speech.emotion
+        assert (await client.prompt("calm")).prompt
+
+
+# --- what goes wrong ---
+
+
+def bad_recordings() -> list:
+    def wav(samples, rate=16_000, subtype="FLOAT"):
+        buffer = io.BytesIO()
+        sf.write(buffer, samples, rate, format="WAV", subtype=subtype)
+        return buffer.getvalue()
+
+    rng = np.random.default_rng(0)
+    time_s = np.arange(48_000) / 16_000
+    whole = (ROOT / "samples" / "sense_and_sensibility_0870.wav").read_bytes()
+    return [
+        pytest.param(b"", errors.EmptyAudio, id="empty"),
+        pytest.param(b"hello, this is text" * 100, errors.UnreadableAudio, id="text"),
+        pytest.param(whole[: len(whole) // 3], errors.TruncatedAudio, id="truncated"),
+        pytest.param(wav(np.zeros(16_000)), errors.SilentAudio, id="silence"),
+        pytest.param(wav(np.full(16_000, np.nan)), errors.NonFiniteAudio, id="NaN"),
+        pytest.param(wav(np.zeros(8_000 * 601), 8_000, "PCM_U8"), errors.AudioTooLong, id="too long"),
+        pytest.param(wav(0.3 * np.sin(2 * np.pi * 440 * time_s)), errors.NoSpeech, id="a tone"),
+        pytest.param(wav(0.05 * rng.standard_normal(48_000)), errors.NoSpeech, id="noise"),
+    ]
+
+
+@pytest.mark.parametrize(("encoded", "error"), bad_recordings())
+def test_each_bad_recording_has_its_own_error(client, encoded, error):
+    for call in (client.analyse, client.play):
+        with pytest.raises(errors.AttuneError) as caught:
+            call(encoded)
+        assert type(caught.value) is error
+        assert "Traceback" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+async def test_bad_recordings_do_not_hurt_good_ones(server, samples):
+    good = samples[0].read_bytes()
+    bad = [parameters.values[0] for parameters in bad_recordings()]
+    async with AsyncAttuneClient(server.grpc_url) as client:
+        expected = await client.analyse(good)
+        recordings = [recording for pair in zip([good] * len(bad), bad, strict=True) for recording in pair]
+        outcomes = await asyncio.gather(*(client.analyse(r) for r in recordings), return_exceptions=True)
+    assert all(isinstance(outcome, errors.InvalidAudio) for outcome in outcomes[1::2])
+    for outcome in outcomes[::2]:
+        assert isinstance(outcome, SpeechEmotion)
+        assert outcome.transcript == expected.transcript
+        np.testing.assert_allclose(outcome.probabilities, expected.probabilities, atol=1e-3)
+
+
+# --- what it costs ---
+
+
+def test_serving_processes_are_torch_free_and_lean(server, client, samples):
+    client.analyse(samples[0])
+    peaks_kb = 0
+    for pid in server.process_ids():
+        maps = (f"/proc/{pid}/maps", f"/proc/{pid}/status")
+        with open(maps[0]) as file:
+            assert "libtorch" not in file.read(), f"process {pid} has loaded torch"
+        with open(maps[1]) as file:
+            peaks_kb += next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    assert peaks_kb < 4 * 1024 * 1024
