@@ -7,19 +7,25 @@ duration-weighted mean; its emotion leads to a music description, a prompt, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.models import REGRESSOR_MAX_BATCH
+from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
-__all__ = ["Call", "Tensors", "recognise_speech", "write_prompt"]
+__all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
 
-Tensors = dict[str, npt.NDArray[Any]]
 Call = Callable[[str, Mapping[str, npt.NDArray[Any]]], Tensors]
 """Calls one model of the repository by name; raises the `AttuneError` that it answered."""
+
+CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, None, None]]
+"""Calls one streaming model by name; closing the generator stops that model."""
+
+_MUSIC_OPTIONS = ("duration_s", "seed", "engine")
 
 
 def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
@@ -34,15 +40,15 @@ def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call
     vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
     probabilities = _classify(vad, call)
     recognised_s = time.perf_counter()
-    transcripts = [_text(text) for text in speech["transcript"][:, 0]]
+    transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     return {
-        "transcript": _bytes(" ".join(filter(None, transcripts))),
+        "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
         "vad": vad,
-        "emotion": _bytes(labels[int(probabilities.argmax())]),
+        "emotion": bytes_tensor(labels[int(probabilities.argmax())]),
         "emotion_probabilities": probabilities,
         "segment_start_s": speech["start_s"],
         "segment_end_s": speech["end_s"],
-        "segment_transcript": _bytes(*transcripts),
+        "segment_transcript": bytes_tensor(*transcripts),
         "segment_vad": segment_vad,
         "transcribe_s": _seconds(transcribed_s - started_s),
         "recognise_s": _seconds(recognised_s - transcribed_s),
@@ -77,12 +83,21 @@ def write_prompt(emotion: npt.NDArray[np.object_], vad: npt.NDArray[np.float32],
     return prompt | {"prompt_s": _seconds(time.perf_counter() - started_s)}
 
 
-def _bytes(*texts: str) -> npt.NDArray[np.object_]:
-    return np.array([text.encode() for text in texts], dtype=np.object_)
+def play_therapy(
+    inputs: Tensors, labels: Sequence[str], call: Call, call_stream: CallStream
+) -> Generator[Tensors, None, None]:
+    """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded.
+    """
+    speech = recognise_speech(inputs["audio"], labels, call)
+    prompt = write_prompt(speech["emotion"], speech["vad"], call)
+    wanted = {name: prompt[name] for name in ("prompt", "music_spec")}
+    options = {name: inputs[name] for name in _MUSIC_OPTIONS if name in inputs}
+    with closing(call_stream("music_generator", wanted | options)) as music:
+        announcement = next(music)
+        yield speech | prompt | announcement
+        yield from music
 
 
 def _seconds(value: float) -> npt.NDArray[np.float32]:

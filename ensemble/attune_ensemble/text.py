@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from attune_client.protocol.models import MAX_TOKENS
+from attune_ensemble.tensors import Tensors, decode
 
 BUCKETS = (16, 32, 64, 128, 256, MAX_TOKENS)
 """Token counts to which batches are padded, so that the dynamic batcher meets few different shapes."""
@@ -42,6 +43,11 @@ class TextTokenizer:
             input_ids[row, : len(encoding.ids)] = encoding.ids
             attention_mask[row, : len(encoding.ids)] = 1
         return Tokens(input_ids, attention_mask)
+
+    def answer(self, inputs: Tensors) -> Tensors:
+        """From `transcript`, BYTES [B, 1], to the outputs of `text_tokenizer`, each [B, L]."""
+        tokens = self([decode(text) for text in inputs["transcript"][:, 0]])
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
 
 def bucket_tokens(num_tokens: int) -> int:

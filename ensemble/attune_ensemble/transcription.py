@@ -12,8 +12,9 @@ import numpy as np
 
 from attune_client.protocol.errors import NoSpeech
 from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
-from attune_ensemble.audio import Waveform
-from attune_ensemble.segmentation import Span, pack
+from attune_ensemble.audio import Waveform, decode_speech
+from attune_ensemble.segmentation import Span, pack, stack
+from attune_ensemble.tensors import Tensors, bytes_tensor
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
@@ -50,6 +51,22 @@ class Transcriber:
         if not any(transcripts):
             raise NoSpeech("something like speech was found, but no words in it")
         return [TranscribedSegment(span, text) for span, text in zip(segments, transcripts, strict=True)]
+
+    def answer(self, inputs: Tensors) -> Tensors:
+        """From one encoded recording, `audio` BYTES [1], to the outputs of `speech_to_text`.
+
+        Raises the `InvalidAudio` that fits when the recording cannot be used.
+        """
+        waveform = decode_speech(inputs["audio"].flat[0])
+        found = self.transcribe(waveform)
+        spans = [segment.span for segment in found]
+        return {
+            "waveform": stack(waveform, spans),
+            "num_samples": np.array([[span.end - span.start] for span in spans], np.int64),
+            "start_s": np.array([span.start_s for span in spans], np.float32),
+            "end_s": np.array([span.end_s for span in spans], np.float32),
+            "transcript": bytes_tensor(*(segment.transcript for segment in found))[:, None],
+        }
 
     def _words(self, waveform: Waveform) -> list[tuple[float, str]]:
         """Each word with the middle of its time in seconds."""

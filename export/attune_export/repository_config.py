@@ -95,8 +95,7 @@ DEPLOYMENTS: dict[str, Deployment] = {
         parameters={"engine": "composer", "chunk_s": "1.0"},
         gpu_parameters={"engine": "composer", "chunk_s": "1.0"},
     ),
-    # A BLS model waits for others most of the time, and a process waits for one request at a time.
-    "speech_emotion": Deployment(Kind.PYTHON, instances=4),
+    "speech_emotion": Deployment(Kind.PYTHON),
     "music_therapy": Deployment(Kind.PYTHON),
 }
 

@@ -1,0 +1,70 @@
+"""From a request's tensors to an engine, and from its audio back to tensors: what `music_generator` serves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.models import MAX_MUSIC_S
+from attune_ensemble.music.engine import MusicEngine, MusicRequest
+from attune_ensemble.music.engines import create_engine
+from attune_ensemble.music.spec import MusicSpec
+from attune_ensemble.tensors import Tensors, text_of
+
+DEFAULT_DURATION_S = 30.0
+DEFAULT_SEED = 0
+MIN_DURATION_S = 1.0
+
+
+class MusicService:
+    """Answers requests with one of the engines; each engine is made once, when it is first asked for.
+
+    `default_engine` plays where the request names none; a chunk lasts about `chunk_s` seconds.
+    """
+
+    def __init__(self, default_engine: str, chunk_s: float) -> None:
+        self._default_engine = default_engine
+        self._chunk_s = chunk_s
+        self._engine = functools.cache(create_engine)
+        self._engine(default_engine)  # at start-up, not in front of the first listener
+
+    def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:
+        """First `engine` and `sample_rate` alone, then one `music` [N, C] after the other.
+
+        Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range.
+        """
+        engine = self._choose(inputs)
+        request = read_request(inputs)
+        yield {"engine": engine.name, "sample_rate": [engine.sample_rate]}
+        for chunk in engine.generate(request, self._chunk_s):
+            yield {"music": chunk}
+
+    def _choose(self, inputs: Tensors) -> MusicEngine:
+        name = text_of(inputs["engine"]) if "engine" in inputs else ""
+        return self._engine(name or self._default_engine)
+
+
+def read_request(inputs: Tensors) -> MusicRequest:
+    """The request in an engine's terms; raises `InvalidOption` for a length, seed or specification out of range."""
+    return MusicRequest(
+        prompt=text_of(inputs["prompt"]),
+        spec=MusicSpec.from_json(text_of(inputs["music_spec"])),
+        duration_s=_duration_s(float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0])),
+        seed=_seed(int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0])),
+    )
+
+
+def _duration_s(value: float) -> float:
+    if not MIN_DURATION_S <= value <= MAX_MUSIC_S:
+        raise InvalidOption(f"duration_s must lie between {MIN_DURATION_S:g} and {MAX_MUSIC_S:g}, not {value:g}")
+    return value
+
+
+def _seed(value: int) -> int:
+    if value < 0:
+        raise InvalidOption(f"seed must not be negative, and is {value}")
+    return value

@@ -1,0 +1,18 @@
+"""A prompt and a specification to a stream of music; see `attune_ensemble.music`."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from attune_client.protocol.models import MUSIC_GENERATOR
+from attune_ensemble.music.service import MusicService
+from attune_ensemble.serving.adapter import Adapter
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self.triton = Adapter(MUSIC_GENERATOR, args, pb_utils)
+        self.service = MusicService(self.triton.settings["engine"], float(self.triton.settings["chunk_s"]))
+
+    def execute(self, requests: list[Any]) -> None:
+        self.triton.stream(requests, self.service.play)

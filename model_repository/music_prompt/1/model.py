@@ -1,0 +1,27 @@
+"""An emotion, or free text, to a music description and a prompt; see `attune_ensemble.describe`."""
+
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from attune_client.protocol.models import MUSIC_PROMPT
+from attune_ensemble.describe import MusicDescriber
+from attune_ensemble.knowledge import load_emotions
+from attune_ensemble.prompts import TemplatePromptWriter
+from attune_ensemble.retrieval import KnowledgeIndex
+from attune_ensemble.serving.adapter import Adapter
+from attune_ensemble.tensors import Tensors
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        self.triton = Adapter(MUSIC_PROMPT, args, pb_utils)
+        emotions = load_emotions()
+        index = KnowledgeIndex(self.triton.folder / "knowledge", emotions)
+        self.describer = MusicDescriber(emotions, index, TemplatePromptWriter())
+
+    def execute(self, requests: list[Any]) -> None:
+        self.triton.answer_concurrently(requests, self.describe)
+
+    def describe(self, inputs: Tensors) -> dict[str, Any]:
+        return self.describer.describe(inputs, self.triton.call)
