@@ -28,11 +28,11 @@ from attune_client.results import VAD, SpeechEmotion, TherapySession
 MAX_IN_FLIGHT = 8
 """How many recordings `attune analyse` sends at once: enough for the server to batch them."""
 
-_AUDIO = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+AUDIO_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 _OUTPUT = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 
-def _server_options(command: Callable[..., None]) -> Callable[..., None]:
+def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """`--url` and `--timeout`, and errors as one line without a traceback."""
 
     @click.option(
@@ -77,9 +77,9 @@ class _Analysed:
 
 
 @click.command()
-@click.argument("audio", nargs=-1, required=True, type=_AUDIO)
+@click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array in place of a table.")
-@_server_options
+@server_options
 def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) -> None:
     """Transcribe recordings and recognise the emotion in them.
 
@@ -127,7 +127,7 @@ def _analysis_table(outcomes: Iterable[_Analysed]) -> Table:
 
 
 @click.command()
-@click.argument("audio", type=_AUDIO)
+@click.argument("audio", type=AUDIO_FILE)
 @click.option("-o", "--output", type=_OUTPUT, default=Path("music.wav"), show_default=True, help="WAV file to write.")
 @click.option("--session", "session_file", type=_OUTPUT, help="JSON file for everything but the music.")
 @click.option(
@@ -139,7 +139,7 @@ def _analysis_table(outcomes: Iterable[_Analysed]) -> Table:
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same music.")
 @click.option("--engine", help="Music engine by name; the server's own if left out.")
-@_server_options
+@server_options
 def play(
     audio: Path,
     output: Path,
@@ -219,7 +219,7 @@ def _chain(first: np.ndarray, rest: Iterable[np.ndarray]) -> Iterable[np.ndarray
 
 
 @click.command()
-@_server_options
+@server_options
 def models(url: str, timeout_s: float) -> None:
     """List the server's models, their state and their tensors."""
     with AttuneClient(url, timeout_s=timeout_s) as client:
