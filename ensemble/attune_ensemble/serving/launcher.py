@@ -224,8 +224,9 @@ def _require_free(port: int) -> None:
     try:
         socket.create_server((LOOPBACK, port)).close()
     except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
         raise ServerUnavailable(
-            f"port {port} of {LOOPBACK} cannot be used ({os.strerror(error.errno or 0).lower()}); stop what listens there or choose another"
+            f"port {port} of {LOOPBACK} cannot be used ({reason}); stop what listens there or choose another"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Where the packaged tritonserver finds its backends, its libraries and its Python.
 
 The nvidia-pytriton wheel carries the server, the python backend and one stub for each Python version, in folders of
-its own. `build_layout` links them into the shape that `tritonserver --backend-directory` wants:
+its own. `build_layout` puts them into the shape that `tritonserver --backend-directory` wants:
 
     <root>/nvidia_pytriton.libs              the wheel's libraries
     <root>/server/lib/backends/python/       the python backend and the stub of this Python
@@ -15,9 +15,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shutil
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,22 +82,24 @@ def _package_at(pytriton: Path) -> ServerPackage:
 
 
 def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
-    """Link the package and this project's onnxruntime backend together under `root`; doing it twice changes nothing."""
+    """Lay the package and this project's onnxruntime backend out under `root`; doing it twice changes nothing.
+
+    The backends are copied (3 MB): the server refuses a backend library that a link leads out of its folder.
+    """
     backends = root / "server" / "lib" / "backends"
-    python = backends / "python"
-    python.mkdir(parents=True, exist_ok=True)
-    _link(root / package.libraries.name, package.libraries)
-    for file in package.python_backend.iterdir():
-        if file.is_file():
-            _link(python / file.name, file)
-    _link(python / package.stub.name, package.stub)
-    _link(backends / "onnxruntime", Path(__file__).parent / "onnx_backend")
+    _copy(package.python_backend.glob("*.*"), backends / "python")
+    _copy([package.stub], backends / "python")
+    _copy([Path(__file__).parent / "onnx_backend" / "model.py"], backends / "onnxruntime")
+    libraries = root / package.libraries.name
+    libraries.unlink(missing_ok=True)
+    libraries.symlink_to(package.libraries)
     return ServerLayout(package.binary, backends, package.cache_dir)
 
 
-def _link(link: Path, target: Path) -> None:
-    link.unlink(missing_ok=True)
-    link.symlink_to(target)
+def _copy(files: Iterable[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy2(file, folder)
 
 
 def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
