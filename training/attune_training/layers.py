@@ -34,14 +34,13 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (paper, equations 5-6)."""
+    """Multi-head attention (paper, equations 5-6), without dropout of weights: that rules out the fast kernels."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
         self.num_heads = num_heads
-        self.dropout = dropout
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
@@ -54,7 +53,6 @@ class MultiHeadAttention(nn.Module):
             self._split(self.key(context)),
             self._split(self.value(context)),
             attn_mask=context_mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
         )  # [B, heads, Q, d / heads]
         return self.output(attended.transpose(1, 2).flatten(2))
 
@@ -68,7 +66,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, num_heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, num_heads, dropout)
+        self.attention = MultiHeadAttention(width, num_heads)
         self.feedforward_norm = nn.LayerNorm(width)
         self.expand = nn.Linear(width, feedforward)
         self.contract = nn.Linear(feedforward, width)

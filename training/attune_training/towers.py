@@ -394,6 +394,7 @@ class TextTower(nn.Module):
             intermediate_size=config.feedforward,
             vocab_size=config.vocab_size,
             max_position_embeddings=config.max_tokens,
+            attention_probs_dropout_prob=0.0,
             **_ATTENTION,
         )
         self.encoder = BertModel(bert_config, add_pooling_layer=False)

@@ -1,0 +1,29 @@
+"""Light masking of the audio front end's output (SpecAugment)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["mask_spectrogram"]
+
+
+def mask_spectrogram(inputs: Tensor, time_masks: int = 2, channel_masks: int = 2, share: float = 0.1) -> Tensor:
+    """Return a copy of inputs [B, C, M] in which random stretches of time and of channels are zero.
+
+    Every row gets its own masks; each covers up to ``share`` of its axis.
+    """
+    keep = torch.ones_like(inputs, dtype=torch.bool)
+    for _ in range(time_masks):
+        keep &= ~_stretch(inputs.shape[0], inputs.shape[2], share)[:, None, :]
+    for _ in range(channel_masks):
+        keep &= ~_stretch(inputs.shape[0], inputs.shape[1], share)[:, :, None]
+    return inputs * keep
+
+
+def _stretch(rows: int, size: int, share: float) -> Tensor:
+    """Return [rows, size], true in one random stretch of each row."""
+    length = torch.rand(rows, 1) * share * size
+    start = torch.rand(rows, 1) * (size - length)
+    position = torch.arange(size)[None, :]
+    return (position >= start) & (position < start + length)

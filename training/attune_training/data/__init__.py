@@ -1,0 +1,1 @@
+"""Corpora behind one interface, and batches of them."""

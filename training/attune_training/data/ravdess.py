@@ -1,0 +1,99 @@
+"""RAVDESS: acted speech of 24 actors (Livingstone & Russo 2018; CC BY-NC-SA 4.0).
+
+RAVDESS has no valence, arousal or dominance. The targets here are DERIVED from the acted category and its intensity;
+every figure that rests on them has to say so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from attune_training.data.utterance import Utterance
+
+__all__ = ["STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_ravdess"]
+
+STATEMENTS = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
+
+_CATEGORY_VAD = {
+    "neutral": (3.0, 2.5, 3.0),
+    "calm": (3.6, 2.0, 3.2),
+    "happy": (4.3, 3.7, 3.5),
+    "sad": (1.9, 2.2, 2.2),
+    "angry": (1.7, 4.2, 4.0),
+    "fearful": (1.9, 3.8, 2.1),
+    "disgust": (2.0, 3.1, 3.2),
+    "surprised": (3.4, 4.0, 3.0),
+}
+_CATEGORIES = dict(enumerate(_CATEGORY_VAD, start=1))
+
+_NEUTRAL = 3.0
+_INTENSITY_SCALE = {"normal": 0.85, "strong": 1.25}
+_INTENSITIES = {1: "normal", 2: "strong"}
+
+_NAME = re.compile(r"03-01-(\d{2})-(\d{2})-(\d{2})-(\d{2})-(\d{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipName:
+    """What a clip's file name says; actors are 1..24, odd ones male."""
+
+    category: str
+    intensity: str
+    statement: int
+    repetition: int
+    actor: int
+
+
+def parse_clip_name(stem: str) -> ClipName:
+    """Read a file name such as ``03-01-05-02-01-01-24`` (without its suffix).
+
+    Raises:
+        ValueError: the name is not one of RAVDESS's audio-only speech clips.
+    """
+    match = _NAME.fullmatch(stem)
+    numbers = [int(group) for group in match.groups()] if match else []
+    if not numbers or not _in_range(*numbers):
+        raise ValueError(f"{stem!r} is not the name of a RAVDESS speech clip, such as 03-01-05-02-01-01-24")
+    category, intensity, statement, repetition, actor = numbers
+    return ClipName(_CATEGORIES[category], _INTENSITIES[intensity], statement, repetition, actor)
+
+
+def _in_range(category: int, intensity: int, statement: int, repetition: int, actor: int) -> bool:
+    return (
+        category in _CATEGORIES
+        and intensity in _INTENSITIES
+        and statement in STATEMENTS
+        and repetition in (1, 2)
+        and 1 <= actor <= 24
+    )
+
+
+def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
+    """Return targets on 1..5: the category's point, its distance from 3 scaled by the intensity, clipped."""
+    scale = _INTENSITY_SCALE[intensity]
+    valence, arousal, dominance = (
+        min(5.0, max(1.0, _NEUTRAL + scale * (value - _NEUTRAL))) for value in _CATEGORY_VAD[category]
+    )
+    return valence, arousal, dominance
+
+
+def read_ravdess(folder: Path, actors: Iterable[int]) -> list[Utterance]:
+    """Return the speech clips of ``actors`` in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
+
+    Raises:
+        ValueError: the folder holds no clip of these actors, or an audio file of another name.
+    """
+    wanted = set(actors)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav"))
+    utterances = [_utterance(path, name) for path in paths if (name := parse_clip_name(path.stem)).actor in wanted]
+    if not utterances:
+        raise ValueError(f"{folder} holds no RAVDESS clip of the actors {sorted(wanted)}")
+    return utterances
+
+
+def _utterance(path: Path, name: ClipName) -> Utterance:
+    valence, arousal, dominance = derived_vad(name.category, name.intensity)
+    return Utterance(path, STATEMENTS[name.statement], valence, arousal, dominance, speaker=f"actor-{name.actor:02d}")
