@@ -40,10 +40,10 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.models import MODELS
 from attune_client.protocol.tensors import ModelSpec, TensorSpec
 from attune_ensemble.serving.lease import Lease, is_held
+from attune_ensemble.tensors import Tensors, text_of
 
-__all__ = ["LEASE", "Adapter", "Outputs", "Tensors", "read_text"]
+__all__ = ["LEASE", "Adapter", "Outputs"]
 
-Tensors = dict[str, npt.NDArray[Any]]
 Outputs = Mapping[str, npt.ArrayLike]
 """The tensors of a response by name; a number, str or bytes stands for a tensor of one element."""
 
@@ -144,7 +144,7 @@ class Adapter:
         lease = inputs.pop(LEASE, None)
 
         def given_up() -> bool:
-            return sender.is_cancelled() or (lease is not None and not is_held(read_text(lease)))
+            return sender.is_cancelled() or (lease is not None and not is_held(text_of(lease)))
 
         # One that was given up while it waited for its turn must not begin.
         if given_up():
@@ -208,15 +208,6 @@ class Adapter:
                 self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
             raise error
         return {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
-
-
-def read_text(tensor: npt.NDArray[Any]) -> str:
-    """The first element of a BYTES tensor as text; InvalidRequest if it is not UTF-8."""
-    value = tensor.flat[0]
-    try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError as error:
-        raise InvalidRequest("a text input is not UTF-8") from error
 
 
 def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Iterator[Tensors]:
