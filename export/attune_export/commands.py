@@ -1,0 +1,35 @@
+"""`attune export`: fetch the weights, export the models, assemble the model repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from attune_client.protocol.errors import AttuneError
+from attune_export.assemble import PROFILES, assemble
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.option(
+    "--repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="The model repository: a folder of committed configurations, in which the models are placed.",
+)
+@click.option("--profile", type=click.Choice(PROFILES), default=PROFILES[0], show_default=True)
+@click.option(
+    "--artifacts",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with valence/ and arousal_dominance/, saved by attune_training; embedded has its own.",
+)
+@click.option("--force", is_flag=True, help="Build everything again.")
+def export(repository: Path, profile: str, artifacts: Path | None, force: bool) -> None:
+    """Fetch the pinned weights and place every model in the repository."""
+    try:
+        assemble(repository, profile=profile, artifacts=artifacts, force=force)
+    except AttuneError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,332 @@
+"""Exporting PyTorch models to ONNX, and checking each export against the original before it counts.
+
+Names, element types and shapes come from the protocol's declarations. The graphs hold standard operators of opset 20
+only, all weights inside one file, so that the native onnxruntime backend and TensorRT load them as they are.
+
+Letters: B batch, T samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional
+
+from attune_client.protocol import DType, ModelSpec, TensorSpec
+from attune_client.protocol.models import MAX_SEGMENT_S, MAX_TOKENS, SPEECH_SAMPLE_RATE
+from attune_export.errors import ExportError
+from attune_training.config import TextTowerConfig
+from attune_training.layers import masked_mean
+from attune_training.towers import MIN_SAMPLES, TextTower
+
+__all__ = [
+    "CHECK_SIZES",
+    "OPSET",
+    "TOLERANCE",
+    "ExportReport",
+    "SentenceEncoder",
+    "Sizes",
+    "axis_names",
+    "axis_range",
+    "check_export",
+    "check_graph",
+    "export_model",
+    "random_inputs",
+]
+
+OPSET = 20
+MAX_IR_VERSION = 10
+"""Newest file format that onnxruntime 1.20 reads, the oldest that NVIDIA's images of interest carry."""
+
+TOLERANCE = 1e-4
+"""Largest deviation from PyTorch that an export may show, in absolute terms; outputs are of the order of 1."""
+
+_MIN_TOKENS = 2  # [CLS] and [SEP]
+_FIRST_WORD, _LAST_WORD = 1000, 30_000  # of the BERT-uncased vocabulary; below 1000 there is punctuation and reserve
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """One point at which an export is compared: values of the named dynamic axes."""
+
+    batch: int
+    samples: int = SPEECH_SAMPLE_RATE
+    tokens: int = 8
+
+
+CHECK_SIZES = (
+    Sizes(1, MIN_SAMPLES, _MIN_TOKENS),
+    Sizes(1, 16_000, 8),
+    Sizes(2, 128_000, 40),
+    Sizes(3, 40_001, 17),
+    Sizes(4, 8_000, MAX_TOKENS),
+)
+"""Smallest, usual, longest, odd, and a full text."""
+
+_RANGES = {"samples": (MIN_SAMPLES, int(MAX_SEGMENT_S * SPEECH_SAMPLE_RATE)), "tokens": (_MIN_TOKENS, MAX_TOKENS)}
+_AXES = {"waveform": "samples", "input_ids": "tokens", "attention_mask": "tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export gave: the largest deviation from PyTorch over all checked sizes, and the file's size."""
+
+    max_deviation: float
+    size_bytes: int
+
+
+class SentenceEncoder(nn.Module):
+    """all-MiniLM-L6-v2 with its mean pooling and L2 normalisation inside the graph."""
+
+    def __init__(self, config: TextTowerConfig, weights: Path | None) -> None:
+        """Build it from a folder of transformers' BERT; None leaves random weights.
+
+        Raises:
+            ValueError: the folder holds no BERT of the configured shape.
+        """
+        super().__init__()
+        self.tower = TextTower(config, weights)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embed input_ids and attention_mask [B, L], both int64, as [B, D] of unit length."""
+        pooled = masked_mean(self.tower(input_ids, attention_mask), attention_mask > 0)  # [B, D]
+        return functional.normalize(pooled, dim=-1)
+
+
+def random_inputs(spec: ModelSpec, sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs of the given sizes for a declared model, by name; rows differ in their true lengths.
+
+    Raises KeyError for a tensor that no maker is known for.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return {tensor.name: _MAKERS[tensor.name](sizes, generator) for tensor in spec.inputs}
+
+
+def _waveform(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return 0.1 * torch.randn(sizes.batch, sizes.samples, generator=generator)  # [B, T]
+
+
+def _num_samples(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    lengths = torch.randint(MIN_SAMPLES, sizes.samples + 1, (sizes.batch, 1), generator=generator)  # [B, 1]
+    lengths[0] = sizes.samples
+    return lengths
+
+
+def _input_ids(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    return torch.randint(_FIRST_WORD, _LAST_WORD, (sizes.batch, sizes.tokens), generator=generator)  # [B, L]
+
+
+def _attention_mask(sizes: Sizes, generator: torch.Generator) -> Tensor:
+    lengths = torch.randint(_MIN_TOKENS, sizes.tokens + 1, (sizes.batch, 1), generator=generator)
+    lengths[0] = sizes.tokens
+    return (torch.arange(sizes.tokens) < lengths).long()  # [B, L]
+
+
+def _ratings(width: int) -> Callable[[Sizes, torch.Generator], Tensor]:
+    """Make ratings in 1..5, [B, width]."""
+    return lambda sizes, generator: 1 + 4 * torch.rand(sizes.batch, width, generator=generator)
+
+
+_MAKERS: dict[str, Callable[[Sizes, torch.Generator], Tensor]] = {
+    "waveform": _waveform,
+    "num_samples": _num_samples,
+    "input_ids": _input_ids,
+    "attention_mask": _attention_mask,
+    "valence": _ratings(1),
+    "arousal_dominance": _ratings(2),
+}
+
+
+def export_model(
+    module: nn.Module,
+    spec: ModelSpec,
+    target: Path,
+    *,
+    sizes: Sequence[Sizes] = CHECK_SIZES,
+    tolerance: float = TOLERANCE,
+) -> ExportReport:
+    """Export `module` as the declared model `spec` to the file `target`.
+
+    The file appears only once it has passed `check_graph` and `check_export`. Raises ExportError, which names the
+    model and what went wrong; nothing is left behind then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        _export(module.eval(), spec, partial)
+        check_graph(partial, spec)
+        deviation = check_export(partial, module, spec, sizes=sizes, tolerance=tolerance)
+        size_bytes = partial.stat().st_size
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    return ExportReport(deviation, size_bytes)
+
+
+def _export(module: nn.Module, spec: ModelSpec, path: Path) -> None:
+    inputs = random_inputs(spec, Sizes(batch=2, samples=16_000, tokens=8))
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.onnx.export(
+                module,
+                kwargs=inputs,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=_dynamic_shapes(spec),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"{spec.name} cannot be exported to ONNX: {error}") from error
+    assert program is not None  # it is None for the legacy exporter only
+    _free_public_names(program)
+    program.save(path, external_data=False)
+
+
+def _free_public_names(program: torch.onnx.ONNXProgram) -> None:
+    """Rename inner values that bear an output's name: the exporter names outputs without looking for a clash."""
+    graph = program.model.graph
+    outputs = set(graph.outputs)
+    taken = {value.name for value in outputs}
+    for value in (value for node in graph for value in node.outputs):
+        if value.name in taken and value not in outputs:
+            value.name = f"inner_{value.name}"
+
+
+def _dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, Dim]]:
+    """Axis 0 of every input is the batch; every axis of any size has its name and range."""
+    ranges = {name: axis_range(spec, name) for name in ("batch", *_RANGES)}
+    dims = {name: Dim(name, min=low, max=high) for name, (low, high) in ranges.items()}
+    return {
+        tensor.name: {0: dims["batch"]} | {axis: dims[name] for axis, name in axis_names(tensor).items()}
+        for tensor in spec.inputs
+    }
+
+
+def axis_range(spec: ModelSpec, name: str) -> tuple[int, int]:
+    """Smallest and largest size of a named axis: `batch`, `samples` or `tokens`."""
+    return (1, spec.max_batch_size) if name == "batch" else _RANGES[name]
+
+
+def axis_names(tensor: TensorSpec) -> dict[int, str]:
+    """Names of a tensor's axes of any size, counted with the batch axis in front."""
+    return {axis: _AXES[tensor.name] for axis, size in enumerate(tensor.shape, start=1) if size == -1}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the exporter's chatter about operators that no model here uses."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_graph(path: Path, spec: ModelSpec) -> None:
+    """Check that the file says what the protocol declares, and that any ONNX runtime of today can load it.
+
+    Raises ExportError for a tensor of another name, element type or shape, for an operator outside the standard set,
+    a newer opset or file format, or weights outside the file.
+    """
+    model = onnx.load(path, load_external_data=False)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{spec.name} is not a valid ONNX model: {error}") from error
+    if model.ir_version > MAX_IR_VERSION:
+        raise ExportError(f"{spec.name}: file format IR {model.ir_version} is newer than {MAX_IR_VERSION}")
+    opsets = {(entry.domain, entry.version) for entry in model.opset_import}
+    if opsets != {("", OPSET)}:
+        raise ExportError(f"{spec.name}: opsets {sorted(opsets)}; only the standard opset {OPSET} is allowed")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise ExportError(f"{spec.name}: some weights lie outside {path.name}")
+    for declared, found in ((spec.inputs, model.graph.input), (spec.outputs, model.graph.output)):
+        wanted = [_declared(tensor) for tensor in declared]
+        got = [_found(value) for value in found]
+        if wanted != got:
+            raise ExportError(f"{spec.name}: the protocol declares {wanted}, the graph has {got}")
+
+
+_ELEMENT_TYPES = {DType.FP32: onnx.TensorProto.FLOAT, DType.INT64: onnx.TensorProto.INT64}
+
+
+def _declared(tensor: TensorSpec) -> tuple[str, int, tuple[str | int, ...]]:
+    names = axis_names(tensor)
+    shape = tuple(names.get(axis, size) for axis, size in enumerate(tensor.shape, start=1))
+    return tensor.name, _ELEMENT_TYPES[tensor.dtype], ("batch", *shape)
+
+
+def _found(value: onnx.ValueInfoProto) -> tuple[str, int, tuple[str | int, ...]]:
+    kind = value.type.tensor_type
+    return value.name, kind.elem_type, tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
+
+
+def check_export(
+    path: Path,
+    module: nn.Module,
+    spec: ModelSpec,
+    *,
+    sizes: Sequence[Sizes] = CHECK_SIZES,
+    tolerance: float = TOLERANCE,
+) -> float:
+    """Compare onnxruntime with PyTorch at every size; return the largest absolute deviation.
+
+    Raises ExportError that names the model, the size and the deviation if it is above `tolerance` (or not a number),
+    or the size at which onnxruntime fails.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return max(_deviation(session, module, spec, point, tolerance) for point in sizes)
+
+
+def _deviation(
+    session: onnxruntime.InferenceSession, module: nn.Module, spec: ModelSpec, sizes: Sizes, tolerance: float
+) -> float:
+    inputs = random_inputs(spec, sizes, seed=sizes.batch)
+    expected = _original(module, inputs)
+    try:
+        got = session.run([tensor.name for tensor in spec.outputs], _as_numpy(inputs))
+    except Exception as error:  # onnxruntime's own exceptions share no base below this
+        raise ExportError(f"{spec.name}: onnxruntime fails at {sizes}: {error}") from error
+    deviations = [_largest_difference(ours, theirs) for ours, theirs in zip(got, expected, strict=True)]
+    for tensor, deviation in zip(spec.outputs, deviations, strict=True):
+        if not deviation <= tolerance:  # so that NaN fails too
+            raise ExportError(
+                f"{spec.name}: '{tensor.name}' deviates from PyTorch by {deviation:.3g} at {sizes}; "
+                f"at most {tolerance:g} is allowed"
+            )
+    return max(deviations)
+
+
+def _largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+
+
+def _original(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:
+    with torch.no_grad():
+        outputs = module(**inputs)
+    return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _as_numpy(inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in inputs.items()}
