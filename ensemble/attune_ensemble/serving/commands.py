@@ -1,9 +1,15 @@
-"""`attune serve`: run the packaged server, or print the command that runs NVIDIA's."""
+"""`attune serve`: run the packaged server, or print the command that runs NVIDIA's.
+
+attune serve                                          # until Ctrl-C
+attune serve --free-ports -- attune play speech.wav   # for as long as a command runs
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import subprocess
 from pathlib import Path
 from types import FrameType
 
@@ -11,7 +17,7 @@ import click
 from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
-from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server
+from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
 from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["container_command", "serve"]
@@ -41,17 +47,10 @@ _PORT = click.IntRange(1, 65535)
     show_default=True,
     help="The model repository.",
 )
-@click.option(
-    "--host",
-    type=click.Choice([LOOPBACK]),
-    default=LOOPBACK,
-    show_default=True,
-    expose_value=False,
-    help="The packaged server predates security fixes, so it listens on loopback only.",
-)
 @click.option("--http-port", type=_PORT, default=8000, show_default=True)
 @click.option("--grpc-port", type=_PORT, default=8001, show_default=True)
 @click.option("--metrics-port", type=_PORT, default=8002, show_default=True)
+@click.option("--free-ports", "any_ports", is_flag=True, help="Use whatever three ports are free.")
 @click.option(
     "--log-file",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -59,26 +58,42 @@ _PORT = click.IntRange(1, 65535)
     show_default=True,
     help="Where the server and its models write.",
 )
-def serve(profile: str, repository: Path, http_port: int, grpc_port: int, metrics_port: int, log_file: Path) -> None:
-    """Serve the models until Ctrl-C."""
-    ports = Ports(http_port, grpc_port, metrics_port)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    profile: str,
+    repository: Path,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    any_ports: bool,
+    log_file: Path,
+    command: tuple[str, ...],
+) -> None:
+    """Serve the models until Ctrl-C, or for as long as COMMAND runs.
+
+    COMMAND finds the server's address in ATTUNE_URL; its exit status becomes this one's.
+    """
+    ports = free_ports() if any_ports else Ports(http_port, grpc_port, metrics_port)
     if profile != EMBEDDED:
         click.echo(container_command(profile, repository, ports))
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         check_repository(repository)
-        run(Server(repository, ports=ports, log_file=log_file))
+        status = run(Server(repository, ports=ports, log_file=log_file), command)
     except AttuneError as error:
         raise click.ClickException(str(error)) from error
+    raise SystemExit(status)
 
 
-def run(server: Server) -> None:
-    """Start the server, say where it is, and stop it at Ctrl-C or SIGTERM."""
+def run(server: Server, command: tuple[str, ...]) -> int:
+    """Start the server and stop it when `command` has ended, or at Ctrl-C or SIGTERM; returns the exit status."""
     console = Console(stderr=True)
     try:
         with console.status("loading the models"):
             server.start()
+        if command:
+            return _run_beside(server, command)
         console.print(
             f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}/metrics; "
             f"log {server.log_file}; Ctrl-C stops it",
@@ -88,8 +103,17 @@ def run(server: Server) -> None:
         raise click.ClickException(f"the server ended with code {code}; its log: {server.log_file}")
     except KeyboardInterrupt:
         console.print("stopping, once what is in flight has finished")
+        return 0
     finally:
         server.stop()
+
+
+def _run_beside(server: Server, command: tuple[str, ...]) -> int:
+    environment = os.environ | {"ATTUNE_URL": server.grpc_url, "ATTUNE_SERVER_PID": str(server.process_id)}
+    try:
+        return subprocess.run(command, env=environment).returncode
+    except OSError as error:
+        raise click.ClickException(f"{command[0]}: {os.strerror(error.errno or 0)}") from error
 
 
 def container_command(profile: str, repository: Path, ports: Ports) -> str:

@@ -160,6 +160,12 @@ class Server:
         assert self._process is not None, "the server has not been started"
         return self._process.wait()
 
+    @property
+    def process_id(self) -> int:
+        """The server's own process; its models are in the same session."""
+        assert self._process is not None, "the server has not been started"
+        return self._process.pid
+
     def process_ids(self) -> Iterator[int]:
         """The server's process and those of its models."""
         if self._process is None:
