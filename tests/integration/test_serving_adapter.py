@@ -1,0 +1,236 @@
+"""The adapters on the real server: overlap, errors, cancellation, and what is left when the server stops.
+
+    pytest tests/integration/test_serving_adapter.py
+
+Toy models stand behind the real configurations of `music_prompt`, `music_generator` and `music_therapy`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.utils import InferenceServerException
+
+from attune_client.protocol.errors import InvalidOption, ServerError, from_wire
+from attune_ensemble.serving.launcher import Server, free_ports
+from attune_export.repository_config import Profile, model_config, render
+
+pytestmark = pytest.mark.server
+
+WAIT_S = 10.0
+SLOW_S = 0.5
+CHUNK_S = 0.05
+
+HEAD = """
+import time
+from pathlib import Path
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from attune_client.protocol import models
+from attune_client.protocol.errors import InvalidOption
+from attune_ensemble.serving.adapter import Adapter
+"""
+
+PROMPT = f"""
+class TritonPythonModel:
+    def initialize(self, args):
+        self.triton = Adapter(models.MUSIC_PROMPT, args, pb_utils)
+
+    def execute(self, requests):
+        self.triton.answer_concurrently(requests, self.describe)
+
+    def describe(self, inputs):
+        text = inputs["text"][0].decode()
+        if text == "bad":
+            raise InvalidOption("no such emotion: bad")
+        if text == "bug":
+            return {{}}["bug"]
+        time.sleep({SLOW_S})
+        return {{"prompt": text, "similarity": 0.5}}
+"""
+
+# Writes a dot for every chunk that it makes, so that a test sees when it stops.
+GENERATOR = f"""
+class TritonPythonModel:
+    def initialize(self, args):
+        self.triton = Adapter(models.MUSIC_GENERATOR, args, pb_utils)
+
+    def execute(self, requests):
+        self.triton.stream(requests, self.play)
+
+    def play(self, inputs):
+        for index in range(200):
+            time.sleep({CHUNK_S})
+            with (self.triton.folder / "chunks").open("a") as file:
+                file.write(".")
+            yield {{"music": np.full((4, 2), index)}}
+"""
+
+THERAPY = """
+class TritonPythonModel:
+    def initialize(self, args):
+        self.triton = Adapter(models.MUSIC_THERAPY, args, pb_utils)
+
+    def execute(self, requests):
+        self.triton.stream(requests, self.play)
+
+    def play(self, inputs):
+        text = inputs["audio"]
+        yield self.triton.call("music_prompt", {"text": text})
+        yield from self.triton.call_stream("music_generator", {"prompt": text, "music_spec": text})
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("adapters")
+    for name, code in (("music_prompt", PROMPT), ("music_generator", GENERATOR), ("music_therapy", THERAPY)):
+        folder = root / "repository" / name / "1"
+        folder.mkdir(parents=True)
+        (folder / "model.py").write_text(HEAD + code)
+        (folder.parent / "config.pbtxt").write_text(render(model_config(name, Profile.EMBEDDED)))
+    # One test kills a model under a stream, which the server then believes to be in flight for ever.
+    options = {"log_file": root / "server.log", "exit_timeout_s": 1}
+    with Server(root / "repository", ports=free_ports(), **options) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[grpc.InferenceServerClient]:
+    client = grpc.InferenceServerClient(server.grpc_url)
+    yield client
+    client.stop_stream(cancel_requests=True)
+    client.close()
+
+
+def text(name: str, value: str) -> grpc.InferInput:
+    tensor = grpc.InferInput(name, [1], "BYTES")
+    return tensor.set_data_from_numpy(np.array([value.encode()], dtype=np.object_))
+
+
+def describe(client: grpc.InferenceServerClient, words: str) -> str:
+    result = client.infer("music_prompt", [text("text", words)], client_timeout=WAIT_S)
+    return result.as_numpy("prompt")[0].decode()
+
+
+def start_therapy(client: grpc.InferenceServerClient, words: str) -> Callable[[], Any]:
+    """Start a stream; returns what waits for its next response, and raises the error that it ends with."""
+    responses: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: responses.put((result, error)))
+    client.async_stream_infer("music_therapy", [text("audio", words)])
+
+    def take() -> Any:
+        result, error = responses.get(timeout=WAIT_S)
+        if error is not None:
+            raise error
+        return result
+
+    return take
+
+
+def chunks_made(server: Server) -> int:
+    return len((server.repository / "music_generator" / "1" / "chunks").read_text())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def has_stopped(server: Server) -> bool:
+    """Whether the generator makes no chunk in the time of six."""
+    made = chunks_made(server)
+    time.sleep(6 * CHUNK_S)
+    return chunks_made(server) == made
+
+
+def test_requests_of_one_process_overlap(client):
+    started_s = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda words: describe(client, words), "abcd")) == list("abcd")
+    assert time.monotonic() - started_s < 3 * SLOW_S
+
+
+def test_a_failing_request_leaves_the_others_alone(client):
+    def ask(words: str) -> str | InferenceServerException:
+        try:
+            return describe(client, words)
+        except InferenceServerException as error:
+            return error
+
+    with ThreadPoolExecutor(3) as pool:
+        good, bad, bug = pool.map(ask, ("good", "bad", "bug"))
+    assert good == "good"
+    assert bad.status() == "StatusCode.INVALID_ARGUMENT"
+    assert isinstance(from_wire(bad.message()), InvalidOption)
+    assert str(from_wire(bad.message())) == "no such emotion: bad"
+    assert isinstance(from_wire(bug.message()), ServerError)
+    assert str(from_wire(bug.message())) == "music_prompt failed; see the server's log"
+
+
+def test_the_traceback_is_in_the_log(client, server):
+    with pytest.raises(InferenceServerException):
+        describe(client, "bug")
+    wait_until(lambda: "KeyError: 'bug'" in server.log_file.read_text())
+
+
+def test_an_error_of_a_called_model_keeps_its_class(client):
+    take = start_therapy(client, "bad")
+    with pytest.raises(InferenceServerException) as caught:
+        take()
+    assert isinstance(from_wire(caught.value.message()), InvalidOption)
+
+
+def test_cancelling_stops_the_called_model_within_a_chunk_or_two(client, server):
+    take = start_therapy(client, "calm")
+    first, second = take(), take()
+    assert first.as_numpy("prompt")[0] == b"calm"
+    assert first.as_numpy("music") is None
+    assert second.as_numpy("music").tolist() == [[0, 0]] * 4
+    client.stop_stream(cancel_requests=True)
+    made = chunks_made(server)
+    wait_until(lambda: has_stopped(server))
+    assert chunks_made(server) - made <= 4
+
+
+def test_a_caller_that_dies_stops_the_called_model(client, server):
+    take = start_therapy(client, "calm")
+    take(), take()
+    (caller,) = (pid for pid in server.process_ids() if b"music_therapy" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(caller, signal.SIGKILL)
+    made = chunks_made(server)
+    wait_until(lambda: has_stopped(server))
+    assert chunks_made(server) - made <= 4
+
+
+def test_nothing_is_left_when_the_server_stops(tmp_path, server):
+    second = Server(server.repository, ports=free_ports(), log_file=tmp_path / "log", models=("music_prompt",))
+    with second:
+        processes = list(second.process_ids())
+        regions = list(Path("/dev/shm").glob(f"{second._shm_prefix}*"))
+    assert len(processes) == 2
+    assert regions
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
+    assert not any(region.exists() for region in regions)
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path, server):
+    (tmp_path / "music_prompt" / "1").mkdir(parents=True)
+    (tmp_path / "music_prompt" / "1" / "model.py").write_text("raise ValueError('no index: run attune export')")
+    config = (server.repository / "music_prompt" / "config.pbtxt").read_text()
+    (tmp_path / "music_prompt" / "config.pbtxt").write_text(config)
+    broken = Server(tmp_path, ports=free_ports(), log_file=tmp_path / "log")
+    with pytest.raises(Exception, match=r"(?s)ended with code 1 .*no index: run attune export"):
+        broken.start()
