@@ -70,6 +70,7 @@ def test_another_platform_is_refused(monkeypatch):
 
 
 def test_a_port_in_use_is_named(tmp_path, repository):
+    (repository / "valence" / "1" / "model.onnx").touch()
     with socket.create_server((LOOPBACK, 0)) as listener:
         taken = listener.getsockname()[1]
         ports = Ports(free_ports().http, taken, free_ports().metrics)
@@ -103,10 +104,12 @@ def test_serve_reports_a_missing_file_in_one_message(repository):
     assert "Traceback" not in result.output
 
 
-def test_serve_listens_on_loopback_only():
-    result = CliRunner().invoke(serve, ["--host", "0.0.0.0"])
-    assert result.exit_code == 2
-    assert "'0.0.0.0' is not '127.0.0.1'" in result.output
+def test_the_server_listens_on_loopback_only(tmp_path, repository):
+    built = layout.build_layout(tmp_path / "layout", layout.find_package())
+    command = Server(repository, ports=Ports(), log_file=tmp_path / "server.log")._command(built)
+    assert [word for word in command if "-address=" in word] == [
+        f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")
+    ]
 
 
 @pytest.mark.parametrize("profile", ["gpu", "tensorrt"])

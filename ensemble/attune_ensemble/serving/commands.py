@@ -18,7 +18,6 @@ from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
-from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["container_command", "serve"]
 
@@ -79,7 +78,6 @@ def serve(
         return
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        check_repository(repository)
         status = run(Server(repository, ports=ports, log_file=log_file), command)
     except AttuneError as error:
         raise click.ClickException(str(error)) from error

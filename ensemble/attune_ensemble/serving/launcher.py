@@ -24,6 +24,7 @@ from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.serving.layout import ServerLayout, build_layout, find_package, server_environment
+from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]
 
@@ -119,8 +120,10 @@ class Server:
         """Start the server and return when every model is ready.
 
         Raises:
-            ServerUnavailable: no server installed, a port in use, the server died, or it was not ready in time.
+            ServerUnavailable: no server installed, a model file missing, a port in use, the server died, or it was not
+                ready in time.
         """
+        check_repository(self.repository, self._models)
         for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
             _require_free(port)
         layout = build_layout(Path(self._scratch.name), find_package())

@@ -14,8 +14,8 @@ __all__ = ["check_repository"]
 _DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx"}
 
 
-def check_repository(repository: Path) -> None:
-    """Check that every model has the file that its config.pbtxt asks for.
+def check_repository(repository: Path, models: tuple[str, ...] = ()) -> None:
+    """Check that every model, or each of `models`, has the file that its config.pbtxt asks for.
 
     Raises:
         ServerUnavailable: no such folder, no models in it, a config that cannot be read, or files that are missing.
@@ -23,7 +23,8 @@ def check_repository(repository: Path) -> None:
     configs = sorted(repository.glob("*/config.pbtxt"))
     if not configs:
         raise ServerUnavailable(f"there is no model repository at {repository.resolve()}: no */config.pbtxt in it")
-    missing = [path for path in map(_model_file, configs) if path is not None and not path.is_file()]
+    wanted = [config for config in configs if not models or config.parent.name in models]
+    missing = [path for path in map(_model_file, wanted) if path is not None and not path.is_file()]
     if missing:
         names = "\n".join(f"  {path}" for path in missing)
         raise ServerUnavailable(f"the model repository is not complete: run `attune export`, which makes\n{names}")
