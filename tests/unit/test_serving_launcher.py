@@ -84,6 +84,10 @@ def test_a_missing_model_file_is_named(repository):
         check_repository(repository)
     (repository / "valence" / "1" / "model.onnx").touch()
     check_repository(repository)
+    (repository / "all" / "1").rmdir()
+    with pytest.raises(ServerUnavailable, match="all/1"):
+        check_repository(repository)
+    check_repository(repository, models=("valence",))
 
 
 def test_a_folder_without_models_is_refused(tmp_path):

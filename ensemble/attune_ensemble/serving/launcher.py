@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ _KILL_GRACE_S = 5.0
 _LOG_LINES = 15
 _SHM_DIR = Path("/dev/shm")
 
-# A model has this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
+# All models have this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
 # A stub's shared memory starts at this size and grows by it; it is never given back.
 _SHM_BYTES = 4 * 1024 * 1024
@@ -66,9 +66,7 @@ class Server:
         ports: where it listens; `Ports()` are Triton's usual ones.
         log_file: where the server and its models write; it is overwritten.
         models: load only these, by name; all when it is empty.
-        ready_timeout_s: how long all models may take to load.
         exit_timeout_s: how long requests in flight may take to finish when the server stops.
-        on_progress: called with the seconds waited, about ten times a second, until the server is ready.
     """
 
     def __init__(
@@ -78,16 +76,12 @@ class Server:
         ports: Ports,
         log_file: Path,
         models: tuple[str, ...] = (),
-        ready_timeout_s: float = _MODEL_LOAD_S,
         exit_timeout_s: int = 30,
-        on_progress: Callable[[float], None] | None = None,
     ) -> None:
         self.repository = repository.resolve()
         self.ports = ports
         self._models = models
-        self._ready_timeout_s = ready_timeout_s
         self._exit_timeout_s = exit_timeout_s
-        self._on_progress = on_progress
         self._scratch = tempfile.TemporaryDirectory(prefix="attune-server-")
         self.log_file = log_file.resolve()
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,6 +117,14 @@ class Server:
             ServerUnavailable: no server installed, a model file missing, a port in use, the server died, or it was not
                 ready in time.
         """
+        try:
+            self._launch()
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _launch(self) -> None:
         check_repository(self.repository, self._models)
         for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
             _require_free(port)
@@ -134,17 +136,15 @@ class Server:
             self._process = subprocess.Popen(
                 self._command(layout), env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Let requests in flight finish, then end the server and every process that it started."""
         process, self._process = self._process, None
-        if process is None:
-            return
+        if process is not None:
+            self._end(process)
+        self._scratch.cleanup()
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -156,7 +156,6 @@ class Server:
             process.wait()
             for region in _SHM_DIR.glob(f"{self._shm_prefix}*"):
                 region.unlink(missing_ok=True)
-            self._scratch.cleanup()
 
     def wait(self) -> int:
         """Wait until the server ends by itself, and return its exit code."""
@@ -209,17 +208,12 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        started = time.monotonic()
+        deadline_s = time.monotonic() + _MODEL_LOAD_S
         while not _is_ready(self.ports.http):
-            waited_s = time.monotonic() - started
             if (code := self._process.poll()) is not None:
                 raise ServerUnavailable(f"the server ended with code {code} before it was ready\n{self._log_excerpt()}")
-            if waited_s > self._ready_timeout_s:
-                raise ServerUnavailable(
-                    f"the server was not ready after {self._ready_timeout_s:g} s\n{self._log_excerpt()}"
-                )
-            if self._on_progress is not None:
-                self._on_progress(waited_s)
+            if time.monotonic() > deadline_s:
+                raise ServerUnavailable(f"the server was not ready after {_MODEL_LOAD_S} s\n{self._log_excerpt()}")
             time.sleep(_POLL_S)
 
     def _log_excerpt(self) -> str:

@@ -43,13 +43,15 @@ def is_held(token: str) -> bool:
     """Whether the holder of that lease is alive and has not given it up; InvalidOption if it is no token of ours."""
     if not _TOKEN.fullmatch(token):
         raise InvalidOption("the lease is not a token of 32 hexadecimal digits")
+    path = _folder() / token
     try:
-        with (_folder() / token).open("rb") as file:
+        with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
+    path.unlink(missing_ok=True)  # its holder died without giving it up
     return False
 
 

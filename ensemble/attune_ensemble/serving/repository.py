@@ -24,16 +24,17 @@ def check_repository(repository: Path, models: tuple[str, ...] = ()) -> None:
     if not configs:
         raise ServerUnavailable(f"there is no model repository at {repository.resolve()}: no */config.pbtxt in it")
     wanted = [config for config in configs if not models or config.parent.name in models]
-    missing = [path for path in map(_model_file, wanted) if path is not None and not path.is_file()]
+    missing = [path for path in map(_model_file, wanted) if not path.exists()]
     if missing:
         names = "\n".join(f"  {path}" for path in missing)
         raise ServerUnavailable(f"the model repository is not complete: run `attune export`, which makes\n{names}")
 
 
-def _model_file(config_file: Path) -> Path | None:
+def _model_file(config_file: Path) -> Path:
+    """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
     try:
         config = text_format.Parse(config_file.read_text(), model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise ServerUnavailable(f"{config_file} is not a model configuration: {error}") from error
-    name = config.default_model_filename or _DEFAULT_FILES.get(config.backend)
-    return config_file.parent / "1" / name if name else None  # an ensemble has no file
+    name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
+    return config_file.parent / "1" / name
