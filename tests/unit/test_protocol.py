@@ -15,7 +15,10 @@ def all_errors(root: type[errors.AttuneError] = errors.AttuneError) -> list[type
     return [root, *(found for child in root.__subclasses__() for found in all_errors(child))]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in all_errors() if kind.__module__ == errors.__name__])
+ON_THE_WIRE = [k for k in all_errors() if k.__module__ == errors.__name__ and k is not errors.AttuneError]
+
+
+@pytest.mark.parametrize("kind", ON_THE_WIRE)
 def test_every_error_survives_the_wire_even_with_prefixes(kind):
     received = errors.from_wire("in ensemble 'x', Failed to process: " + kind("what: was wrong").to_wire())
     assert type(received) is kind
@@ -27,8 +30,11 @@ def test_error_codes_are_distinct():
     assert len({kind.code for kind in kinds}) == len(kinds)
 
 
-def test_foreign_text_is_a_server_error():
-    assert type(errors.from_wire("Stub process 'x' is not healthy.")) is errors.ServerError
+@pytest.mark.parametrize("text", ["Stub process 'x' is not healthy.", "an error: no_speech", "error: my_no_speech: x"])
+def test_foreign_text_is_a_server_error(text):
+    error = errors.from_wire(text)
+    assert type(error) is errors.ServerError
+    assert str(error) == text
 
 
 def test_public_names_are_all_exported():

@@ -21,6 +21,8 @@ The server sends `code: message`; `from_wire` turns that back into the same clas
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "AttuneError",
     "AudioTooLong",
@@ -142,16 +144,14 @@ def _tree(root: type[AttuneError]) -> dict[str, type[AttuneError]]:
     return classes
 
 
-_BY_CODE = _tree(AttuneError)
+_BY_CODE = {code: kind for code, kind in _tree(AttuneError).items() if kind is not AttuneError}
+_CODE = re.compile(rf"\b({'|'.join(_BY_CODE)}): ")
 
 
 def from_wire(text: str) -> AttuneError:
     """The error that `to_wire` wrote; text of any other form becomes a `ServerError`.
 
-    Models that call models prefix the messages on their way, so the code is looked for anywhere in the text.
+    The server prefixes the messages of models that other models call, so the code may stand anywhere in the text.
     """
-    for code in sorted(_BY_CODE, key=len, reverse=True):
-        _, found, message = text.partition(f"{code}: ")
-        if found:
-            return _BY_CODE[code](message)
-    return ServerError(text)
+    found = _CODE.search(text)
+    return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(text)

@@ -1,0 +1,86 @@
+"""What `music_prompt` answers, with a stand-in index: `pytest tests/unit/test_describe.py`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.models import MUSIC_PROMPT
+from attune_ensemble.describe import MusicDescriber
+from attune_ensemble.knowledge import load_emotions
+from attune_ensemble.prompts import TemplatePromptWriter
+from attune_ensemble.retrieval import Retrieved, query_text
+from attune_ensemble.tensors import bytes_tensor, decode
+
+EMOTIONS = load_emotions()
+EMOTION = EMOTIONS[17]
+
+
+class FakeIndex:
+    """Finds one emotion, whatever is asked, and remembers the octant that was searched."""
+
+    def search(self, embedding, octant):
+        assert embedding.shape == (384,)
+        self.octant = octant
+        return Retrieved(EMOTION, 0.5)
+
+
+class FakeEncoder:
+    """Stands for `text_tokenizer` and `sentence_encoder`, and remembers the text."""
+
+    def __call__(self, model, inputs):
+        if model == "text_tokenizer":
+            self.text = decode(inputs["transcript"][0, 0])
+            return {"input_ids": np.zeros((1, 16), np.int64), "attention_mask": np.ones((1, 16), np.int64)}
+        assert set(inputs) == {"input_ids", "attention_mask"}
+        return {"embedding": np.zeros((1, 384), np.float32)}
+
+
+@pytest.fixture
+def index():
+    return FakeIndex()
+
+
+@pytest.fixture
+def encoder():
+    return FakeEncoder()
+
+
+@pytest.fixture
+def describe(index, encoder):
+    describer = MusicDescriber(EMOTIONS, index, TemplatePromptWriter())
+    return lambda **inputs: describer.describe(inputs, encoder)
+
+
+def test_an_emotion_is_searched_for_in_its_octant(describe, index, encoder):
+    outputs = describe(emotion=bytes_tensor(EMOTION.label), vad=np.array([3, 3, 3], np.float32))
+    assert set(outputs) == {tensor.name for tensor in MUSIC_PROMPT.outputs}
+    assert index.octant == EMOTION.octant
+    assert encoder.text == query_text(EMOTION.label)
+    assert (outputs["retrieved_emotion"], outputs["similarity"]) == (EMOTION.label, [0.5])
+    assert json.loads(outputs["music_spec"])["mode"] == EMOTION.mode
+
+
+def test_free_text_is_searched_for_everywhere(describe, index, encoder):
+    describe(text=bytes_tensor("  rain on the window  "))
+    assert index.octant is None
+    assert encoder.text == "rain on the window"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, "emotion or text"),
+        ({"emotion": bytes_tensor("calm"), "text": bytes_tensor("calm")}, "not both"),
+        ({"emotion": bytes_tensor("hangry")}, "'hangry' is not one of the emotions"),
+        ({"text": bytes_tensor(" ")}, "empty"),
+        ({"emotion": bytes_tensor(EMOTION.label), "vad": np.array([0, 3, 3], np.float32)}, "between 1 and 5"),
+        ({"emotion": bytes_tensor(EMOTION.label), "vad": np.array([np.nan, 3, 3], np.float32)}, "between 1 and 5"),
+    ],
+)
+def test_requests_that_make_no_sense_say_what_would(describe, inputs, words):
+    with pytest.raises(InvalidOption, match=words):
+        describe(**inputs)

@@ -1,0 +1,125 @@
+"""The music service and the therapy stream, with a stand-in engine: `pytest tests/unit/test_music_service.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from attune_client.protocol.errors import InvalidOption, InvalidRequest
+from attune_ensemble import pipeline
+from attune_ensemble.music import service as service_module
+from attune_ensemble.music.service import MusicService, read_request
+from attune_ensemble.music.spec import MusicSpec
+from attune_ensemble.tensors import bytes_tensor, text_of
+
+SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
+
+
+class CountingEngine:
+    """Plays one frame a chunk, and counts how far it came."""
+
+    name, sample_rate = "counter", 8_000
+
+    def __init__(self):
+        self.made = 0
+        self.request = None
+
+    def generate(self, request, chunk_s):
+        self.request = request
+        for _ in range(round(request.duration_s / chunk_s)):
+            self.made += 1
+            yield np.full((1, 2), self.made, np.float32)
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    engine = CountingEngine()
+
+    def create(name):
+        if name != "counter":
+            raise InvalidOption(f"no engine {name}")
+        return engine
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    return engine
+
+
+def inputs(**more):
+    return {"prompt": bytes_tensor("slow"), "music_spec": bytes_tensor(SPEC.to_json())} | more
+
+
+def test_the_engine_announces_itself_before_it_works(engine):
+    responses = MusicService("counter", 1.0).play(inputs(duration_s=np.array([3], np.float32)))
+    assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
+    assert engine.made == 0
+    assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
+
+
+def test_closing_stops_the_engine(engine):
+    responses = MusicService("counter", 1.0).play(inputs())
+    next(responses), next(responses)
+    responses.close()
+    assert engine.made == 1
+
+
+def test_defaults_and_options_reach_the_engine(engine):
+    service = MusicService("counter", 1.0)
+    for options, duration_s, seed in (({}, 30.0, 0), ({"seed": np.array([7])}, 30.0, 7)):
+        list(service.play(inputs(**options)))
+        assert (engine.request.duration_s, engine.request.seed) == (duration_s, seed)
+        assert (engine.request.spec, engine.request.prompt) == (SPEC, "slow")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engine": bytes_tensor("theremin")}, "theremin"),
+        ({"duration_s": np.array([0.5])}, "duration_s"),
+        ({"duration_s": np.array([np.nan])}, "duration_s"),
+        ({"duration_s": np.array([601.0])}, "duration_s"),
+        ({"seed": np.array([-1])}, "seed"),
+        ({"music_spec": bytes_tensor("{}")}, "JSON object with tempo_bpm"),
+        ({"music_spec": bytes_tensor("[" * 5_000)}, "JSON object"),
+        ({"music_spec": bytes_tensor(SPEC.to_json().replace("piano", "kazoo"))}, "kazoo"),
+        ({"music_spec": bytes_tensor(SPEC.to_json().replace("72.0", "NaN"))}, "tempo_bpm"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, options, words):
+    with pytest.raises(InvalidOption, match=words):
+        next(MusicService("counter", 1.0).play(inputs(**options)))
+
+
+def test_text_that_is_not_utf8_is_refused():
+    with pytest.raises(InvalidRequest, match="UTF-8"):
+        read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)))
+
+
+def test_a_spec_survives_json():
+    assert MusicSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
+    monkeypatch.setattr(pipeline, "recognise_speech", lambda audio, labels, call: {"emotion": audio, "vad": audio})
+    monkeypatch.setattr(
+        pipeline, "write_prompt", lambda emotion, vad, call: {"prompt": emotion, "music_spec": vad, "similarity": vad}
+    )
+    closed, asked = [], {}
+
+    def call_stream(name, sent):
+        asked[name] = sent
+        try:
+            yield {"engine": bytes_tensor("counter")}
+            yield {"music": np.zeros((1, 2))}
+            yield {"music": np.ones((1, 2))}
+        finally:
+            closed.append(name)
+
+    audio = bytes_tensor("a recording")
+    responses = pipeline.play_therapy({"audio": audio, "seed": np.array([3])}, [], None, call_stream)
+    first = next(responses)
+    assert text_of(first["engine"]) == "counter"
+    assert set(first) == {"emotion", "vad", "prompt", "music_spec", "similarity", "engine"}
+    assert set(asked["music_generator"]) == {"prompt", "music_spec", "seed"}
+    assert set(next(responses)) == {"music"}
+    responses.close()
+    assert closed == ["music_generator"]
