@@ -260,16 +260,17 @@ def _tower_kind(folder: Path) -> str:
 
 
 def _emotion_classifier(folder: Path, engine: bool) -> Part:
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is missing: it should hold the trained emotion map")
+    if not (folder / "labels.json").is_file():
+        raise ExportError(f"{folder} holds no emotion map; attune_training.emotion_map trains one")
 
     def build(target: Path) -> float:
+        from attune_ensemble.knowledge import load_emotions
         from attune_training.emotion_map import load_emotion_classifier
 
-        from attune_ensemble.knowledge import load_emotions
-
-        deviation = _export(load_emotion_classifier(folder), EMOTION_CLASSIFIER, target, engine)
         labels = [emotion.label for emotion in load_emotions()]
+        if json.loads((folder / "labels.json").read_text(encoding="utf-8")) != labels:
+            raise ExportError(f"{folder}: its labels are not those of the knowledge base; train the emotion map again")
+        deviation = _export(load_emotion_classifier(folder), EMOTION_CLASSIFIER, target, engine)
         (target / LABELS_FILE).write_text("\n".join(labels) + "\n", encoding="utf-8")
         return deviation
 
@@ -299,7 +300,8 @@ def _knowledge(repository: Path, encoder: Part) -> Part:
         build_index(load_emotions(), embedder, target / KNOWLEDGE_DIR)
 
     made_from = {"sentence_encoder": encoder.fingerprint(), "chromadb": version("chromadb")}
-    made_from |= _code("attune_export.knowledge_index", "attune_export.embedding", "attune_ensemble.knowledge")
+    made_from |= _code("attune_export.knowledge_index", "attune_export.embedding")
+    made_from |= _code("attune_ensemble.knowledge", "attune_ensemble.retrieval")
     made_from |= _digests_of(_package_dir("attune_ensemble.knowledge"), "*.yaml")
     return Part(MUSIC_PROMPT.name, made_from, (), build)
 

@@ -1,0 +1,209 @@
+"""Exporting: the graphs say what the protocol declares, answer as PyTorch does, and a wrong one does not count.
+
+Run: pytest tests/unit/test_export_onnx.py
+"""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from attune_client.protocol import DType, ModelSpec, TensorSpec
+from attune_client.protocol.models import (
+    AROUSAL_DOMINANCE_MODEL,
+    EMOTION_CLASSIFIER,
+    SENTENCE_ENCODER,
+    VALENCE_MODEL,
+)
+from attune_export.errors import ExportError, WeightsError
+from attune_export.onnx_export import (
+    TOLERANCE,
+    SentenceEncoder,
+    Sizes,
+    check_export,
+    check_graph,
+    export_model,
+    random_inputs,
+)
+from attune_export.tensorrt import build_script
+from attune_export.weights import fetch
+from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
+from attune_training.regressor import Regressor, build_regressor, merge_adapters
+
+TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
+SMALL = {"width": 32, "num_layers": 1, "num_heads": 2, "feedforward": 64, "conv_channels": 16}
+HUBERT = AudioTowerConfig(kind="hubert", position_kernel=8, position_groups=2, **SMALL)
+WHISPER = AudioTowerConfig(kind="whisper", **SMALL)
+SIZES = (Sizes(1, 400, 2), Sizes(3, 20_001, 17), Sizes(2, 9_000, 512))
+
+
+def tiny_regressor(target, audio: AudioTowerConfig) -> Regressor:
+    """A random regressor whose adapters and outputs are far from nothing."""
+    torch.manual_seed(5)
+    model = build_regressor(
+        RegressorConfig(
+            target, audio=audio, text=TEXT, hidden_dim=16, num_heads=2, extra_audio_layers=1, extra_feedforward=32
+        ),
+        None,
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.2)
+            if ".output.weight" in name:
+                parameter.mul_(10.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def valence(tmp_path_factory):
+    """An adapted regressor with Whisper's tower, its merged copy, and the export of that."""
+    adapted = tiny_regressor("valence", WHISPER)
+    merged = merge_adapters(adapted)
+    path = tmp_path_factory.mktemp("valence") / "model.onnx"
+    report = export_model(merged, VALENCE_MODEL, path, sizes=SIZES)
+    return adapted, path, report
+
+
+def test_a_whisper_regressor_exports_within_tolerance(valence):
+    _, path, report = valence
+    assert report.max_deviation <= 1e-5
+    assert report.size_bytes == path.stat().st_size
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"], "no external data, nothing left over"
+
+
+def test_the_graph_is_merged_and_its_axes_are_named(valence):
+    _, path, _ = valence
+    model = onnx.load(path)
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert names
+    assert not [name for name in names if "lora" in name]
+    shapes = {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+              for value in (*model.graph.input, *model.graph.output)}  # fmt: skip
+    assert shapes == {
+        "waveform": ["batch", "samples"],
+        "num_samples": ["batch", 1],
+        "input_ids": ["batch", "tokens"],
+        "attention_mask": ["batch", "tokens"],
+        "valence": ["batch", 1],
+    }
+    assert model.ir_version <= 10
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+
+
+def test_the_export_answers_as_the_unmerged_model(valence):
+    adapted, path, _ = valence
+    assert check_export(path, adapted, VALENCE_MODEL, sizes=SIZES) <= TOLERANCE
+
+
+def test_a_model_without_its_adapters_is_found_out(valence):
+    _, path, _ = valence
+    torch.manual_seed(5)
+    plain = tiny_regressor("valence", WHISPER)
+    for name, parameter in plain.named_parameters():
+        if ".lora_B." in name:
+            nn.init.zeros_(parameter)
+    with pytest.raises(ExportError, match=r"valence: 'valence' deviates from PyTorch by [\d.e-]+ at Sizes\(batch="):
+        check_export(path, plain, VALENCE_MODEL, sizes=SIZES)
+
+
+def test_a_graph_of_another_model_is_refused(valence):
+    _, path, _ = valence
+    with pytest.raises(ExportError, match=r"the protocol declares .*arousal_dominance"):
+        check_graph(path, AROUSAL_DOMINANCE_MODEL)
+
+
+def test_the_exported_prediction_ignores_padding(valence):
+    _, path, _ = valence
+    session = onnxruntime.InferenceSession(path)
+    inputs = {name: value.numpy() for name, value in random_inputs(VALENCE_MODEL, Sizes(1, 12_345, 9)).items()}
+    [alone] = session.run(None, inputs)
+    padded = inputs | {"waveform": np.pad(inputs["waveform"], ((0, 0), (0, 19_655)))}
+    for name in ("input_ids", "attention_mask"):
+        padded[name] = np.pad(inputs[name], ((0, 0), (0, 23)))
+    [longer] = session.run(None, padded)
+    assert longer == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_hubert_regressor_exports_within_tolerance(tmp_path):
+    model = merge_adapters(tiny_regressor("arousal_dominance", HUBERT))
+    report = export_model(model, AROUSAL_DOMINANCE_MODEL, tmp_path / "model.onnx", sizes=SIZES)
+    assert report.max_deviation <= 1e-5
+    names = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert not [name for name in names if "lora" in name or "parametrizations" in name]
+
+
+class ToyClassifier(nn.Module):
+    """Answers as the emotion classifier does, in shape; an inner value bears an output's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vad = nn.Linear(3, 3)  # the exporter calls its result "vad"-something, as the output is called
+        self.classes = nn.Linear(3, 40)
+
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        vad = torch.cat([valence, arousal_dominance], dim=1)
+        return vad, self.classes(self.vad(vad)).softmax(dim=1)
+
+
+class Restless(ToyClassifier):
+    """Never answers the same twice."""
+
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        vad, probabilities = super().forward(valence, arousal_dominance)
+        return vad + torch.rand_like(vad), probabilities
+
+
+class Broken(ToyClassifier):
+    """Answers with what is not a number."""
+
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        vad, probabilities = super().forward(valence, arousal_dominance)
+        return vad, torch.log(probabilities - 2.0)
+
+
+def test_two_outputs_and_a_large_batch(tmp_path):
+    report = export_model(ToyClassifier(), EMOTION_CLASSIFIER, tmp_path / "model.onnx", sizes=[Sizes(1), Sizes(256)])
+    assert report.max_deviation <= 1e-6
+
+
+@pytest.mark.parametrize("model", [Restless(), Broken()])
+def test_an_export_that_fails_its_check_leaves_nothing_behind(tmp_path, model):
+    with pytest.raises(ExportError, match=r"emotion_classifier: .* deviates from PyTorch by"):
+        export_model(model, EMOTION_CLASSIFIER, tmp_path / "model.onnx", sizes=[Sizes(2)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_inner_value_may_bear_an_outputs_name(tmp_path):
+    encoder = SentenceEncoder(TEXT, None)  # BERT's embedding layer gives a value named "embedding"
+    spec = ModelSpec(
+        "tiny_encoder", SENTENCE_ENCODER.inputs, (TensorSpec("embedding", DType.FP32, (TEXT.width,)),), max_batch_size=8
+    )
+    report = export_model(encoder, spec, tmp_path / "model.onnx", sizes=SIZES)
+    assert report.max_deviation <= 1e-5
+
+
+def test_the_sentence_encoder_embeds_as_sentence_transformers_does():
+    try:
+        weights = fetch("all-minilm-l6-v2")
+    except WeightsError as error:
+        pytest.skip(f"the weights cannot be fetched: {error}")
+    from sentence_transformers import SentenceTransformer
+
+    original = SentenceTransformer(str(weights), device="cpu")
+    texts = ["Soft strings under a slow piano.", "rain", "A brisk dance in a major key, with flute and harp, at dawn."]
+    tokens = original.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        ours = SentenceEncoder(TextTowerConfig(), weights).eval()(tokens["input_ids"], tokens["attention_mask"])
+    assert ours.numpy() == pytest.approx(original.encode(texts), abs=1e-5)
+    assert ours.norm(dim=1).numpy() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_engine_script_covers_every_size_that_is_served():
+    script = build_script(VALENCE_MODEL)
+    assert "--minShapes=waveform:1x400,num_samples:1x1,input_ids:1x2,attention_mask:1x2" in script
+    assert "--maxShapes=waveform:16x128000,num_samples:16x1,input_ids:16x512,attention_mask:16x512" in script
+    assert "--onnx=model.onnx" in script
+    assert "--maxShapes=valence:256x1,arousal_dominance:256x2" in build_script(EMOTION_CLASSIFIER)
