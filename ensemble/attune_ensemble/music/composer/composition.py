@@ -1,0 +1,219 @@
+"""The composer: from a specification and a seed to phrases, written one at a time as they are asked for."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+from attune_ensemble.music.composer.harmony import Chord, Key, coloured, progression
+from attune_ensemble.music.composer.instruments import TABLE
+from attune_ensemble.music.composer.melody import Compass, Singer, Theme, new_theme
+from attune_ensemble.music.composer.orchestration import Cast, cast, melody_range, on_duty
+from attune_ensemble.music.composer.parts import (
+    Bars,
+    arpeggio_part,
+    bass_part,
+    bells_part,
+    counter_part,
+    drum_part,
+    pad_part,
+)
+from attune_ensemble.music.composer.score import DEEP_STROKE, DRUM, Note, Phrase
+from attune_ensemble.music.spec import MusicSpec
+
+_VELOCITY = {"pp": 40, "p": 52, "mp": 64, "mf": 78, "f": 92}
+_COLOUR_CHANCE = 0.35
+_PHRASE_BARS = 4
+_INTRO_FROM_BARS = 10
+_CYCLE = ("theme", "answer", "contrast", "return", "theme", "answer", "bridge", "return")
+_SHADE = {"intro": -6, "theme": 0, "answer": 2, "contrast": 4, "return": 1, "bridge": -4, "ending": -8}
+_TURN_BARS = 2
+_LAST_CHORD_S = 4.5
+
+
+def compose(spec: MusicSpec, seed: int, duration_s: float) -> Iterator[Phrase]:
+    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade."""
+    composer = Composer(seed)
+    beats_per_bar = composer.beats_per_bar
+    bar_s = beats_per_bar * 60 / spec.tempo_bpm
+    num_bars = max(0, int((duration_s - min(_LAST_CHORD_S, 0.35 * duration_s)) / bar_s))
+    start_s = 0.0
+    for label, bars in _form(num_bars, cast(spec.instruments).accompanies):
+        is_last = num_bars == bars
+        phrase = composer.phrase(spec, label, start_s, bars, leads_home=is_last)
+        num_bars -= bars
+        start_s = phrase.end_s
+        yield phrase
+    yield composer.ending(spec, start_s, duration_s - start_s)
+
+
+def _form(num_bars: int, with_intro: bool) -> Iterator[tuple[str, int]]:
+    """Labels and lengths of the phrases that fill `num_bars`; the last has three to six bars, so that none is left."""
+    if num_bars >= _INTRO_FROM_BARS and with_intro:
+        yield "intro", 2
+        num_bars -= 2
+    index = 0
+    while num_bars:
+        bars = _PHRASE_BARS if num_bars >= 2 * _PHRASE_BARS - 1 else num_bars
+        num_bars -= bars
+        yield _CYCLE[index % len(_CYCLE)] if num_bars or not index else "return", bars
+        index += 1
+
+
+class Composer:
+    """Writes phrases that belong together: it remembers its themes and where each voice was left.
+
+    The specification is given with each phrase, so that it may change from one to the next.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"attune composer {seed}")
+        self.beats_per_bar = 3 if self._rng.random() < 0.3 else 4
+        self._singer = Singer()
+        self._themes: dict[str, Theme] = {}
+        self._num_bars = 0
+        self._voicings: dict[str, tuple[int, ...]] = {}
+        self._bass_pitch = 40
+
+    def phrase(self, spec: MusicSpec, label: str, start_s: float, num_bars: int, leads_home: bool) -> Phrase:
+        """The next phrase, `num_bars` long; `leads_home` ends it on a cadence whose tonic is the ending's."""
+        key = Key.named(spec.tonic, spec.mode)
+        ending = "home" if leads_home else "closed" if label in ("answer", "return") else "open"
+        degrees = progression(spec.mode, num_bars, ending, self._rng)
+        chords = tuple(coloured(degree, key, self._rng, _COLOUR_CHANCE) for degree in degrees)
+        velocity = _VELOCITY[spec.dynamics] + _SHADE[label]
+        bars = Bars(key, chords, self.beats_per_bar, spec.tempo_bpm, velocity)
+        notes = self._parts(bars, spec, label, ending)
+        self._num_bars += num_bars
+        return Phrase(label, start_s, spec.tempo_bpm, self.beats_per_bar, num_bars, degrees, _shaped(notes, bars))
+
+    def ending(self, spec: MusicSpec, start_s: float, length_s: float) -> Phrase:
+        """The final tonic chord, `length_s` long: everyone plays, softly, and lets it fade."""
+        key = Key.named(spec.tonic, spec.mode)
+        beats = length_s * spec.tempo_bpm / 60
+        velocity = _VELOCITY[spec.dynamics] + _SHADE["ending"]
+        bars = Bars(key, (Chord(0),), self.beats_per_bar, spec.tempo_bpm, velocity)
+        notes = self._final_chord(bars, cast(spec.instruments), beats)
+        return Phrase("ending", start_s, spec.tempo_bpm, self.beats_per_bar, 1, (0,), tuple(sorted(notes, key=_order)))
+
+    def _parts(self, bars: Bars, spec: MusicSpec, label: str, ending: str) -> list[Note]:
+        """All parts of a phrase, a turn of two bars at a time where several instruments share a role."""
+        players = cast(spec.instruments)
+        sings = label != "intro" and bool(players.leads)
+        melody = self._melody(bars, players, spec, label, ending) if sings else []
+        notes = list(melody)
+        for first in range(0, len(bars.chords), _TURN_BARS):
+            turn_bars = replace(bars, chords=bars.chords[first : first + _TURN_BARS])
+            offset = first * bars.beats_per_bar
+            heard = [replace(n, start_beat=n.start_beat - offset) for n in melody if n.start_beat >= offset]
+            turn = (self._num_bars + first) // _TURN_BARS
+            written = self._turn(turn_bars, players, label, turn, heard)
+            notes += [replace(note, start_beat=note.start_beat + offset) for note in written]
+        for index, name in enumerate(players.pads):
+            part, self._voicings[name] = pad_part(bars, name, index, self._voicings.get(name, ()))
+            notes += part
+        for name in players.basses:
+            part, self._bass_pitch = bass_part(bars, name, self._bass_pitch)
+            notes += part
+        return notes
+
+    def _melody(self, bars: Bars, players: Cast, spec: MusicSpec, label: str, ending: str) -> list[Note]:
+        """The theme of this phrase, led by one instrument after the other."""
+        theme = self._theme(label, spec)
+        ranges = [melody_range(name) for name in players.leads]
+        low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+        compass = Compass(bars.key, low, high)
+        line = self._singer.sing(theme, bars.chords, bars.beats_per_bar, compass, home=ending == "closed")
+        return [
+            Note(
+                sung.beat,
+                sung.beats,
+                sung.pitch,
+                bars.velocity + (5 if sung.strong else 1),
+                on_duty(players.leads, (self._num_bars + int(sung.beat) // bars.beats_per_bar) // _TURN_BARS, 1)[0],
+                "melody",
+            )
+            for sung in line
+        ]
+
+    def _theme(self, label: str, spec: MusicSpec) -> Theme:
+        """The main theme or the contrasting one; answers and returns vary it, and each cycle brings a new contrast."""
+        kind = "second" if label in ("contrast", "bridge") else "main"
+        if kind not in self._themes or label == "contrast":
+            self._themes[kind] = new_theme(self.beats_per_bar, _liveliness(spec), self._rng)
+        theme = self._themes[kind]
+        return theme.varied(self._rng) if label in ("answer", "return") else theme
+
+    def _turn(self, bars: Bars, players: Cast, label: str, turn: int, melody: list[Note]) -> list[Note]:
+        """Two bars of the parts in which instruments take turns."""
+        around = 52 if not players.leads or TABLE[players.leads[0]].melody_centre >= 64 else 60
+        notes: list[Note] = []
+        for index, name in enumerate(on_duty(players.arpeggios, turn, 2)):
+            notes += arpeggio_part(bars, name, index, around, self._rng)
+        for index, name in enumerate(on_duty(players.counters, turn, 2)):
+            if label != "intro" or not players.accompanies:
+                notes += counter_part(bars, name, index, melody)
+        for name in on_duty(players.bells, turn, 1):
+            notes += bells_part(bars, name, self._rng)
+        if players.drums and label not in ("intro", "bridge"):
+            notes += drum_part(bars)
+        return notes
+
+    def _final_chord(self, bars: Bars, players: Cast, beats: float) -> list[Note]:
+        """Bass and pads at once, plucked strings rolled upwards, the melody on the tonic, a bell last."""
+        velocity, key = bars.velocity, bars.key
+        held = max(0.5, beats - 0.5)
+        notes = [Note(0.0, held, DEEP_STROKE, velocity - 6, DRUM, "drum") for _ in players.drums]
+        for name in players.basses:
+            part, self._bass_pitch = bass_part(bars, name, self._bass_pitch)
+            notes.append(replace(part[0], duration_beats=held))
+        for index, name in enumerate(players.pads):
+            part, _ = pad_part(bars, name, index, self._voicings.get(name, ()))
+            notes += [replace(note, duration_beats=held) for note in part]
+        roll = min(0.5, beats / 12)
+        for index, name in enumerate(players.arpeggios):
+            tones = bars.chords[0].pitches_between(key, max(TABLE[name].low, 52), min(TABLE[name].high, 77))
+            step = 1 if len(players.arpeggios) == 1 else 2
+            rolled = tones[index % 2 :: step][:5]
+            notes += [
+                Note(i * roll * step, held - i * roll * step, pitch, velocity - i, name, "arpeggio")
+                for i, pitch in enumerate(rolled)
+            ]
+        singers = (*players.leads, *players.counters)
+        for index, name in enumerate(singers):
+            role = "melody" if name in players.leads else "counter"
+            notes.append(Note(0.0, held, self._final_pitch(name, index, key), velocity, name, role))
+        for index, name in enumerate(players.bells):
+            high = bars.chords[0].pitches_between(key, max(TABLE[name].low, 78), min(TABLE[name].high, 96))
+            beat = min(1.0 + 0.5 * index, beats / 4)
+            notes.append(Note(beat, held - beat, high[index % len(high)], velocity - 6, name, "bells"))
+        return notes
+
+    def _final_pitch(self, name: str, index: int, key: Key) -> int:
+        """The tonic for the first singer, near where the melody was; fifth, third, tonic, ... for the others."""
+        pitch_class = key.pitch((0, 4, 2)[index % 3]) % 12
+        low, high = melody_range(name)
+        near = self._singer.last_pitch if index == 0 and self._singer.last_pitch else TABLE[name].melody_centre
+        return min((p for p in range(low, high + 1) if p % 12 == pitch_class), key=lambda p: (abs(p - near), p))
+
+
+def _liveliness(spec: MusicSpec) -> float:
+    """How much a melody moves within the bar: more where beats are long, and where it is played louder."""
+    slow = min(max((120 - spec.tempo_bpm) / 70, 0.0), 1.0)
+    return 0.2 + 0.45 * slow + 0.07 * list(_VELOCITY).index(spec.dynamics)
+
+
+def _shaped(notes: list[Note], bars: Bars) -> tuple[Note, ...]:
+    """The notes in order, their velocities rising to the middle of the phrase and falling to its end."""
+
+    def swelled(note: Note) -> Note:
+        arc = math.sin(math.pi * min(note.start_beat / bars.num_beats, 1.0))
+        return replace(note, velocity=min(max(round(note.velocity - 3 + 7 * arc), 20), 110))
+
+    return tuple(sorted((swelled(note) for note in notes), key=_order))
+
+
+def _order(note: Note) -> tuple[float, str, int]:
+    return note.start_beat, note.instrument, note.pitch

@@ -1,0 +1,108 @@
+"""The composer as a music engine: from a request to chunks of sound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from attune_client.protocol.errors import InvalidOption
+from attune_ensemble.music.composer.composition import compose
+from attune_ensemble.music.composer.mastering import Forecast, GainRider, Limiter
+from attune_ensemble.music.composer.performance import Stroke, perform
+from attune_ensemble.music.composer.renderer import Renderer
+from attune_ensemble.music.composer.room import BLOCK, Room
+from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
+from attune_ensemble.music.composer.score import Score
+from attune_ensemble.music.engine import Audio, MusicRequest
+
+MIN_DURATION_S, MAX_DURATION_S = 1.0, 600.0
+
+_HORIZON_S = 32.0
+_FADE_OUT_S = 3.2
+
+
+class ComposerEngine:
+    """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
+
+    Samples are read when first needed and kept for the next piece, within about 96 MiB. Use one engine per thread.
+    """
+
+    name = "composer"
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self) -> None:
+        self._library = SampleLibrary()
+
+    def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
+        """Yield the piece as stereo chunks [N, 2] of `chunk_s` seconds, the last one shorter; `duration_s` in all.
+
+        The same request gives the same samples, whatever the size of the chunks. Raises `InvalidOption` for a duration
+        outside 1..600 s and for a chunk that is not longer than nothing.
+        """
+        if not MIN_DURATION_S <= request.duration_s <= MAX_DURATION_S:
+            raise InvalidOption(
+                f"duration_s must lie between {MIN_DURATION_S:g} and {MAX_DURATION_S:g}, not {request.duration_s}"
+            )
+        if not (math.isfinite(chunk_s) and chunk_s > 0):
+            raise InvalidOption(f"chunk_s must be greater than 0, not {chunk_s}")
+        return _chunks(self._blocks(request), max(1, round(chunk_s * SAMPLE_RATE)))
+
+    def score(self, request: MusicRequest) -> Score:
+        """The score of the piece that `generate` plays."""
+        return Score.of(compose(request.spec, request.seed, request.duration_s))
+
+    def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
+        """The finished piece in blocks [N, 2] of whatever size falls out of rendering; exactly its length in all."""
+        forecast = Forecast(self._library)
+        renderer = Renderer(_strokes(request, forecast), self._library)
+        room, rider, limiter = Room(request.spec.dynamics), GainRider(forecast), Limiter()
+        total = round(request.duration_s * SAMPLE_RATE)
+        position = -Limiter.DELAY
+        while position < total:
+            sound, power = room.process(renderer.block())
+            sound = limiter.process(sound * rider.ramp(power))
+            block = np.ascontiguousarray(sound[:, max(0, -position) : total - position].T)
+            yield block * _fade_out(max(position, 0), len(block), total)[:, None]
+            position += BLOCK
+
+
+def _strokes(request: MusicRequest, forecast: Forecast) -> Iterator[Stroke]:
+    """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
+    waiting: list[list[Stroke]] = []
+    for phrase in compose(request.spec, request.seed, request.duration_s):
+        strokes = perform(phrase, request.seed)
+        forecast.add(strokes, min(phrase.end_s, request.duration_s))
+        waiting.append(strokes)
+        while waiting and _start_s(waiting[0]) < phrase.end_s - _HORIZON_S:
+            yield from waiting.pop(0)
+    for strokes in waiting:
+        yield from strokes
+
+
+def _start_s(strokes: list[Stroke]) -> float:
+    return strokes[0].start_s if strokes else 0.0
+
+
+def _fade_out(start: int, length: int, total: int) -> Audio:
+    """Gain [length] of the frames from `start`: one until the last seconds, then falling to nothing."""
+    fade = min(round(_FADE_OUT_S * SAMPLE_RATE), int(0.35 * total))
+    progress = (np.arange(start, start + length) - (total - fade)) / fade
+    return np.cos(np.clip(progress, 0, 1) * (np.pi / 2)).astype(np.float32) ** 2
+
+
+def _chunks(blocks: Iterator[Audio], chunk: int) -> Iterator[Audio]:
+    """The same frames in pieces of `chunk`, the last one shorter."""
+    waiting: list[Audio] = []
+    num_waiting = 0
+    for block in blocks:
+        waiting.append(block)
+        num_waiting += len(block)
+        if num_waiting >= chunk:
+            frames = np.concatenate(waiting)
+            whole = num_waiting - num_waiting % chunk
+            yield from np.split(frames[:whole], range(chunk, whole, chunk))
+            waiting, num_waiting = [frames[whole:]], num_waiting - whole
+    if num_waiting:
+        yield np.concatenate(waiting)

@@ -1,0 +1,200 @@
+"""Mastering: the gain that brings a piece to -18 LUFS without hearing it first, and the limiter.
+
+The score says what will be played and every sample's K-weighted level is known, so the loudness of the next half minute
+can be forecast before a note of it is rendered. What the forecast misses (beating, the room) is measured while the
+piece plays, and corrected slowly. All steps are those of blocks, so that the size of chunks changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_ensemble.music.composer.instruments import TABLE
+from attune_ensemble.music.composer.loudness import LEVEL_HOP_S, integrated_loudness
+from attune_ensemble.music.composer.performance import Stroke
+from attune_ensemble.music.composer.room import BLOCK
+from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
+
+Frames = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+TARGET_LUFS = -18.0
+CEILING_DB = -1.5
+
+_ROOM_DECAY_HOPS = 24
+_ROOM_DECAY_S = 0.29  # of energy, by a factor of e: 2 s for 60 dB
+_LOUDNESS_PER_BRIGHTNESS_DB = 0.12
+_PAST_S = 60.0
+
+
+class Forecast:
+    """K-weighted power of the music to come, on the level grid, from its strokes. Forgets what is a minute old."""
+
+    def __init__(self, library: SampleLibrary) -> None:
+        self._library = library
+        self._start_hop = 0
+        self._dry: FloatArray = np.zeros(0)
+        self._sent: FloatArray = np.zeros(0)
+
+    def add(self, strokes: Iterable[Stroke], end_s: float) -> None:
+        """Take in strokes; the forecast then reaches at least to `end_s`."""
+        self._reach(math.ceil(end_s / LEVEL_HOP_S))
+        for stroke in strokes:
+            self._add(stroke)
+
+    def forget_before(self, position_s: float) -> None:
+        """Let go of what lies more than a minute before `position_s`."""
+        num_old = int((position_s - _PAST_S) / LEVEL_HOP_S) - self._start_hop
+        if num_old > 0:
+            self._dry, self._sent = self._dry[num_old:], self._sent[num_old:]
+            self._start_hop += num_old
+
+    def power(self) -> FloatArray:
+        """Power of all hops that are remembered or foreseen, the room included."""
+        decay = np.exp(-np.arange(_ROOM_DECAY_HOPS) * LEVEL_HOP_S / _ROOM_DECAY_S)
+        return self._dry + np.convolve(self._sent, decay / decay.sum())[: len(self._dry)]
+
+    def power_between(self, start_s: float, end_s: float) -> float:
+        """Mean power from `start_s` to `end_s`."""
+        first = int(start_s / LEVEL_HOP_S) - self._start_hop
+        last = max(first + 1, math.ceil(end_s / LEVEL_HOP_S) - self._start_hop)
+        return float(np.mean(self.power()[first:last])) if first < len(self._dry) else 0.0
+
+    def _reach(self, end_hop: int) -> None:
+        missing = end_hop - self._start_hop - len(self._dry)
+        if missing > 0:
+            self._dry = np.concatenate([self._dry, np.zeros(missing)])
+            self._sent = np.concatenate([self._sent, np.zeros(missing)])
+
+    def _add(self, stroke: Stroke) -> None:
+        zone = self._library.zone(stroke.instrument, stroke.pitch)
+        facts = TABLE[stroke.instrument]
+        num_hops = min(len(zone.powers), math.ceil((stroke.held_s + facts.release_s / 2) / LEVEL_HOP_S))
+        first = max(0, round(stroke.start_s / LEVEL_HOP_S) - self._start_hop)
+        gain_db = _LOUDNESS_PER_BRIGHTNESS_DB * stroke.brightness_db
+        powers = zone.powers[:num_hops] * (zone.gain * stroke.gain) ** 2 * 10 ** (gain_db / 10)
+        here = slice(first, first + num_hops)
+        num_inside = len(self._dry[here])
+        self._dry[here] += powers[:num_inside]
+        self._sent[here] += facts.send**2 * 2 * powers[:num_inside]
+
+
+class GainRider:
+    """The gain of each block: the forecast's, corrected by how the measured loudness compares with it."""
+
+    _MEMORY_S = 15.0
+    _TRUST_S = 3.0
+    _MAX_STEP_DB = 0.12
+    _MAX_CORRECTION_DB = 4.0
+
+    def __init__(self, forecast: Forecast) -> None:
+        self._forecast = forecast
+        self._measured = 0.0
+        self._foreseen = 0.0
+        self._gain_db: float | None = None
+        self._position_s = 0.0
+
+    def ramp(self, measured_power: float) -> Frames:
+        """Gain [BLOCK] for the next block, whose K-weighted power before any gain is `measured_power`."""
+        end_s = self._position_s + BLOCK / SAMPLE_RATE
+        keep = math.exp(-BLOCK / SAMPLE_RATE / self._MEMORY_S)
+        self._measured = keep * self._measured + measured_power
+        self._foreseen = keep * self._foreseen + self._forecast.power_between(self._position_s, end_s)
+        self._position_s = end_s
+        wanted_db = self._wanted_db()
+        before_db = wanted_db if self._gain_db is None else self._gain_db
+        step_db = min(max(wanted_db - before_db, -self._MAX_STEP_DB), self._MAX_STEP_DB)
+        self._gain_db = before_db + step_db
+        return np.float32(10.0) ** (np.linspace(before_db, self._gain_db, BLOCK, dtype=np.float32) / np.float32(20))
+
+    def _wanted_db(self) -> float:
+        self._forecast.forget_before(self._position_s)
+        power = self._forecast.power()
+        doubt = self._TRUST_S * SAMPLE_RATE / BLOCK * float(np.mean(power)) + 1e-12
+        miss_db = 10 * math.log10((self._measured + doubt) / (self._foreseen + doubt))
+        miss_db = min(max(miss_db, -self._MAX_CORRECTION_DB), self._MAX_CORRECTION_DB)
+        return TARGET_LUFS - integrated_loudness(power) - miss_db
+
+
+class Limiter:
+    """A look-ahead limiter of true peaks; delays the sound by `DELAY` frames."""
+
+    _HOP = 32
+    _LOOK_AHEAD_HOPS = 8
+    _RELEASE_HOPS = 150
+    _HELD_HOPS = _LOOK_AHEAD_HOPS + 3  # the last for peaks that the interpolation filter finds late
+    DELAY = _HOP * _LOOK_AHEAD_HOPS
+
+    def __init__(self) -> None:
+        self._ceiling = 10 ** (CEILING_DB / 20)
+        self._pending: Frames = np.zeros((2, self.DELAY), np.float32)
+        self._tail: Frames = np.zeros((2, 2 * _HALF_TAPS), np.float32)
+        self._released = np.ones(self._HELD_HOPS - 1 + self._LOOK_AHEAD_HOPS)
+
+    def process(self, block: Frames) -> Frames:
+        """The block [2, BLOCK], `DELAY` frames late, under the ceiling."""
+        heard = np.concatenate([self._tail, block], axis=1)
+        self._tail = heard[:, -2 * _HALF_TAPS :]
+        released = self._release(self._wanted(heard))
+        late = np.concatenate([self._pending, block], axis=1)
+        self._pending = late[:, BLOCK:]
+        late = late[:, :BLOCK]
+        history = np.concatenate([self._released, released])
+        self._released = history[-len(self._released) :]
+        if history.min() == 1.0:
+            return late
+        return late * self._smooth(history)
+
+    def _wanted(self, heard: Frames) -> FloatArray:
+        """The gain that each hop needs by itself."""
+        if np.abs(heard).max() < self._ceiling / math.sqrt(2):
+            return np.ones(BLOCK // self._HOP)
+        peaks = _true_peaks(heard).reshape(-1, self._HOP).max(axis=1)
+        return np.minimum(1.0, self._ceiling / np.maximum(peaks, 1e-9))
+
+    def _release(self, wanted: FloatArray) -> FloatArray:
+        """Falls at once, comes back over about 150 ms."""
+        gain = float(self._released[-1])
+        if gain == 1.0 and wanted.min() == 1.0:
+            return wanted
+        released = np.empty_like(wanted)
+        for i, limit in enumerate(wanted):
+            gain = min(float(limit), gain + (1.0 - gain) / self._RELEASE_HOPS)
+            gain = 1.0 if gain > 0.9999 else gain
+            released[i] = gain
+        return released
+
+    def _smooth(self, history: FloatArray) -> Frames:
+        """Gain [BLOCK]: the least of the hops held, averaged over the look-ahead, straight lines between hops."""
+        held = np.lib.stride_tricks.sliding_window_view(history, self._HELD_HOPS).min(axis=1)
+        sums = np.cumsum(np.concatenate([[0.0], held]))
+        nodes = (sums[self._LOOK_AHEAD_HOPS :] - sums[: -self._LOOK_AHEAD_HOPS]) / self._LOOK_AHEAD_HOPS
+        frames = np.arange(BLOCK) / self._HOP
+        return np.interp(frames, np.arange(len(nodes)), nodes).astype(np.float32)
+
+
+_HALF_TAPS = 8
+_PHASES = 4
+
+
+def _interpolation_kernels() -> Frames:
+    """Windowed-sinc kernels [3, 16] that give the signal a quarter, a half and three quarters of a frame on."""
+    offsets = np.arange(-_HALF_TAPS + 1, _HALF_TAPS + 1)
+    shifts = np.arange(1, _PHASES)[:, None] / _PHASES
+    distance = offsets - shifts
+    window = np.cos(np.pi * distance / (2 * _HALF_TAPS + 1)) ** 2
+    return (np.sinc(distance) * window).astype(np.float32)
+
+
+_KERNELS = _interpolation_kernels()
+
+
+def _true_peaks(heard: Frames) -> Frames:
+    """Largest magnitude at and between frames, [BLOCK], for a block preceded by 16 frames of the past."""
+    windows = np.lib.stride_tricks.sliding_window_view(heard, 2 * _HALF_TAPS, axis=1)[:, -BLOCK:]
+    between = np.abs(windows @ _KERNELS.T).max(axis=2)
+    return np.maximum(between, np.abs(heard[:, -BLOCK:])).max(axis=0)

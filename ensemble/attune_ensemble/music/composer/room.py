@@ -1,0 +1,109 @@
+"""The room and the tone: everything linear that is done to the mix, as one partitioned FFT convolution.
+
+The dry mix passes a 30 Hz high-pass and a gentle tilt; the send passes a synthetic reverberation as well. The same
+spectra also give the K-weighted power of the result, which costs two more inverse transforms and no filter.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from attune_ensemble.music.composer.loudness import high_pass, high_shelf, k_weighting
+from attune_ensemble.music.composer.samples import SAMPLE_RATE
+
+BLOCK = 8192
+"""Frames that the engine renders at a time; chunks are cut from blocks, so that their size changes nothing."""
+
+Spectra = npt.NDArray[np.complex64]
+Frames = npt.NDArray[np.float32]
+
+_FFT = 2 * BLOCK
+_REVERB_S = 2.3
+_PREDELAY_S = 0.022
+_DECAY_60_DB_S = ((250.0, 1.9), (1000.0, 2.1), (3000.0, 1.5), (8000.0, 0.8))
+_EARLY_ECHOES = ((0.013, 0.30), (0.019, 0.26), (0.029, 0.22), (0.037, 0.17), (0.053, 0.12))
+_ROOM_SEED = 20_240_607
+_TILT_DB = {"pp": -3.0, "p": -2.0, "mp": -1.0, "mf": 0.0, "f": 1.0}
+
+
+class Room:
+    """Filters blocks of the mix; keeps the past that it needs. One for each piece."""
+
+    def __init__(self, dynamics: str) -> None:
+        self._dry, self._dry_k = (_partitions(h[None, :])[0, 0] for h in _tone(dynamics))
+        self._wet, self._wet_k = _reverb(dynamics)
+        self._mix_before: Frames = np.zeros((3, BLOCK), np.float32)
+        self._sends: Spectra = np.zeros((self._wet.shape[1], BLOCK + 1), np.complex64)  # newest first
+
+    def process(self, mix: Frames) -> tuple[Frames, float]:
+        """Turn a block of left, right and send [3, BLOCK] into sound [2, BLOCK] and its K-weighted power."""
+        spectra: Spectra = scipy.fft.rfft(np.concatenate([self._mix_before, mix], axis=1))  # [3, BLOCK + 1]
+        self._mix_before = mix
+        self._sends = np.roll(self._sends, 1, axis=0)
+        self._sends[0] = spectra[2]
+        sound = spectra[:2] * self._dry + np.einsum("pf,cpf->cf", self._sends, self._wet)
+        weighted = spectra[:2] * self._dry_k + np.einsum("pf,cpf->cf", self._sends, self._wet_k)
+        power = scipy.fft.irfft(weighted)[:, BLOCK:]
+        return scipy.fft.irfft(sound)[:, BLOCK:], float(np.sum(power.astype(np.float64) ** 2)) / BLOCK
+
+
+def _tone(dynamics: str) -> tuple[Frames, Frames]:
+    """Impulse responses [BLOCK] of the dry path, and of the dry path heard through K-weighting."""
+    response = high_pass(30.0, 0.7071, SAMPLE_RATE, _FFT) * high_shelf(
+        _TILT_DB[dynamics], 2500.0, 0.6, SAMPLE_RATE, _FFT
+    )
+    plain = np.fft.irfft(response)[:BLOCK]
+    weighted = np.fft.irfft(response * k_weighting(SAMPLE_RATE, _FFT))[:BLOCK]
+    return plain.astype(np.float32), weighted.astype(np.float32)
+
+
+@lru_cache(maxsize=len(_TILT_DB))
+def _reverb(dynamics: str) -> tuple[Spectra, Spectra]:
+    """Partitioned spectra [2, P, BLOCK + 1] of the wet path, plain and K-weighted."""
+    impulse = _impulse_response()
+    num_points = 1 << int(np.ceil(np.log2(impulse.shape[1] + 2 * BLOCK)))
+    spectrum = np.fft.rfft(impulse, num_points)
+    plain, weighted = (
+        np.fft.irfft(spectrum * np.fft.rfft(tone, num_points), num_points)[:, : impulse.shape[1]]
+        for tone in _tone(dynamics)
+    )
+    return _partitions(plain), _partitions(weighted)
+
+
+def _partitions(impulse: npt.NDArray[np.floating]) -> Spectra:
+    """Spectra [C, P, BLOCK + 1] of consecutive partitions of an impulse response [C, N]."""
+    channels, length = impulse.shape
+    padded = np.pad(impulse, ((0, 0), (0, -length % BLOCK))).reshape(channels, -1, BLOCK)
+    return scipy.fft.rfft(padded, _FFT).astype(np.complex64)
+
+
+@lru_cache(maxsize=1)
+def _impulse_response() -> npt.NDArray[np.float64]:
+    """A warm hall, [2, N], of unit energy a channel: early echoes, then noise whose highs die away before its lows."""
+    length = round(_REVERB_S * SAMPLE_RATE)
+    rng = np.random.Generator(np.random.PCG64(_ROOM_SEED))
+    time_s = np.arange(length) / SAMPLE_RATE
+    frequency = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    tail = np.zeros((2, length))
+    edges = [150.0, 500.0, 1700.0, 4500.0, 9000.0]
+    for (_, decay_s), low, high in zip(_DECAY_60_DB_S, edges, edges[1:], strict=False):
+        band = _band(frequency, low, high) / np.sqrt(np.maximum(frequency, low) / low)
+        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal((2, length))) * band, length)
+        tail += noise * 10 ** (-3 * time_s / decay_s)
+    tail *= np.clip((time_s - _PREDELAY_S) / 0.03, 0, 1)
+    tail /= np.sqrt(np.sum(tail**2, axis=1, keepdims=True))
+    for channel in range(2):
+        for delay_s, amplitude in _EARLY_ECHOES:
+            tail[channel, round(delay_s * (1.0 + 0.11 * channel) * SAMPLE_RATE)] += amplitude
+    tail *= np.cos(np.clip((time_s - _REVERB_S + 0.4) / 0.4, 0, 1) * np.pi / 2)
+    return tail / np.sqrt(np.sum(tail**2, axis=1, keepdims=True))
+
+
+def _band(frequency: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
+    """A band-pass from `low` to `high` with slopes of half an octave."""
+    octave = np.log2(np.maximum(frequency, 1.0))
+    return np.clip((octave - np.log2(low)) * 2 + 0.5, 0, 1) * np.clip((np.log2(high) - octave) * 2 + 0.5, 0, 1)

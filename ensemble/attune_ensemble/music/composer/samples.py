@@ -1,0 +1,148 @@
+"""The sampled instruments: read when first needed, tuned to each pitch by resampling, kept within a memory budget."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import soundfile
+
+SAMPLE_RATE = 32_000
+
+_FOLDER = Path(__file__).parent / "samples"
+_CACHE_BYTES = 96 * 2**20
+_NOTE_LEVEL_DB = -23.0
+_NOTE_PEAK_DB = -10.5
+_SAMPLE_PEAK = 0.7  # of every file
+_NOTE_HOPS = 4
+_LENGTHS_S = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
+"""Lengths to which notes are prepared: short notes of long samples then cost little."""
+_CUT_FRAMES = 512
+_CUT_FADE = np.cos(np.linspace(0, np.pi / 2, _CUT_FRAMES, dtype=np.float32)) ** 2
+
+Audio = npt.NDArray[np.float32]  # [C, N]
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One recorded note: its pitch, its file, its K-weighted power every 100 ms, and the gain that evens notes out."""
+
+    pitch: int
+    file: str
+    powers: npt.NDArray[np.float64]
+    gain: float
+
+    @classmethod
+    def of(cls, pitch: int, file: str, levels_db: npt.NDArray[np.float64]) -> Zone:
+        """A zone whose gain brings its loudest 400 ms to -23 dB, or its peak to -10.5 dB where that is quieter.
+
+        Short plucked notes would stick out otherwise.
+        """
+        powers = 10 ** (levels_db / 10)
+        loudest = np.convolve(powers, np.ones(_NOTE_HOPS) / _NOTE_HOPS).max()
+        gain = min(10 ** (_NOTE_LEVEL_DB / 20) / np.sqrt(loudest), 10 ** (_NOTE_PEAK_DB / 20) / _SAMPLE_PEAK)
+        return cls(pitch, file, powers, float(gain))
+
+
+class SampleLibrary:
+    """All instruments; `note` gives one tuned note. Not safe for threads: each engine has its own."""
+
+    def __init__(self) -> None:
+        self._zones_read = _Cache(_CACHE_BYTES // 3)
+        self._notes_tuned = _Cache(_CACHE_BYTES * 2 // 3)
+
+    @cached_property
+    def zones(self) -> dict[str, tuple[Zone, ...]]:
+        """The zones of every instrument, ascending in pitch."""
+        index = json.loads((_FOLDER / "index.json").read_text())
+        return {
+            name: tuple(Zone.of(z["pitch"], z["file"], np.array(z["levels"]) / 10) for z in zones)
+            for name, zones in index["zones"].items()
+        }
+
+    def zone(self, instrument: str, pitch: int) -> Zone:
+        """The recorded note nearest to `pitch`; the higher of two, as lowering never aliases."""
+        return min(self.zones[instrument], key=lambda zone: (abs(zone.pitch - pitch), -zone.pitch))
+
+    def note(self, instrument: str, pitch: int, brightness_db: int, length_s: float) -> Audio:
+        """One note at the common level, [1 or 2, N]: its first `length_s` seconds at least, if it sounds so long.
+
+        `brightness_db` is the gain of its upper partials, 0 or less.
+        """
+        zone = self.zone(instrument, pitch)
+        enough_s = next((length for length in _LENGTHS_S if length >= length_s), _LENGTHS_S[-1])
+        return self._notes_tuned.get(
+            (instrument, pitch, brightness_db, enough_s), lambda: self._tuned(zone, pitch, brightness_db, enough_s)
+        )
+
+    def _tuned(self, zone: Zone, pitch: int, brightness_db: int, length_s: float) -> Audio:
+        semitones_up = 0 if pitch <= zone.pitch else max(3, pitch - zone.pitch)
+        num_frames = round(length_s * 2 ** (semitones_up / 12) * SAMPLE_RATE) + _CUT_FRAMES
+        audio = self._zones_read.get((zone.file, num_frames), lambda: _read(zone.file, num_frames))
+        if pitch != zone.pitch or brightness_db:
+            audio = _retuned(audio, zone.pitch, pitch, brightness_db)
+        return audio * np.float32(zone.gain)
+
+
+class _Cache:
+    """Arrays by key, least recently used dropped first beyond `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._arrays: OrderedDict[tuple[str | float, ...], Audio] = OrderedDict()
+
+    def get(self, key: tuple[str | float, ...], make: Callable[[], Audio]) -> Audio:
+        """The array kept under `key`, made when it is not there."""
+        if key in self._arrays:
+            self._arrays.move_to_end(key)
+            return self._arrays[key]
+        array = make()
+        self._arrays[key] = array
+        self._num_bytes += array.nbytes
+        while self._num_bytes > self._max_bytes and len(self._arrays) > 1:
+            self._num_bytes -= self._arrays.popitem(last=False)[1].nbytes
+        return array
+
+
+def _read(file: str, num_frames: int) -> Audio:
+    """The beginning of a sample, with a short fade where it is cut."""
+    audio, _ = soundfile.read(_FOLDER / file, num_frames, dtype="float32", always_2d=True)
+    if len(audio) == num_frames:
+        audio[-_CUT_FRAMES:] *= _CUT_FADE[:, None]
+    return np.ascontiguousarray(audio.T)
+
+
+def _retuned(audio: Audio, from_pitch: int, to_pitch: int, brightness_db: int) -> Audio:
+    """The note at another pitch, and as dark as a softly played one: both in the frequency domain.
+
+    Partials above the second fall smoothly, by `brightness_db` two octaves up. Both ends of a sample are silent,
+    so the wrap-around of the transform is not heard.
+    """
+    ratio = 2.0 ** ((from_pitch - to_pitch) / 12)
+    num_from, num_to = _transform_lengths(audio.shape[1], ratio)
+    spectrum = scipy.fft.rfft(audio, num_from)
+    frequency = np.arange(spectrum.shape[1]) * (SAMPLE_RATE / num_from)
+    corner_hz = max(880 * 2 ** ((from_pitch - 69) / 12), 400.0)
+    octaves_above = np.log2(np.maximum(frequency, corner_hz) / corner_hz)
+    spectrum *= (10 ** (brightness_db * np.minimum(octaves_above, 2) / 40)).astype(np.float32)
+    num_bins = min(spectrum.shape[1], num_to // 2 + 1)
+    audio_to = scipy.fft.irfft(spectrum[:, :num_bins], num_to) * np.float32(num_to / num_from)
+    return np.ascontiguousarray(audio_to[:, : int(audio.shape[1] * ratio)])
+
+
+def _transform_lengths(num_frames: int, ratio: float) -> tuple[int, int]:
+    """Two fast transform lengths, the first above `num_frames`, whose quotient is `ratio` within 0.7 cents."""
+    num_from = scipy.fft.next_fast_len(num_frames + 256)
+    while True:
+        num_to = scipy.fft.next_fast_len(round(num_from * ratio))
+        if abs(num_to / num_from / ratio - 1) < 4e-4:
+            return num_from, num_to
+        num_from = scipy.fft.next_fast_len(num_from + 1)
