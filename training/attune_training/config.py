@@ -23,6 +23,7 @@ __all__ = [
     "TextTowerConfig",
     "embedded_config",
     "paper_config",
+    "tiny_config",
 ]
 
 SAMPLE_RATE = 16_000
@@ -159,4 +160,26 @@ def paper_config(target: Target) -> RegressorConfig:
         audio=AudioTowerConfig(kind="hubert", **base),  # type: ignore[arg-type]
         text=TextTowerConfig(**base),
         extra_feedforward=3072,
+    )
+
+
+def tiny_config(target: Target, kind: Literal["whisper", "hubert"] = "whisper") -> RegressorConfig:
+    """Return a model small enough for a test: the same layers, a few dozen wide, random weights, 100 tokens."""
+    return RegressorConfig(
+        target,
+        audio=AudioTowerConfig(
+            kind,
+            width=32,
+            num_layers=2,
+            num_heads=4,
+            feedforward=64,
+            conv_channels=16,
+            position_kernel=16,
+            position_groups=4,
+        ),
+        text=TextTowerConfig(width=24, num_layers=2, num_heads=4, feedforward=48, vocab_size=100),
+        lora=LoraSettings(rank=2, alpha=4),
+        hidden_dim=16,
+        num_heads=2,
+        extra_feedforward=64,
     )
