@@ -1,0 +1,144 @@
+"""From an emotion and its VAD to a musical specification and the prompt of a music engine (paper, section III-F)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from attune_ensemble.knowledge import Emotion
+from attune_ensemble.music.spec import DYNAMICS, MusicSpec
+
+__all__ = ["Prompt", "PromptWriter", "TemplatePromptWriter", "music_spec", "spoken_key", "summarise"]
+
+Vad = tuple[float, float, float]
+
+MAX_SUMMARY_WORDS = 45
+"""Longest summary of a description that the template writer makes."""
+
+TEMPO_AROUSAL_SPAN = 1.0
+"""Arousal this far below or above an emotion's anchor reaches the end of its tempo range."""
+
+DYNAMICS_AROUSAL_STEP = 0.75
+"""Arousal this far below or above an emotion's anchor makes the music one level softer or louder."""
+
+_LOW_BELOW, _HIGH_ABOVE = 2.5, 3.5
+_ANNOTATIONS = {
+    "valence": {"low": "sombre and in need of warmth", "moderate": "even-tempered", "high": "warm and bright"},
+    "arousal": {"low": "calm and unhurried", "moderate": "awake and steady", "high": "active and energetic"},
+    "dominance": {"low": "yielding and held", "moderate": "balanced", "high": "firm and assured"},
+}
+_SPOKEN_MODES = {"ionian": "major", "aeolian": "minor"}
+_SPOKEN_DYNAMICS = {"pp": "very soft", "p": "soft", "mp": "moderately soft", "mf": "moderately loud", "f": "loud"}
+_SPOKEN_INSTRUMENTS = {
+    "nylon_guitar": "nylon-string guitar",
+    "steel_guitar": "steel-string guitar",
+    "contrabass": "double bass",
+    "french_horn": "French horn",
+    "choir": "wordless choir",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The words for the music engine, and the name of the writer that made them."""
+
+    text: str
+    writer: str
+
+
+class PromptWriter(Protocol):
+    """Writes the prompt for an emotion's music."""
+
+    name: str
+
+    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
+        """The prompt for `emotion`, heard at `vad` (None: not measured), to be played as `spec`."""
+        ...
+
+
+def music_spec(emotion: Emotion, vad: Vad | None) -> MusicSpec:
+    """The emotion's music, shaded by arousal.
+
+    At the anchor's arousal the tempo is the middle of the emotion's range; it rises with arousal and never leaves the
+    range. Much lower or higher arousal makes the music one dynamic level softer or louder. Without VAD, the anchor's.
+    """
+    excess = 0.0 if vad is None else vad[1] - emotion.anchor[1]
+    share = float(np.interp(excess, (-TEMPO_AROUSAL_SPAN, TEMPO_AROUSAL_SPAN), (0.0, 1.0)))
+    tempo_bpm = emotion.tempo_low_bpm + share * (emotion.tempo_high_bpm - emotion.tempo_low_bpm)
+    return MusicSpec(
+        tempo_bpm=round(tempo_bpm, 1),
+        mode=emotion.mode,
+        tonic=emotion.tonic,
+        instruments=emotion.instruments,
+        dynamics=_shifted_dynamics(emotion.dynamics, excess),
+    )
+
+
+def _shifted_dynamics(dynamics: str, excess: float) -> str:
+    shift = (excess >= DYNAMICS_AROUSAL_STEP) - (excess <= -DYNAMICS_AROUSAL_STEP)
+    level = DYNAMICS.index(dynamics) + shift
+    return DYNAMICS[min(max(level, 0), len(DYNAMICS) - 1)]
+
+
+class TemplatePromptWriter:
+    """Composes the structured prompt by rule; the same input gives the same prompt."""
+
+    name = "template"
+
+    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
+        """Emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
+        sentences = (
+            f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
+            _interpretation(emotion.anchor if vad is None else vad),
+            summarise(emotion.description),
+            _parameters(spec),
+        )
+        return Prompt(" ".join(sentences), self.name)
+
+
+def _scores(vad: Vad | None) -> str:
+    if vad is None:
+        return ""
+    valence, arousal, dominance = vad
+    return f" (valence {valence:.1f}, arousal {arousal:.1f}, dominance {dominance:.1f} of 5)"
+
+
+def _interpretation(vad: Vad) -> str:
+    """What the scores mean for the music, as one sentence."""
+    notes = []
+    for (dimension, words), value in zip(_ANNOTATIONS.items(), vad, strict=True):
+        level = "low" if value < _LOW_BELOW else "high" if value > _HIGH_ABOVE else "moderate"
+        notes.append(f"{level} {dimension}: {words[level]}")
+    return f"{'; '.join(notes).capitalize()}."
+
+
+def summarise(description: str) -> str:
+    """The leading sentences of a description, as many as fit into `MAX_SUMMARY_WORDS`; the first one always."""
+    first, *others = re.split(r"(?<=[.!?])\s+", description.strip())
+    summary = first
+    for sentence in others:
+        if len(f"{summary} {sentence}".split()) > MAX_SUMMARY_WORDS:
+            break
+        summary = f"{summary} {sentence}"
+    return summary
+
+
+def _parameters(spec: MusicSpec) -> str:
+    *others, last = [spoken_instrument(name) for name in spec.instruments]
+    instruments = f"{', '.join(others)} and {last}" if others else last
+    dynamics = _SPOKEN_DYNAMICS[spec.dynamics]
+    return f"{spec.tempo_bpm:.0f} bpm, {spoken_key(spec)}, {dynamics}, played on {instruments}."
+
+
+def spoken_instrument(name: str) -> str:
+    """An instrument of the music spec as a musician says it."""
+    return _SPOKEN_INSTRUMENTS.get(name, name.replace("_", " "))
+
+
+def spoken_key(spec: MusicSpec) -> str:
+    """Tonic and mode as a musician says them: "E flat major", "C sharp Dorian"."""
+    tonic = spec.tonic.replace("#", " sharp").replace("b", " flat")
+    return f"{tonic} {_SPOKEN_MODES.get(spec.mode, spec.mode.title())}"

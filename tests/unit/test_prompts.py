@@ -1,0 +1,97 @@
+"""The musical specification and the prompt made from an emotion and its VAD.
+
+Run: pytest tests/unit/test_prompts.py
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from attune_ensemble.knowledge import load_emotions
+from attune_ensemble.music.spec import DYNAMICS
+from attune_ensemble.prompts import MAX_SUMMARY_WORDS, Prompt, TemplatePromptWriter, music_spec, spoken_key, summarise
+
+EMOTIONS = {emotion.label: emotion for emotion in load_emotions()}
+each_emotion = pytest.mark.parametrize("emotion", EMOTIONS.values(), ids=EMOTIONS)
+
+
+def test_golden_prompt():
+    anxious = EMOTIONS["anxious"]
+    vad = (2.1, 3.6, 2.0)
+    assert TemplatePromptWriter().write(anxious, vad, music_spec(anxious, vad)) == Prompt(
+        text=(
+            "Therapeutic instrumental music for a listener who feels anxious "
+            "(valence 2.1, arousal 3.6, dominance 2.0 of 5). "
+            "Low valence: sombre and in need of warmth; high arousal: active and energetic; "
+            "low dominance: yielding and held. "
+            "Even, rolling figures in E Dorian, starting just busy enough to keep company with racing thoughts. "
+            "Piano and vibraphone share the motion, strings draw long lines across it, and double bass breathes on "
+            "every second bar at an unhurried pace. "
+            "76 bpm, E Dorian, soft, played on piano, vibraphone, strings and double bass."
+        ),
+        writer="template",
+    )
+
+
+def test_without_vad_the_prompt_has_no_scores():
+    calm = EMOTIONS["calm"]
+    text = TemplatePromptWriter().write(calm, None, music_spec(calm, None)).text
+    assert text.startswith(
+        "Therapeutic instrumental music for a listener who feels calm. High valence: warm and bright; "
+        "low arousal: calm and unhurried; moderate dominance: balanced. Slow, open music in D Lydian"
+    )
+    assert text.endswith("57 bpm, D Lydian, soft, played on piano, flute and warm pad.")
+
+
+@each_emotion
+def test_every_prompt_is_short_and_the_same_each_time(emotion):
+    for vad in (None, (1.0, 1.0, 1.0), emotion.anchor, (5.0, 5.0, 5.0)):
+        spec = music_spec(emotion, vad)
+        prompt = TemplatePromptWriter().write(emotion, vad, spec)
+        assert prompt == TemplatePromptWriter().write(emotion, vad, spec)
+        assert 40 <= len(prompt.text.split()) <= 120
+        assert emotion.label in prompt.text
+
+
+@each_emotion
+def test_tempo_rises_with_arousal_within_the_range(emotion):
+    tempi = [music_spec(emotion, (3.0, 1.0 + step / 10, 3.0)).tempo_bpm for step in range(41)]
+    assert tempi == sorted(tempi)
+    assert len(set(tempi)) > 5
+    assert emotion.tempo_low_bpm <= tempi[0] <= tempi[-1] <= emotion.tempo_high_bpm
+    assert music_spec(emotion, None).tempo_bpm == (emotion.tempo_low_bpm + emotion.tempo_high_bpm) / 2
+    assert music_spec(emotion, emotion.anchor) == music_spec(emotion, None)
+
+
+@each_emotion
+def test_dynamics_move_one_level_at_most(emotion):
+    levels = [DYNAMICS.index(music_spec(emotion, (3.0, 1.0 + step / 10, 3.0)).dynamics) for step in range(41)]
+    assert levels == sorted(levels)
+    assert all(abs(level - DYNAMICS.index(emotion.dynamics)) <= 1 for level in levels)
+
+
+@each_emotion
+def test_the_rest_of_the_spec_is_the_entry(emotion):
+    spec = music_spec(emotion, (1.0, 5.0, 1.0))
+    assert (spec.mode, spec.tonic, spec.instruments) == (emotion.mode, emotion.tonic, emotion.instruments)
+
+
+def test_arousal_makes_it_softer_or_louder():
+    sad = EMOTIONS["sad"]  # arousal 2.1, p
+    assert [music_spec(sad, (2.0, arousal, 2.0)).dynamics for arousal in (1.3, 1.4, 2.8, 2.9)] == ["pp", "p", "p", "mp"]
+    furious = replace(EMOTIONS["furious"], anchor=(1.5, 3.1, 3.8))
+    assert music_spec(furious, (1.5, 5.0, 4.0)).dynamics == "f", "nothing is louder than f"
+
+
+def test_the_summary_is_whole_sentences_within_its_limit():
+    long = "One " + "word " * (MAX_SUMMARY_WORDS - 3) + "here."
+    assert summarise(f"{long} Two.") == f"{long} Two."
+    assert summarise(f"{long} Two more. Three.") == long
+    assert summarise("word " * 60 + "end. Next.") == "word " * 60 + "end."
+
+
+def test_keys_are_spoken_as_musicians_do():
+    spec = music_spec(EMOTIONS["sad"], None)
+    keys = {("Eb", "ionian"): "E flat major", ("C#", "dorian"): "C sharp Dorian", ("B", "aeolian"): "B minor"}
+    for (tonic, mode), spoken in keys.items():
+        assert spoken_key(replace(spec, tonic=tonic, mode=mode)) == spoken
