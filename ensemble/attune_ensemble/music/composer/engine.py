@@ -16,6 +16,7 @@ from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
 from attune_ensemble.music.composer.score import Score
 from attune_ensemble.music.engine import Audio, MusicRequest
+from attune_ensemble.music.spec import DYNAMICS
 
 MIN_DURATION_S, MAX_DURATION_S = 1.0, 600.0
 
@@ -26,7 +27,8 @@ _FADE_OUT_S = 3.2
 class ComposerEngine:
     """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
 
-    Samples are read when first needed and kept for the next piece, within about 96 MiB. Use one engine per thread.
+    The rooms are made with the engine; samples are read when first needed and kept for the next piece, within about
+    96 MiB. Use one engine per thread.
     """
 
     name = "composer"
@@ -34,6 +36,8 @@ class ComposerEngine:
 
     def __init__(self) -> None:
         self._library = SampleLibrary()
+        for dynamics in DYNAMICS:
+            Room(dynamics)
 
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the piece as stereo chunks [N, 2] of `chunk_s` seconds, the last one shorter; `duration_s` in all.

@@ -150,14 +150,18 @@ def bells_part(bars: Bars, instrument: str, rng: random.Random) -> list[Note]:
     low = max(facts.low, 76)
     notes: list[tuple[float, int]] = []
     for bar, chord in enumerate(bars.chords):
-        tones = chord.pitches_between(bars.key, low, min(low + 18, facts.high))
+        tones = Chord(chord.degree).pitches_between(bars.key, low, min(low + 18, facts.high))
         start = bar * bars.beats_per_bar
         first = rng.randrange(len(tones) - 2)
         if bar % 2 == 0:
             notes.append((start, tones[first + 1]))
         elif rng.random() < 0.6:
             notes += [(start + bars.beats_per_bar - 2 + 0.5 * i, tones[first + i]) for i in range(3)]
-    return [Note(beat, 2.0, pitch, bars.velocity - 6, instrument, "bells") for beat, pitch in notes]
+    return [Note(beat, _to_bar_end(beat, bars), pitch, bars.velocity - 6, instrument, "bells") for beat, pitch in notes]
+
+
+def _to_bar_end(beat: float, bars: Bars) -> float:
+    return bars.beats_per_bar - beat % bars.beats_per_bar
 
 
 _SOFT_STROKES = {

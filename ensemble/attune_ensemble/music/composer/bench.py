@@ -1,0 +1,106 @@
+"""How fast the composer is: real-time factors, and how soon the first chunk is there. Run on one core:
+
+    OMP_NUM_THREADS=1 taskset -c 0 python -m attune_ensemble.music.composer.bench
+
+"cold" is a new engine in a new process, imports included; "warm" is the same engine on another seed. First chunks are
+given in wall-clock time and in CPU time, and speed as sound made per second of CPU time, which says what an idle core
+would need when the machine is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from attune_ensemble.music.spec import INSTRUMENTS, MusicSpec
+
+SPECS = {
+    "solo piano": MusicSpec(66, "aeolian", "E", ("piano",), "p"),
+    "quartet": MusicSpec(60, "ionian", "C", ("piano", "strings", "cello", "flute"), "p"),
+    "folk band": MusicSpec(104, "lydian", "F", ("nylon_guitar", "flute", "contrabass", "frame_drum"), "mf"),
+    "slow pads": MusicSpec(40, "phrygian", "E", ("strings", "choir", "warm_pad", "harp"), "pp"),
+    "all twenty": MusicSpec(72, "mixolydian", "G", INSTRUMENTS, "mf"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Figures of one specification: first chunk in seconds, cold and warm, and times faster than real time."""
+
+    name: str
+    cold_first_s: float
+    cold_first_cpu_s: float
+    warm_first_s: float
+    warm_first_cpu_s: float
+    cold_speed: float
+    warm_speed: float
+
+
+def measure(name: str, duration_s: float, chunk_s: float) -> Result:
+    """Play one specification twice in this process, which must be new."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    from attune_ensemble.music.engine import MusicRequest
+    from attune_ensemble.music.engines import create_engine
+
+    engine = create_engine("composer")
+    figures = []
+    for seed in (1, 2):
+        chunks = engine.generate(MusicRequest("", SPECS[name], duration_s, seed), chunk_s)
+        next(chunks)
+        first_s, first_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+        for _ in chunks:
+            pass
+        figures.append((first_s, first_cpu_s, duration_s / (time.process_time() - cpu_started)))
+        started, cpu_started = time.perf_counter(), time.process_time()
+    cold, warm = figures
+    return Result(name, *cold[:2], *warm[:2], cold[2], warm[2])
+
+
+def _measure_in_new_process(name: str, duration_s: float, chunk_s: float) -> Result:
+    arguments = ["--only", name, "--seconds", str(duration_s), "--chunk", str(chunk_s)]
+    command = [sys.executable, "-m", "attune_ensemble.music.composer.bench", *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return Result(**json.loads(output))
+
+
+def _hardware() -> str:
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; load averages {load}"
+
+
+def main() -> None:
+    """Print a hardware line, a table, and the same as one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of each piece")
+    parser.add_argument("--chunk", type=float, default=1.0, help="length of a chunk in seconds")
+    parser.add_argument("--only", choices=SPECS, help="one specification, in this process, as JSON")
+    arguments = parser.parse_args()
+    if arguments.only:
+        print(json.dumps(asdict(measure(arguments.only, arguments.seconds, arguments.chunk))))
+        return
+    hardware = _hardware()
+    print(hardware)
+    print(f"{'':12}{'first chunk, s (CPU s)':>32}{'x real time':>18}{'relative cost':>16}")
+    print(f"{'':12}{'cold':>16}{'warm':>16}{'cold':>9}{'warm':>9}{'to solo piano':>16}")
+    results = [_measure_in_new_process(name, arguments.seconds, arguments.chunk) for name in SPECS]
+    for r in results:
+        cold, warm = (
+            f"{r.cold_first_s:.2f} ({r.cold_first_cpu_s:.2f})",
+            f"{r.warm_first_s:.2f} ({r.warm_first_cpu_s:.2f})",
+        )
+        cost = results[0].warm_speed / r.warm_speed
+        print(f"{r.name:12}{cold:>16}{warm:>16}{r.cold_speed:9.1f}{r.warm_speed:9.1f}{cost:16.2f}")
+    print(json.dumps({"hardware": hardware, "seconds": arguments.seconds, "results": [asdict(r) for r in results]}))
+
+
+if __name__ == "__main__":
+    main()
