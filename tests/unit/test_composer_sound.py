@@ -136,6 +136,14 @@ def test_nothing_below_the_high_pass(name):
     assert spectrum[: round(15 * DURATION_S)].sum() < 1e-4 * spectrum.sum()
 
 
+@pytest.mark.parametrize("instruments", [("frame_drum",), ("marimba",), ("celesta", "frame_drum")])
+@pytest.mark.parametrize("tempo_bpm", [44, 90])
+def test_instruments_that_ring_briefly_do_not_leave_silence_at_the_end(instruments, tempo_bpm):
+    sound = play(request_for(MusicSpec(tempo_bpm, "ionian", "C", instruments, "mp"), 12.0))
+    last = sound[-round(3.5 * SAMPLE_RATE) : -SAMPLE_RATE]
+    assert 20 * np.log10(np.std(last) / np.std(sound)) > -30
+
+
 def test_it_is_stereo_and_balanced():
     left, right = piece("calm").T
     assert abs(20 * np.log10(np.std(left) / np.std(right))) < 3

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from attune_ensemble.music.composer.harmony import Chord, Key, coloured, progression
-from attune_ensemble.music.composer.instruments import TABLE
+from attune_ensemble.music.composer.instruments import SHORT_RINGING, TABLE
 from attune_ensemble.music.composer.melody import Compass, Singer, Theme, new_theme
 from attune_ensemble.music.composer.orchestration import Cast, cast, melody_range, on_duty
 from attune_ensemble.music.composer.parts import (
@@ -31,6 +31,9 @@ _CYCLE = ("theme", "answer", "contrast", "return", "theme", "answer", "bridge", 
 _SHADE = {"intro": -6, "theme": 0, "answer": 2, "contrast": 4, "return": 1, "bridge": -4, "ending": -8}
 _TURN_BARS = 2
 _LAST_CHORD_S = 4.5
+_LAST_STROKE_S = 1.5
+_ECHO_BEATS = 2.0
+_ECHO_STEP = 5
 
 
 def compose(spec: MusicSpec, seed: int, duration_s: float) -> Iterator[Phrase]:
@@ -96,6 +99,8 @@ class Composer:
         velocity = _VELOCITY[spec.dynamics] + _SHADE["ending"]
         bars = Bars(key, (Chord(0),), self.beats_per_bar, spec.tempo_bpm, velocity)
         notes = self._final_chord(bars, cast(spec.instruments), beats)
+        if SHORT_RINGING.issuperset(spec.instruments):
+            notes += _echoes(notes, beats - _LAST_STROKE_S * spec.tempo_bpm / 60)
         return Phrase("ending", start_s, spec.tempo_bpm, self.beats_per_bar, 1, (0,), tuple(sorted(notes, key=_order)))
 
     def _parts(self, bars: Bars, spec: MusicSpec, label: str, ending: str) -> list[Note]:
@@ -197,6 +202,17 @@ class Composer:
         low, high = melody_range(name)
         near = self._singer.last_pitch if index == 0 and self._singer.last_pitch else TABLE[name].melody_centre
         return min((p for p in range(low, high + 1) if p % 12 == pitch_class), key=lambda p: (abs(p - near), p))
+
+
+def _echoes(notes: list[Note], until_beat: float) -> list[Note]:
+    """The notes again every two beats, softer each time: for instruments that cannot hold a chord."""
+    times = range(1, max(1, math.ceil(until_beat / _ECHO_BEATS)))
+    return [
+        replace(note, start_beat=note.start_beat + _ECHO_BEATS * i, velocity=max(note.velocity - _ECHO_STEP * i, 20))
+        for i in times
+        for note in notes
+        if note.start_beat + _ECHO_BEATS * i < until_beat
+    ]
 
 
 def _liveliness(spec: MusicSpec) -> float:

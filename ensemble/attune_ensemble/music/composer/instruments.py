@@ -47,6 +47,9 @@ TABLE = {
 }
 """Every instrument that a specification may name."""
 
+SHORT_RINGING = frozenset({"celesta", "marimba", "frame_drum"})
+"""Those whose notes are gone after two seconds at most."""
+
 ROLE_LEVEL_DB = {
     "melody": -2.0,
     "counter": -5.0,
