@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,19 @@ def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, option
 def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(InvalidRequest, match="UTF-8"):
         read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)))
+
+
+def test_pieces_played_at_once_are_the_pieces_played_alone():
+    service = MusicService("composer", 1.0)
+    requests = [inputs(seed=np.array([seed]), duration_s=np.array([6.0])) for seed in range(4)]
+
+    def play(request):
+        return np.concatenate([response["music"] for response in service.play(request) if "music" in response])
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(play, requests))
+    for request, piece in zip(requests, together, strict=True):
+        np.testing.assert_array_equal(piece, play(request))
 
 
 def test_a_spec_survives_json():

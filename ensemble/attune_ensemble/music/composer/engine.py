@@ -28,7 +28,7 @@ class ComposerEngine:
     """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
 
     The rooms are made with the engine; samples are read when first needed and kept for the next piece, within about
-    96 MiB. Use one engine per thread.
+    96 MiB. Several threads may play at once.
     """
 
     name = "composer"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,11 +53,12 @@ class Zone:
 
 
 class SampleLibrary:
-    """All instruments; `note` gives one tuned note. Not safe for threads: each engine has its own."""
+    """All instruments; `note` gives one tuned note. Several threads may ask at once."""
 
     def __init__(self) -> None:
         self._zones_read = _Cache(_CACHE_BYTES // 3)
         self._notes_tuned = _Cache(_CACHE_BYTES * 2 // 3)
+        self._lock = threading.Lock()
 
     @cached_property
     def zones(self) -> dict[str, tuple[Zone, ...]]:
@@ -78,9 +80,9 @@ class SampleLibrary:
         """
         zone = self.zone(instrument, pitch)
         enough_s = next((length for length in _LENGTHS_S if length >= length_s), _LENGTHS_S[-1])
-        return self._notes_tuned.get(
-            (instrument, pitch, brightness_db, enough_s), lambda: self._tuned(zone, pitch, brightness_db, enough_s)
-        )
+        key = (instrument, pitch, brightness_db, enough_s)
+        with self._lock:
+            return self._notes_tuned.get(key, lambda: self._tuned(zone, pitch, brightness_db, enough_s))
 
     def _tuned(self, zone: Zone, pitch: int, brightness_db: int, length_s: float) -> Audio:
         semitones_up = 0 if pitch <= zone.pitch else max(3, pitch - zone.pitch)
