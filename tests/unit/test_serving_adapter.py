@@ -95,6 +95,9 @@ class FakeLogger:
     def log_error(self, line: str) -> None:
         self.lines.append(line)
 
+    def log_info(self, line: str) -> None:
+        self.lines.append(line)
+
 
 class FakePb:
     """`called` answers what the adapter calls: the model's name and its inputs, to a response or several."""

@@ -152,6 +152,7 @@ class Adapter:
         with contextlib.closing(function(inputs)) as items:
             for outputs in items:
                 if given_up():
+                    self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
                     return
                 sender.send(self._response(outputs))
 
