@@ -98,12 +98,14 @@ class Adapter:
         """
 
         def work(sender: Any, inputs: Tensors) -> None:
+            # An error that is not final would leave a calling model, and the server's end, waiting for what never comes.
+            final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
             try:
                 self._send_all(sender, inputs, function)
             except Exception as error:
-                sender.send(self._error_response(error))
-            finally:
-                sender.send(flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                sender.send(self._error_response(error), flags=final)
+            else:
+                sender.send(flags=final)
 
         self._start(requests, work)
 
