@@ -98,7 +98,7 @@ class Adapter:
         """
 
         def work(sender: Any, inputs: Tensors) -> None:
-            # An error that is not final would leave a calling model, and the server's end, waiting for what never comes.
+            # An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
             final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
             try:
                 self._send_all(sender, inputs, function)
