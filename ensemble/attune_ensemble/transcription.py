@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import sys
 import types
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from attune_client.protocol.errors import NoSpeech
 from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
@@ -17,10 +20,19 @@ from attune_ensemble.segmentation import Span, pack, stack
 from attune_ensemble.tensors import Tensors, bytes_tensor
 
 if TYPE_CHECKING:
+    import ctranslate2
     from faster_whisper import WhisperModel
 
 MIN_SILENCE_MS = 300
 SPEECH_PAD_MS = 150
+MIN_WINDOW_S = 10.0
+TAIL_S = 2.0
+"""Whisper's encoder gets the speech, this much silence after it, and at least `MIN_WINDOW_S` in all.
+
+Padding to the usual 30 s costs four times as much for a sentence, and finds no more words.
+"""
+
+_FULL_WINDOW_S = 30.0
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
 
 
@@ -46,8 +58,7 @@ class Transcriber:
         segments = find_speech(waveform)
         if not segments:
             raise NoSpeech("no speech was found in the recording")
-        words = self._words(_join(waveform, segments))
-        transcripts = assign_words(segments, words)
+        transcripts = self._transcripts(waveform, segments)
         if not any(transcripts):
             raise NoSpeech("something like speech was found, but no words in it")
         return [TranscribedSegment(span, text) for span, text in zip(segments, transcripts, strict=True)]
@@ -68,17 +79,20 @@ class Transcriber:
             "transcript": bytes_tensor(*(segment.transcript for segment in found))[:, None],
         }
 
-    def _words(self, waveform: Waveform) -> list[tuple[float, str]]:
-        """Each word with the middle of its time in seconds."""
+    def _transcripts(self, waveform: Waveform, segments: list[Span]) -> list[str]:
+        several = len(segments) > 1
         # The weights are multilingual, the text tower behind them is English.
         found, _ = self._model.transcribe(
-            waveform,
+            pad_for_whisper(_join(waveform, segments)),
             language="en",
             beam_size=self._beam_size,
-            word_timestamps=True,
+            word_timestamps=several,
             condition_on_previous_text=False,
         )
-        return [((w.start + w.end) / 2, w.word) for segment in found for w in segment.words or ()]
+        if not several:
+            return ["".join(part.text for part in found).strip()]
+        words = [((w.start + w.end) / 2, w.word) for part in found for w in part.words or ()]
+        return assign_words(segments, words)
 
 
 def find_speech(waveform: Waveform) -> list[Span]:
@@ -91,6 +105,15 @@ def find_speech(waveform: Waveform) -> list[Span]:
     )
     found = faster_whisper_vad.get_speech_timestamps(waveform, options)
     return pack([Span(int(s["start"]), min(int(s["end"]), len(waveform))) for s in found])
+
+
+def pad_for_whisper(waveform: Waveform) -> Waveform:
+    """[T] with silence after it, to a whole number of half seconds, but never into a further window of 30 s."""
+    speech_s = len(waveform) / SPEECH_SAMPLE_RATE
+    wanted_s = math.ceil(max(speech_s + TAIL_S, MIN_WINDOW_S) * 2) / 2
+    last_window_ends_s = math.ceil(speech_s / _FULL_WINDOW_S) * _FULL_WINDOW_S
+    length = round(min(wanted_s, last_window_ends_s) * SPEECH_SAMPLE_RATE)
+    return np.pad(waveform, (0, length - len(waveform)))
 
 
 def assign_words(segments: list[Span], words: list[tuple[float, str]]) -> list[str]:
@@ -112,10 +135,18 @@ def _join(waveform: Waveform, segments: list[Span]) -> Waveform:
 
 def _load_whisper(model_dir: Path, device: str, compute_type: str, threads: int) -> WhisperModel:
     faster_whisper = _import_without_pyav("faster_whisper")
-    model: WhisperModel = faster_whisper.WhisperModel(
+
+    class ShortWindowWhisper(faster_whisper.WhisperModel):  # type: ignore[name-defined]
+        """Encodes as many frames as there are, in place of 30 s: the padding is what most of the time goes to."""
+
+        def encode(self, features: npt.NDArray[np.float32]) -> ctranslate2.StorageView:
+            """Encode [mels, M] without the all-zero frames that faster-whisper pads a window with."""
+            used = np.flatnonzero(features.any(axis=0))
+            return super().encode(features[:, : used[-1] + 1] if len(used) else features)
+
+    return ShortWindowWhisper(
         str(model_dir), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
     )
-    return model
 
 
 def _import_without_pyav(name: str) -> types.ModuleType:
@@ -124,7 +155,5 @@ def _import_without_pyav(name: str) -> types.ModuleType:
     faster-whisper imports PyAV at the top, to decode files. It is handed arrays here, and PyAV bundles
     codecs under the GPL: it must not be loaded.
     """
-    import importlib
-
     sys.modules.setdefault("av", types.ModuleType("av"))
     return importlib.import_module(name)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attune_ensemble.segmentation import Span, bucket_length, pack, stack
-from attune_ensemble.transcription import _GAP, assign_words
+from attune_ensemble.transcription import _GAP, assign_words, pad_for_whisper
 
 RATE = 16_000
 
@@ -75,3 +75,12 @@ def test_words_go_to_the_segment_in_which_their_middle_lies():
 
 def test_a_word_past_the_end_goes_to_the_last_segment():
     assert assign_words([span(0, 1)], [(7.0, " late")]) == ["late"]
+
+
+@pytest.mark.parametrize(("speech_s", "window_s"), [(0.5, 10), (8, 10), (8.1, 10.5), (29, 30), (59.5, 60), (61, 63)])
+def test_whispers_window_follows_the_speech(speech_s, window_s):
+    waveform = np.ones(round(speech_s * RATE), np.float32)
+    window = pad_for_whisper(waveform)
+    assert len(window) == window_s * RATE
+    np.testing.assert_array_equal(window[: len(waveform)], waveform)
+    assert not window[len(waveform) :].any()
