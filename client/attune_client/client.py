@@ -40,7 +40,7 @@ from attune_client.wire import (
 __all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_URL", "AttuneClient", "MusicStream"]
 
 DEFAULT_URL = "127.0.0.1:8001"
-DEFAULT_TIMEOUT_S = 120.0
+DEFAULT_TIMEOUT_S = 300.0
 
 Audio = npt.NDArray[np.float32]
 

@@ -53,7 +53,9 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         except AttuneError as error:
             raise click.ClickException(str(error)) from None
         except OSError as error:
-            raise click.ClickException(f"{error.filename}: {error.strerror}") from None
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            ) from None
 
     return wrapped
 
