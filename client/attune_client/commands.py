@@ -80,7 +80,7 @@ class _Analysed:
 
 @click.command()
 @click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON array in place of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array in place of text.")
 @server_options
 def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) -> None:
     """Transcribe recordings and recognise the emotion in them.
@@ -88,11 +88,15 @@ def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) 
     Takes WAV, FLAC, MP3 or OGG of at most 10 minutes. A recording that fails does not stop the others;
     the exit status is 1 if any did.
     """
-    outcomes = asyncio.run(_analyse_all(audio, url, timeout_s))
+    with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
+        outcomes = asyncio.run(_analyse_all(audio, url, timeout_s))
     if as_json:
         click.echo(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2, ensure_ascii=False))
     else:
-        Console().print(_analysis_table(outcomes))
+        console = Console(highlight=False)
+        for outcome in outcomes:
+            console.print(Text(str(outcome.path), style="bold underline"))
+            _print_rows(console, *_outcome_rows(outcome))
     if any(outcome.failed for outcome in outcomes):
         raise SystemExit(1)
 
@@ -111,18 +115,10 @@ async def _analyse_all(paths: Iterable[Path], url: str, timeout_s: float) -> lis
         return list(await asyncio.gather(*(one(path) for path in paths)))
 
 
-def _analysis_table(outcomes: Iterable[_Analysed]) -> Table:
-    table = Table("file", "valence", "arousal", "dominance", "emotion", "transcript", box=None, pad_edge=False)
-    for column in table.columns[1:4]:
-        column.justify = "right"
-    for analysed in outcomes:
-        if isinstance(analysed.outcome, AttuneError):
-            table.add_row(analysed.path.name, "", "", "", "error", Text(str(analysed.outcome)), style="red")
-        else:
-            vad = analysed.outcome.vad
-            numbers = (f"{value:.2f}" for value in (vad.valence, vad.arousal, vad.dominance))
-            table.add_row(analysed.path.name, *numbers, analysed.outcome.emotion, Text(analysed.outcome.transcript))
-    return table
+def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
+    if isinstance(analysed.outcome, AttuneError):
+        return [("error", str(analysed.outcome))]
+    return _speech_rows(analysed.outcome)
 
 
 # --- attune play ---
@@ -155,12 +151,12 @@ def play(
     """Turn a recording into music, written to a WAV file as it arrives."""
     console = Console(highlight=False)
     started_s = time.perf_counter()
-    with (
-        AttuneClient(url, timeout_s=timeout_s) as client,
-        client.play(audio, duration_s=seconds, seed=seed, engine=engine) as stream,
-    ):
-        _print_rows(console, *_session_rows(stream.session))
-        written_s, first_audio_s = _write_music(stream, output, started_s)
+    with AttuneClient(url, timeout_s=timeout_s) as client:
+        with Console(stderr=True).status("listening"):
+            stream = client.play(audio, duration_s=seconds, seed=seed, engine=engine)
+        with stream:
+            _print_rows(console, *_session_rows(stream.session))
+            written_s, first_audio_s = _write_music(stream, output, started_s)
     total_s = time.perf_counter() - started_s
     _print_rows(
         console,
@@ -173,13 +169,17 @@ def play(
         session_file.write_text(json.dumps(session, indent=2, ensure_ascii=False) + "\n")
 
 
-def _session_rows(session: TherapySession) -> Iterable[tuple[str, str]]:
-    yield "transcript", session.speech.transcript
-    yield "VAD", _vad_text(session.speech.vad)
-    if len(session.speech.segments) > 1:
-        for segment in session.speech.segments:
+def _speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
+    yield "transcript", speech.transcript
+    yield "VAD", _vad_text(speech.vad)
+    if len(speech.segments) > 1:
+        for segment in speech.segments:
             yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", _vad_text(segment.vad)
-    yield "emotion", session.speech.emotion
+    yield "emotion", speech.emotion
+
+
+def _session_rows(session: TherapySession) -> Iterable[tuple[str, str]]:
+    yield from _speech_rows(session.speech)
     yield "retrieved", f"{session.prompt.retrieved_emotion} (similarity {session.prompt.similarity:.2f})"
     yield "description", session.prompt.description
     yield "prompt", f"{session.prompt.prompt} (writer: {session.prompt.prompt_writer})"
