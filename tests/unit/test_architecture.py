@@ -1,0 +1,60 @@
+"""Who may import whom, read off the sources: `pytest tests/unit/test_architecture.py`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Data flows one way. A package may import itself and what stands here.
+ALLOWED = {
+    "client/attune_client/protocol": (),
+    "client/attune_client": ("attune_client",),
+    "ensemble/attune_ensemble": ("attune_client.protocol",),
+    "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble"),
+    "training/attune_training": (),
+    "model_repository": ("attune_client.protocol", "attune_ensemble"),
+}
+
+# What the serving processes must never load, and PyAV, which bundles codecs under the GPL.
+NEVER_SERVED = ("torch", "transformers", "sentence_transformers", "av")
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module or ""
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_imports_flow_one_way(folder):
+    own = ".".join(folder.split("/")[1:])
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for file in files:
+        for module in imports(file):
+            if module.startswith("attune_"):
+                allowed = (*ALLOWED[folder], *([own] if own else []))
+                assert any(is_within(module, package) for package in allowed), f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("folder", ["client/attune_client", "ensemble/attune_ensemble", "model_repository"])
+def test_what_is_served_names_no_training_library(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        for module in imports(file):
+            assert not any(is_within(module, library) for library in NEVER_SERVED), f"{file} imports {module}"
+
+
+def test_no_folder_shadows_the_triton_compiler():
+    assert not [path for room in ("client", "ensemble", "export", "training") for path in (ROOT / room).rglob("triton")]
