@@ -117,7 +117,7 @@ def _run_beside(server: Server, command: tuple[str, ...]) -> int:
 def container_command(profile: str, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
-        f"pip install --quiet {' '.join(_CONTAINER_PACKAGES)} && "
+        f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
     published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
