@@ -28,8 +28,8 @@ from attune_client.wire import (
     audio_tensor,
     bytes_tensor,
     infer_inputs,
-    music_options,
     read_outputs,
+    therapy_inputs,
     translate,
 )
 
@@ -82,7 +82,7 @@ class AsyncAttuneClient:
 
         Raises an `InvalidAudio` when the recording cannot be used, `InvalidOption` for an option out of range.
         """
-        inputs = {"audio": audio_tensor(audio), **music_options(duration_s, seed, engine)}
+        inputs = therapy_inputs(audio, duration_s, seed, engine)
         responses = self.stream(models.MUSIC_THERAPY, inputs)
         first = await anext(responses, None)
         if first is None:

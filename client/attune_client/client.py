@@ -32,8 +32,8 @@ from attune_client.wire import (
     bytes_tensor,
     infer_inputs,
     is_final,
-    music_options,
     read_outputs,
+    therapy_inputs,
     translate,
 )
 
@@ -105,7 +105,7 @@ class AttuneClient:
 
         Raises an `InvalidAudio` when the recording cannot be used, `InvalidOption` for an option out of range.
         """
-        inputs = {"audio": audio_tensor(audio), **music_options(duration_s, seed, engine)}
+        inputs = therapy_inputs(audio, duration_s, seed, engine)
         return MusicStream(self.stream(models.MUSIC_THERAPY, inputs))
 
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:

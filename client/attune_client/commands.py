@@ -21,7 +21,7 @@ from rich.text import Text
 from attune_client.aio import AsyncAttuneClient
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, AttuneClient, MusicStream
 from attune_client.protocol.errors import AttuneError
-from attune_client.protocol.models import MAX_MUSIC_S, MODELS
+from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S, MODELS
 from attune_client.protocol.tensors import ModelSpec, TensorSpec
 from attune_client.results import VAD, SpeechEmotion, TherapySession
 
@@ -130,7 +130,7 @@ def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
 @click.option("--session", "session_file", type=_OUTPUT, help="JSON file for everything but the music.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1, max=MAX_MUSIC_S),
+    type=click.FloatRange(min=MIN_MUSIC_S, max=MAX_MUSIC_S),
     default=30.0,
     show_default=True,
     help="Length of the music.",

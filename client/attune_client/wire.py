@@ -20,7 +20,7 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
     from_wire,
 )
-from attune_client.protocol.models import MAX_MUSIC_S
+from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
 from attune_client.protocol.tensors import ModelSpec
 
 AudioSource = bytes | str | os.PathLike[str]
@@ -45,12 +45,12 @@ def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
     return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
-def music_options(duration_s: float | None, seed: int | None, engine: str | None) -> Tensors:
-    """The optional inputs of a request for music; raises `InvalidOption` for a length or seed out of range."""
-    options: Tensors = {}
+def therapy_inputs(audio: AudioSource, duration_s: float | None, seed: int | None, engine: str | None) -> Tensors:
+    """The inputs of `music_therapy`; raises `InvalidOption` for a length or seed out of range."""
+    options: Tensors = {"audio": audio_tensor(audio)}
     if duration_s is not None:
-        if not 0 < duration_s <= MAX_MUSIC_S:
-            raise InvalidOption(f"duration_s must lie above 0 and at most at {MAX_MUSIC_S:g}, not {duration_s}")
+        if not MIN_MUSIC_S <= duration_s <= MAX_MUSIC_S:
+            raise InvalidOption(f"duration_s must lie between {MIN_MUSIC_S:g} and {MAX_MUSIC_S:g}, not {duration_s}")
         options["duration_s"] = np.array([duration_s], np.float32)
     if seed is not None:
         if not 0 <= seed < 2**63:

@@ -16,7 +16,7 @@ from attune_client.client import MusicStream
 from attune_client.protocol import errors
 from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
 from attune_client.results import SpeechEmotion, TherapySession
-from attune_client.wire import infer_inputs, music_options, translate
+from attune_client.wire import infer_inputs, therapy_inputs, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
@@ -89,11 +89,11 @@ def test_a_stream_without_any_answer_is_a_server_error():
 
 
 @pytest.mark.parametrize(
-    "options", [{"duration_s": 0}, {"duration_s": 601}, {"duration_s": float("nan")}, {"seed": -1}]
+    "options", [{"duration_s": 0.5}, {"duration_s": 601}, {"duration_s": float("nan")}, {"seed": -1}]
 )
 def test_options_out_of_range_are_refused_before_they_are_sent(options):
     with pytest.raises(errors.InvalidOption, match="must"):
-        music_options(options.get("duration_s"), options.get("seed"), None)
+        therapy_inputs(b"", options.get("duration_s"), options.get("seed"), None)
 
 
 def test_inputs_take_their_type_from_the_protocol():

@@ -20,8 +20,8 @@ MAX_SEGMENT_S = 8.0
 MAX_SPEECH_S = 600.0
 """Longest recording that is accepted, in seconds."""
 
-MAX_MUSIC_S = 600.0
-"""Longest music that one request may ask for, in seconds."""
+MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
+"""Shortest and longest music that one request may ask for, in seconds."""
 
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
 from attune_ensemble.music.spec import MusicSpec
 
 Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
@@ -16,12 +18,23 @@ Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 
 @dataclass(frozen=True, slots=True)
 class MusicRequest:
-    """One piece of music to make: the prompt in words, its specification, length in seconds, and seed."""
+    """One piece of music to make: the prompt in words, its specification, length in seconds, and seed.
+
+    Raises `InvalidOption` for a length outside 1..600 s or a negative seed.
+    """
 
     prompt: str
     spec: MusicSpec
     duration_s: float
     seed: int
+
+    def __post_init__(self) -> None:
+        if not MIN_MUSIC_S <= self.duration_s <= MAX_MUSIC_S:
+            raise InvalidOption(
+                f"duration_s must lie between {MIN_MUSIC_S:g} and {MAX_MUSIC_S:g}, not {self.duration_s:g}"
+            )
+        if self.seed < 0:
+            raise InvalidOption(f"seed must not be negative, and is {self.seed}")
 
 
 class MusicEngine(Protocol):

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import MAX_MUSIC_S
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.engines import create_engine
 from attune_ensemble.music.spec import MusicSpec
@@ -17,7 +15,6 @@ from attune_ensemble.tensors import Tensors, text_of
 
 DEFAULT_DURATION_S = 30.0
 DEFAULT_SEED = 0
-MIN_DURATION_S = 1.0
 
 
 class MusicService:
@@ -53,18 +50,6 @@ def read_request(inputs: Tensors) -> MusicRequest:
     return MusicRequest(
         prompt=text_of(inputs["prompt"]),
         spec=MusicSpec.from_json(text_of(inputs["music_spec"])),
-        duration_s=_duration_s(float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0])),
-        seed=_seed(int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0])),
+        duration_s=float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0]),
+        seed=int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0]),
     )
-
-
-def _duration_s(value: float) -> float:
-    if not MIN_DURATION_S <= value <= MAX_MUSIC_S:
-        raise InvalidOption(f"duration_s must lie between {MIN_DURATION_S:g} and {MAX_MUSIC_S:g}, not {value:g}")
-    return value
-
-
-def _seed(value: int) -> int:
-    if value < 0:
-        raise InvalidOption(f"seed must not be negative, and is {value}")
-    return value

@@ -18,8 +18,6 @@ from attune_ensemble.music.composer.score import Score
 from attune_ensemble.music.engine import Audio, MusicRequest
 from attune_ensemble.music.spec import DYNAMICS
 
-MIN_DURATION_S, MAX_DURATION_S = 1.0, 600.0
-
 _HORIZON_S = 32.0
 _FADE_OUT_S = 3.2
 
@@ -42,13 +40,9 @@ class ComposerEngine:
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the piece as stereo chunks [N, 2] of `chunk_s` seconds, the last one shorter; `duration_s` in all.
 
-        The same request gives the same samples, whatever the size of the chunks. Raises `InvalidOption` for a duration
-        outside 1..600 s and for a chunk that is not longer than nothing.
+        The same request gives the same samples, whatever the size of the chunks. Raises `InvalidOption` for a chunk
+        that is not longer than nothing.
         """
-        if not MIN_DURATION_S <= request.duration_s <= MAX_DURATION_S:
-            raise InvalidOption(
-                f"duration_s must lie between {MIN_DURATION_S:g} and {MAX_DURATION_S:g}, not {request.duration_s}"
-            )
         if not (math.isfinite(chunk_s) and chunk_s > 0):
             raise InvalidOption(f"chunk_s must be greater than 0, not {chunk_s}")
         return _chunks(self._blocks(request), max(1, round(chunk_s * SAMPLE_RATE)))

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import scipy.fft
 import soundfile
 
-SAMPLE_RATE = 32_000
+from attune_client.protocol.models import MUSIC_SAMPLE_RATE
+
+SAMPLE_RATE = MUSIC_SAMPLE_RATE
 
 _FOLDER = Path(__file__).parent / "samples"
 _CACHE_BYTES = 96 * 2**20
