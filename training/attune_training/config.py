@@ -29,13 +29,17 @@ __all__ = [
 SAMPLE_RATE = 16_000
 """Sampling rate of every waveform the regressors see, in Hz."""
 
-Target = Literal["valence", "arousal_dominance"]
+Target = Literal["valence", "arousal_dominance", "valence_arousal_dominance"]
 
 TARGET_NAMES: dict[str, tuple[str, ...]] = {
     "valence": ("valence",),
     "arousal_dominance": ("arousal", "dominance"),
+    "valence_arousal_dominance": ("valence", "arousal", "dominance"),
 }
-"""The dimensions that each of the two models predicts, in the order of its output columns."""
+"""The dimensions that a model of each target predicts, in the order of its output columns.
+
+The paper serves the first two (section III-C); the third is the joint model of Table I.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,12 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class RegressorConfig:
-    """Shape of one regressor (paper, section III-C)."""
+    """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I)."""
 
     target: Target
     audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
     text: TextTowerConfig = field(default_factory=TextTowerConfig)
-    lora: LoraSettings = field(default_factory=LoraSettings)
+    lora: LoraSettings | None = field(default_factory=LoraSettings)
     hidden_dim: int = 256
     num_heads: int = 4
     extra_audio_layers: int = 2
@@ -131,11 +135,14 @@ class RegressorConfig:
             raise ValueError(f"regressor config: 'target' must be one of {', '.join(TARGET_NAMES)}")
         raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
         raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
-        lora = _checked(LoraSettings, raw.get("lora"))
-        raw["lora"] = LoraSettings(
-            **{**lora, "audio_modules": tuple(lora["audio_modules"]), "text_modules": tuple(lora["text_modules"])}
-        )
+        raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
         return cls(**_checked(cls, raw))
+
+
+def _lora_settings(raw: object) -> LoraSettings:
+    lora = _checked(LoraSettings, raw)
+    modules = {name: tuple(lora[name]) for name in ("audio_modules", "text_modules")}
+    return LoraSettings(**{**lora, **modules})
 
 
 def _checked(kind: type, raw: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The two regressors of the paper (section III-C): valence, and arousal with dominance.
+"""The regressors of the paper (section III-C): valence, arousal with dominance, and all three jointly.
 
 Audio: tower, further transformer layers, LayerNorm, projection to d, cross-attention to the text, gate, attention
 pooling. Text: BERT, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
@@ -79,7 +79,8 @@ class Regressor(nn.Module):
         self.text_gate = SigmoidGate(d)
         self.audio_pooling = AttentionPooling(d)
         self.stages = nn.ModuleDict({name: OutputStages(d, config.dropout) for name in config.output_names})
-        _add_adapters(self, config.lora)
+        if config.lora is not None:
+            _add_adapters(self, config.lora)
 
     def forward(
         self,
@@ -156,7 +157,10 @@ def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) 
 
 
 def merge_adapters(model: Regressor) -> Regressor:
-    """Return a copy with W + BA in place of every adapted W (paper, equation 1): plain layers, the same outputs."""
+    """Return a copy with W + BA in place of every adapted W (paper, equation 1): plain layers, the same outputs.
+
+    A model without adapters is plain already; its copy is returned all the same.
+    """
     merged = copy.deepcopy(model)
     adapted = [(name, module) for name, module in merged.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
