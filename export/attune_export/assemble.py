@@ -331,7 +331,13 @@ def _weights_digests(*names: str) -> Digests:
 
 
 def _code(*modules: str) -> Digests:
-    return {module: _digest(_source_file(module).read_bytes()) for module in modules}
+    return {module: _digest(b"".join(path.read_bytes() for path in _sources(module))) for module in modules}
+
+
+def _sources(module: str) -> list[Path]:
+    """The source of a module, or of every module of a package."""
+    file = _source_file(module)
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
 
 
 def _source_file(module: str) -> Path:

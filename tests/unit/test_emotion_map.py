@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner
 from rich.console import Console
 
+import attune_training
 from attune_client.protocol.models import EMOTION_CLASSIFIER
 from attune_ensemble.knowledge import EMOTIONS_FILE, load_emotions
-from attune_training import emotion_map as mapping
 from attune_training.emotion_map import (
     EmotionClassifier,
     LexiconError,
@@ -24,14 +24,16 @@ from attune_training.emotion_map import (
     fit_emotion_map,
     load_emotion_classifier,
     load_emotion_map,
+    octants_of,
     read_anchors,
     read_lexicon,
     report_clusters,
     split_terms,
     train_emotion_map,
 )
+from attune_training.emotion_map import command as mapping
 
-ARTIFACTS = Path(mapping.__file__).parent / "artifacts" / "emotion_map"
+ARTIFACTS = Path(attune_training.__file__).parent / "artifacts" / "emotion_map"
 EMOTIONS = load_emotions()
 LABELS = [emotion.label for emotion in EMOTIONS]
 
@@ -166,7 +168,7 @@ def test_the_command_trains_saves_and_loads(tmp_path, monkeypatch):
     monkeypatch.setattr(mapping, "MapConfig", lambda **given: MapConfig(channels=32, epochs=3, steps=60, **given))
     write_lexicon(tmp_path / "lexicon.txt", ratings(2000))
     arguments = ["--lexicon", f"{tmp_path}/lexicon.txt", "--anchors", str(EMOTIONS_FILE), "--output", f"{tmp_path}/map"]
-    outcome = CliRunner().invoke(mapping.main, arguments, catch_exceptions=False)
+    outcome = CliRunner().invoke(mapping.emotion_map_command, arguments, catch_exceptions=False)
     metrics = json.loads(outcome.stdout)
     assert metrics["test"]["accuracy"] > 0.6
     assert set(metrics["test"]) == {"accuracy", "precision", "recall", "f1"}
@@ -181,7 +183,7 @@ def test_the_command_trains_saves_and_loads(tmp_path, monkeypatch):
 
 def test_the_command_reports_a_bad_lexicon_in_one_line(tmp_path):
     arguments = ["--lexicon", f"{tmp_path}/none", "--anchors", str(EMOTIONS_FILE), "--output", f"{tmp_path}/map"]
-    outcome = CliRunner().invoke(mapping.main, arguments)
+    outcome = CliRunner().invoke(mapping.emotion_map_command, arguments)
     assert outcome.exit_code == 1
     assert outcome.output.startswith("Error: cannot read the lexicon")
 
@@ -214,7 +216,7 @@ def test_the_shipped_map_is_of_the_shipped_knowledge_base():
     shipped = load_emotion_map(ARTIFACTS)
     anchors = np.array([emotion.anchor for emotion in EMOTIONS])
     assert shipped.assign(anchors).tolist() == list(range(40))
-    assert mapping.octants_of(shipped.denormalise(shipped.centroids)) == [emotion.octant for emotion in EMOTIONS]
+    assert octants_of(shipped.denormalise(shipped.centroids)) == [emotion.octant for emotion in EMOTIONS]
 
 
 def test_the_shipped_classifier_knows_every_anchor(classifier):

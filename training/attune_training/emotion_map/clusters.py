@@ -1,0 +1,100 @@
+"""The clusters of a lexicon: min-max scaling (eq 20) and K-means from the 40 anchors (eq 21; paper, section III-D)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.cluster import KMeans
+
+from attune_training.emotion_map.lexicon import Anchors, Array, Lexicon
+
+__all__ = ["ClusterReport", "EmotionMap", "fit_emotion_map", "octants_of", "report_clusters"]
+
+Labels = npt.NDArray[np.int64]
+
+MIDDLE_VAD = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmotionMap:
+    """The scaling and the clusters: `minimum` and `maximum` [3] on 1..5, `centroids` [K, 3] on -1..1."""
+
+    labels: tuple[str, ...]
+    minimum: Array
+    maximum: Array
+    centroids: Array
+
+    def normalise(self, vad: Array) -> Array:
+        """Equation 20: from 1..5 to -1..1, by the extremes of the lexicon. [N, 3] to [N, 3]."""
+        points: Array = 2.0 * (vad - self.minimum) / (self.maximum - self.minimum) - 1.0
+        return points
+
+    def denormalise(self, points: Array) -> Array:
+        """The inverse of `normalise`."""
+        return (points + 1) / 2 * (self.maximum - self.minimum) + self.minimum
+
+    def assign(self, vad: Array) -> Labels:
+        """The cluster of each point: the nearest centroid. [N, 3] on 1..5 to [N]."""
+        return _nearest(self.normalise(vad), self.centroids)
+
+
+def _nearest(points: Array, centroids: Array) -> Labels:
+    distances = ((points[:, None] - centroids[None]) ** 2).sum(2)  # [N, K]
+    nearest: Labels = distances.argmin(1)
+    return nearest
+
+
+def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) -> EmotionMap:
+    """Cluster the lexicon: K-means on the scaled terms, started from the anchors (equations 20 and 21).
+
+    The anchors are observations too, each worth `anchor_weight` average clusters of terms. A lexicon is a dictionary:
+    most of its words name neutral things, and from the anchors alone K-means walks off to them (a third of the clusters
+    leave their emotion's octant). The weight keeps a cluster at its emotion.
+    """
+    minimum, maximum = lexicon.vad.min(0), lexicon.vad.max(0)
+    scaling = EmotionMap(anchors.labels, minimum, maximum, np.empty((0, 3)))
+    points, starts = scaling.normalise(lexicon.vad), scaling.normalise(anchors.vad)
+    weight = anchor_weight * len(points) / len(starts)
+    weights = np.concatenate([np.ones(len(points)), np.full(len(starts), weight)])
+    kmeans = KMeans(len(starts), init=starts, n_init=1, max_iter=1000, tol=0.0)
+    kmeans.fit(np.concatenate([points, starts]), sample_weight=weights)
+    return EmotionMap(anchors.labels, minimum, maximum, kmeans.cluster_centers_.astype(np.float64))
+
+
+def octants_of(vad: Array) -> list[str]:
+    """The octant of each point on 1..5: H where a value is above 3, otherwise L. [N, 3] to N words."""
+    return ["".join("H" if value > MIDDLE_VAD else "L" for value in row) for row in vad]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReport:
+    """How well the clusters stand for their emotions.
+
+    `centroids_in_octant`: centroids in the octant of their anchor; `anchors_in_cluster`: anchors that fall into their
+    own cluster; `terms_in_octant`: share of terms whose octant is their emotion's; `without_terms`: emotions that no
+    term of the lexicon falls to; `inertia`: equation 21 over the terms.
+    """
+
+    centroids_in_octant: int
+    anchors_in_cluster: int
+    terms_in_octant: float
+    without_terms: list[str]
+    inertia: float
+
+
+def report_clusters(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors) -> ClusterReport:
+    """Compare the clusters with the emotions that they started from."""
+    home = np.array(octants_of(anchors.vad))
+    settled = np.array(octants_of(emotion_map.denormalise(emotion_map.centroids)))
+    clusters = emotion_map.assign(lexicon.vad)
+    counts = np.bincount(clusters, minlength=len(home))
+    offsets = emotion_map.normalise(lexicon.vad) - emotion_map.centroids[clusters]
+    return ClusterReport(
+        centroids_in_octant=int((settled == home).sum()),
+        anchors_in_cluster=int((emotion_map.assign(anchors.vad) == np.arange(len(home))).sum()),
+        terms_in_octant=float((home[clusters] == np.array(octants_of(lexicon.vad))).mean()),
+        without_terms=[label for label, count in zip(emotion_map.labels, counts, strict=True) if count == 0],
+        inertia=float((offsets**2).sum()),
+    )

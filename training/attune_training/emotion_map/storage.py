@@ -1,0 +1,48 @@
+"""The folder of a trained map: written by `save_emotion_map`, read by the exporter and the tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from attune_training.emotion_map.classifier import EmotionClassifier
+from attune_training.emotion_map.clusters import EmotionMap
+from attune_training.emotion_map.fitting import TrainedMap
+
+__all__ = ["load_emotion_classifier", "load_emotion_map", "save_emotion_map"]
+
+_CLASSIFIER_FILE, _MAP_FILE, _LABELS_FILE, _METRICS_FILE = "cnn.safetensors", "map.json", "labels.json", "metrics.json"
+
+
+def save_emotion_map(trained: TrainedMap, directory: Path) -> None:
+    """Write centroids and scaling, the classifier, the labels and the metrics into `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    emotion_map = trained.emotion_map
+    geometry = {name: getattr(emotion_map, name).tolist() for name in ("minimum", "maximum", "centroids")}
+    _write_json(directory / _MAP_FILE, {"channels": trained.metrics["config"]["channels"], **geometry})
+    _write_json(directory / _LABELS_FILE, list(emotion_map.labels))
+    _write_json(directory / _METRICS_FILE, trained.metrics)
+    save_file(trained.classifier.state_dict(), directory / _CLASSIFIER_FILE)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def load_emotion_map(directory: Path) -> EmotionMap:
+    """The scaling and the clusters that `save_emotion_map` wrote. Raises FileNotFoundError naming what is missing."""
+    geometry = json.loads((directory / _MAP_FILE).read_text(encoding="utf-8"))
+    labels = json.loads((directory / _LABELS_FILE).read_text(encoding="utf-8"))
+    return EmotionMap(tuple(labels), *(np.array(geometry[name]) for name in ("minimum", "maximum", "centroids")))
+
+
+def load_emotion_classifier(directory: Path) -> EmotionClassifier:
+    """The trained classifier, ready to infer. Raises FileNotFoundError naming what is missing."""
+    geometry = json.loads((directory / _MAP_FILE).read_text(encoding="utf-8"))
+    classifier = EmotionClassifier(len(geometry["centroids"]), geometry["channels"])
+    classifier.load_state_dict(load_file(directory / _CLASSIFIER_FILE))
+    return classifier.eval()
