@@ -1,8 +1,16 @@
-"""Reading speech for training: 16 kHz mono, silence trimmed at both ends."""
+"""Reading speech for training: 16 kHz mono, silence trimmed at both ends.
+
+Audio is a file of its own, or encoded bytes inside another file (Arrow, Parquet).
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +19,83 @@ import soxr
 
 from attune_training.config import SAMPLE_RATE
 
-__all__ = ["read_speech", "trim_silence"]
+__all__ = ["AudioSource", "EmbeddedAudio", "audio_fault", "encoded_audio", "read_speech", "trim_silence"]
 
 Waveform = npt.NDArray[np.float32]
 
 
-def read_speech(path: Path) -> Waveform:
-    """Return the file's audio, [T] float32 at 16 kHz, channels averaged.
+@dataclass(frozen=True, slots=True)
+class EmbeddedAudio:
+    """An encoded audio file inside another file; ``load`` returns its bytes, read when called.
+
+    ``load`` has to be picklable, so that worker processes can read. Two of the same name count as equal.
+    """
+
+    name: str
+    load: Callable[[], bytes] = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AudioSource: TypeAlias = Path | EmbeddedAudio
+
+# What libsndfile notes of a WAV or AIFF file whose sound is shorter than its header says.
+_SOUND_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+# From here on a WAV file's length stands for "not known", as programs write it that stream.
+_UNKNOWN_LENGTH_FROM = 0x7FFF0000
+
+
+def encoded_audio(source: AudioSource) -> bytes:
+    """Return the encoded bytes.
 
     Raises:
-        ValueError: the file cannot be read as audio, or is empty.
+        ValueError: the file is missing, or it cannot be opened.
+    """
+    if isinstance(source, EmbeddedAudio):
+        return source.load()
+    if not source.is_file():
+        raise ValueError(f"missing file {source}")
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def audio_fault(encoded: bytes) -> str:
+    """Return why ``encoded`` is not a whole audio file, or nothing where it is.
+
+    Only the header and the last sample are decoded, which finds a file that was cut short at little cost.
     """
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(BytesIO(encoded)) as file:
+            if not file.frames:
+                return "holds no audio"
+            chunk = _SOUND_CHUNK.search(file.extra_info)
+            # libsndfile reads these as if they were meant to be short.
+            if chunk and int(chunk[2]) < int(chunk[1]) < _UNKNOWN_LENGTH_FROM:
+                return "is cut short"
+            file.seek(file.frames - 1)
+            return "" if len(file.read(1)) else "is cut short"
+    except soundfile.SoundFileError as error:
+        # libsndfile names the Python object that holds the bytes, which says nothing to a reader.
+        return f"cannot be read as audio: {str(error).rpartition('>: ')[2]}"
+
+
+def read_speech(source: AudioSource) -> Waveform:
+    """Return the source's audio, [T] float32 at 16 kHz, channels averaged.
+
+    Raises:
+        ValueError: the source cannot be read as audio, or is empty.
+    """
+    file = BytesIO(source.load()) if isinstance(source, EmbeddedAudio) else source
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
+        raise ValueError(f"{source} cannot be read as audio: {error}") from error
     mono = samples.mean(axis=1)
     if not mono.size:
-        raise ValueError(f"{path} holds no audio")
+        raise ValueError(f"{source} holds no audio")
     return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
 
 

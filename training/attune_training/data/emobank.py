@@ -1,33 +1,66 @@
-"""EmoBank: 10,062 English sentences with valence, arousal and dominance (Buechel & Hahn 2017; CC-BY-SA 4.0)."""
+"""EmoBank: 10,062 English sentences with valence, arousal and dominance (Buechel & Hahn 2017; CC-BY-SA 4.0).
+
+Words alone: there is no audio, and no speaker is known. Nine of its sentences are punctuation without a letter; they
+are left out, here and in every figure. Read aloud by a synthesiser, it is a manifest.
+"""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from attune_training.data.rows import CheckedRow, CorpusError, Row, check_row, first_line
 from attune_training.data.utterance import Utterance
 
-__all__ = ["read_emobank"]
+__all__ = ["NOTE", "read_emobank", "read_rows"]
+
+NOTE = "words alone"
 
 _COLUMNS = {"split", "V", "A", "D", "text"}
 
 
-def read_emobank(path: Path, split: Literal["train", "dev", "test"]) -> list[Utterance]:
-    """Return the sentences of one split that hold a letter; they have no audio, and no speaker is known.
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the sentences that hold a letter; the split ``dev`` is the validation part.
 
     Raises:
-        ValueError: the file is not EmoBank's table, or it has no row of this split.
+        CorpusError: the file is not EmoBank's table.
     """
+    if not path.is_file():
+        raise CorpusError(f"{path} is not EmoBank: its table is expected, emobank.csv")
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not _COLUMNS.issubset(reader.fieldnames or ()):
-            raise ValueError(f"{path} is not EmoBank: its header must name {', '.join(sorted(_COLUMNS))}")
-        rows = [row for row in reader if row["split"] == split]
-    if not rows:
-        raise ValueError(f"{path} has no row of the split {split!r}")
-    return [
-        Utterance(None, row["text"].strip(), float(row["V"]), float(row["A"]), float(row["D"]), speaker="")
-        for row in rows
-        if any(letter.isalpha() for letter in row["text"])
-    ]
+            raise CorpusError(f"{path} is not EmoBank: its header must name {', '.join(sorted(_COLUMNS))}")
+        for values in reader:
+            text = values["text"] or ""
+            if any(letter.isalpha() for letter in text) or not text.strip():
+                yield Row(
+                    path.name,
+                    first_line(reader.line_num, values.values()),
+                    None,
+                    text,
+                    values["V"],
+                    values["A"],
+                    values["D"],
+                    speaker="",
+                    split=values["split"] or "",
+                )
+
+
+def read_emobank(path: Path, split: Literal["train", "dev", "test"]) -> list[Utterance]:
+    """Return the sentences of one split that hold a letter.
+
+    Raises:
+        CorpusError: the file is not EmoBank's table, a row is bad, or it has no row of this split.
+    """
+    utterances = []
+    for row in (row for row in read_rows(path) if row.split == split):
+        checked = check_row(row)
+        if not isinstance(checked, CheckedRow):
+            raise CorpusError(str(checked))
+        utterances.append(checked.utterance)
+    if not utterances:
+        raise CorpusError(f"{path} has no row of the split {split!r}")
+    return utterances

@@ -7,13 +7,16 @@ every figure that rests on them has to say so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune_training.data.rows import CheckedRow, CorpusError, Problem, Row, check_row
 from attune_training.data.utterance import Utterance
 
-__all__ = ["STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_ravdess"]
+__all__ = ["NOTE", "STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_ravdess", "read_rows"]
+
+NOTE = "targets derived from category and intensity"
 
 STATEMENTS = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
 
@@ -80,20 +83,62 @@ def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
     return valence, arousal, dominance
 
 
+def read_rows(folder: Path) -> Iterator[Row | Problem]:
+    """Yield the clips in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
+
+    A file of another name than a speech clip's is a problem: its words and its emotion are not known.
+
+    Raises:
+        CorpusError: the folder holds no FLAC or WAV file.
+    """
+    paths = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav") and not path.name.startswith(".")
+    )
+    if not paths:
+        raise CorpusError(
+            f"{folder} is not RAVDESS: a folder of its speech clips is expected, FLAC or WAV, such as "
+            "03-01-05-02-01-01-24.wav"
+        )
+    for path in paths:
+        source = str(path.relative_to(folder))
+        try:
+            name = parse_clip_name(path.stem)
+        except ValueError as error:
+            yield Problem(source, None, str(error))
+        else:
+            yield _row(source, path, name)
+
+
+def _row(source: str, path: Path, name: ClipName) -> Row:
+    valence, arousal, dominance = derived_vad(name.category, name.intensity)
+    return Row(
+        source,
+        None,
+        path,
+        STATEMENTS[name.statement],
+        valence,
+        arousal,
+        dominance,
+        speaker=f"actor-{name.actor:02d}",
+        category=name.category,
+    )
+
+
 def read_ravdess(folder: Path, actors: Iterable[int]) -> list[Utterance]:
     """Return the speech clips of ``actors`` in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
 
     Raises:
-        ValueError: the folder holds no clip of these actors, or an audio file of another name.
+        CorpusError: the folder holds no clip of these actors, or a file that is none.
     """
-    wanted = set(actors)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".flac", ".wav"))
-    utterances = [_utterance(path, name) for path in paths if (name := parse_clip_name(path.stem)).actor in wanted]
+    wanted = {f"actor-{actor:02d}" for actor in actors}
+    utterances = []
+    for row in read_rows(folder):
+        if isinstance(row, Row) and row.speaker not in wanted:
+            continue
+        checked = check_row(row) if isinstance(row, Row) else row
+        if not isinstance(checked, CheckedRow):
+            raise CorpusError(str(checked))
+        utterances.append(checked.utterance)
     if not utterances:
-        raise ValueError(f"{folder} holds no RAVDESS clip of the actors {sorted(wanted)}")
+        raise CorpusError(f"{folder} holds no RAVDESS clip of the speakers {', '.join(sorted(wanted))}")
     return utterances
-
-
-def _utterance(path: Path, name: ClipName) -> Utterance:
-    valence, arousal, dominance = derived_vad(name.category, name.intensity)
-    return Utterance(path, STATEMENTS[name.statement], valence, arousal, dominance, speaker=f"actor-{name.actor:02d}")

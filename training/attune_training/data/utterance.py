@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-__all__ = ["Utterance"]
+from attune_training.data.audio import AudioSource
+
+__all__ = ["SPLIT_NAMES", "Utterance"]
+
+SPLIT_NAMES = ("train", "validation", "test")
+"""The parts of a split, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
     """A labelled utterance; valence, arousal and dominance are on 1..5.
 
-    ``audio`` is None where the corpus has words alone. ``session`` is empty where the corpus has none.
+    ``audio`` is None where the corpus has words alone. ``speaker`` and ``session`` are empty where none is known.
+    ``category`` is the emotion acted or annotated, in lower case, or empty. ``split`` is the part that the corpus
+    itself puts the utterance in, one of :data:`SPLIT_NAMES`, or empty.
     """
 
-    audio: Path | None
+    audio: AudioSource | None
     transcript: str
     valence: float
     arousal: float
     dominance: float
     speaker: str
     session: str = ""
+    category: str = ""
+    split: str = ""
 
     def vad(self) -> tuple[float, float, float]:
         """Return valence, arousal, dominance."""
