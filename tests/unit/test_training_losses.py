@@ -1,4 +1,4 @@
-"""Losses and metrics on numbers worked by hand.
+"""Losses on numbers worked by hand, and agreement.
 
 .venv/bin/pytest tests/unit/test_training_losses.py
 """
@@ -12,69 +12,151 @@ from attune_training.losses import (
     DynamicWeighting,
     ValenceSmoothing,
     arousal_dominance_loss,
+    combined_loss,
     dynamic_weights,
+    huber_loss,
+    lifted_weights,
+    loss_shares,
     smooth_mse,
     smoothed_target,
 )
 from attune_training.metrics import agreement
 
 WIDE = DynamicWeighting(minimum=0.0, maximum=1.0)
+NARROW = DynamicWeighting(minimum=0.3, maximum=0.7)
 
 
 def column(*values):
     return torch.tensor(values).unsqueeze(1)
 
 
+def numbers(tensors):
+    return [tensor.item() for tensor in tensors]
+
+
+def two(arousal, dominance):
+    return torch.tensor(arousal), torch.tensor(dominance)
+
+
 def test_targets_are_smoothed_towards_neutral():
-    """Equation 15 with epsilon = .1: 5 -> 4.8, 3 stays, 1 -> 1.2."""
+    """Equation 15, epsilon .1: 5 * .9 + .3 = 4.8; 3 * .9 + .3 = 3; 1 * .9 + .3 = 1.2."""
     smoothed = smoothed_target(column(5.0, 3.0, 1.0), ValenceSmoothing(epsilon=0.1))
     torch.testing.assert_close(smoothed, column(4.8, 3.0, 1.2))
 
 
+def test_another_neutral_point():
+    """Equation 15, epsilon .5 and neutral 0: 4 * .5 + 0 = 2."""
+    assert smoothed_target(torch.tensor(4.0), ValenceSmoothing(epsilon=0.5, neutral=0.0)).item() == 2.0
+
+
 def test_smooth_mse_is_the_squared_distance_to_the_smoothed_target():
-    """Equation 14: (4.8 - 4.5)^2 and (1.2 - 1)^2, the second counted twice: (.09 + 2 * .04) / 2."""
+    """Equation 14: (4.8 - 4.5)^2 = .09 and (1.2 - 1)^2 = .04, the second counted twice: (.09 + .08) / 2 = .085."""
     loss = smooth_mse(column(4.5, 1.0), column(5.0, 1.0), column(1.0, 2.0), ValenceSmoothing(epsilon=0.1))
     assert loss.item() == pytest.approx(0.085, abs=1e-6)
 
 
-def test_weights_are_shares_of_the_loss():
-    """Equations 17-18: losses .4 and .5 (no lag at beta 1.5) give 4/9 and 5/9."""
-    weights = dynamic_weights(torch.tensor(0.4), torch.tensor(0.5), WIDE)
-    assert [weight.item() for weight in weights] == pytest.approx([4 / 9, 5 / 9])
+def test_smoothing_with_epsilon_zero_is_plain_mse():
+    """Errors .5, -1 and 2: (.25 + 1 + 4) / 3 = 1.75."""
+    predicted, target = column(4.5, 1.0, 4.0), column(4.0, 2.0, 2.0)
+    loss = smooth_mse(predicted, target, torch.ones(3, 1), ValenceSmoothing(epsilon=0.0))
+    assert loss.item() == pytest.approx(1.75)
+    torch.testing.assert_close(loss, torch.nn.functional.mse_loss(predicted, target))
 
 
-def test_lagging_dominance_is_lifted_then_normalised():
-    """Losses .25 and .75 lag: .75 * 1.2 = .9 and .25 * .8 = .2, over 1.1."""
-    weights = dynamic_weights(torch.tensor(0.25), torch.tensor(0.75), WIDE)
-    assert [weight.item() for weight in weights] == pytest.approx([0.2 / 1.1, 0.9 / 1.1])
+@pytest.mark.parametrize(
+    ("error", "delta", "expected"),
+    [
+        (0.5, 1.0, 0.125),  # .5 * .25, inside
+        (-1.0, 1.0, 0.5),  # .5 * 1, on the edge, where both branches agree: 1 * 1 - .5
+        (2.0, 1.0, 1.5),  # 1 * 2 - .5 * 1, outside
+        (-3.0, 0.5, 1.375),  # .5 * 3 - .5 * .25, outside
+        (0.4, 0.5, 0.08),  # .5 * .16, inside
+    ],
+)
+def test_both_branches_of_the_huber_loss(error, delta, expected):
+    """Equation 16."""
+    assert huber_loss(torch.tensor([3.0 + error]), torch.tensor([3.0]), delta).item() == pytest.approx(expected)
 
 
-def test_weights_are_clipped():
-    weights = dynamic_weights(torch.tensor(0.01), torch.tensor(0.99), DynamicWeighting())
-    assert [weight.item() for weight in weights] == pytest.approx([0.3, 0.7])
+def test_weights_are_alpha_times_the_shares_of_the_loss():
+    """Equations 17 and 18, alpha 2: 2 * .4 / .9 = .8889 and 2 * .5 / .9 = 1.1111."""
+    assert numbers(loss_shares(*two(0.4, 0.5), alpha=2.0)) == pytest.approx([0.888889, 1.111111], abs=1e-6)
 
 
-def test_weights_of_a_perfect_prediction_are_finite():
-    weights = dynamic_weights(torch.tensor(0.0), torch.tensor(0.0), DynamicWeighting())
-    assert all(weight.isfinite() for weight in weights)
+def test_the_rule_lifts_dominance_where_it_lags():
+    """.75 > 1.5 * .25 = .375: .25 * .8 = .2 and .75 * 1.2 = .9."""
+    losses = two(0.25, 0.75)
+    assert numbers(lifted_weights(losses, losses, WIDE)) == pytest.approx([0.2, 0.9])
 
 
-def test_combined_huber_loss():
-    """Equations 16 and 19 with delta 1.
+@pytest.mark.parametrize("dominance", [0.375, 0.3, 0.1])
+def test_the_rule_leaves_weights_alone_up_to_beta_times_arousal(dominance):
+    """Beta 1.5 and arousal .25: up to 1.5 * .25 = .375, the bound itself included, nothing changes."""
+    assert numbers(lifted_weights(two(0.6, 0.4), two(0.25, dominance), WIDE)) == pytest.approx([0.6, 0.4])
 
-    Arousal errors .5 and 2: (.125 + 1.5) / 2 = .8125. Dominance errors 1 and 0: .25.
-    Weights .8125 / 1.0625 and .25 / 1.0625: (.8125^2 + .25^2) / 1.0625.
+
+def test_weights_are_normalised_after_the_rule():
+    """Losses .25 and .75 share .25 and .75; lifted .2 and .9; over 1.1: .181818 and .818182."""
+    assert numbers(dynamic_weights(*two(0.25, 0.75), WIDE)) == pytest.approx([0.181818, 0.818182], abs=1e-6)
+
+
+def test_weights_without_the_rule_are_the_shares_whatever_alpha_is():
+    """Losses .4 and .5, no lag: 4/9 and 5/9; normalising divides alpha out."""
+    settings = DynamicWeighting(alpha=7.0, minimum=0.0, maximum=1.0)
+    assert numbers(dynamic_weights(*two(0.4, 0.5), settings)) == pytest.approx([0.444444, 0.555556], abs=1e-6)
+
+
+def test_weights_are_clipped_at_both_ends():
+    """Losses .01 and .99: .008 and 1.188 after the rule, .0067 and .9933 normalised, so .3 and .7; and mirrored."""
+    assert numbers(dynamic_weights(*two(0.01, 0.99), NARROW)) == pytest.approx([0.3, 0.7])
+    assert numbers(dynamic_weights(*two(0.99, 0.01), NARROW)) == pytest.approx([0.7, 0.3])
+
+
+def test_clipping_comes_last_so_clipped_weights_need_not_sum_to_one():
+    """Losses .2 and .8 at bounds .4 and 1: .16 and .96 over 1.12 are .142857 and .857143; the first is cut to .4."""
+    settings = DynamicWeighting(minimum=0.4, maximum=1.0)
+    assert numbers(dynamic_weights(*two(0.2, 0.8), settings)) == pytest.approx([0.4, 0.857143], abs=1e-6)
+
+
+def test_weights_of_a_perfect_prediction_are_the_lower_bound():
+    assert numbers(dynamic_weights(*two(0.0, 0.0), NARROW)) == pytest.approx([0.3, 0.3])
+
+
+def test_the_combined_loss():
+    """Equation 19: .25 * 2 + .75 * 4 = 3.5."""
+    assert combined_loss(two(0.25, 0.75), two(2.0, 4.0)).item() == 3.5
+
+
+def test_arousal_dominance_loss_from_predictions():
+    """Equations 16 to 19, Huber delta 1, worked through.
+
+    Arousal errors .5 and 2: (.125 + 1.5) / 2 = .8125. Dominance errors 1 and 0: (.5 + 0) / 2 = .25; no lag.
+    Weights .8125 / 1.0625 = .764706 and .25 / 1.0625 = .235294: .764706 * .8125 + .235294 * .25 = .680147.
     """
     predicted = torch.tensor([[3.5, 4.0], [1.0, 2.0]])
     target = torch.tensor([[3.0, 3.0], [3.0, 2.0]])
     loss = arousal_dominance_loss(predicted, target, column(1.0, 1.0), WIDE)
-    assert loss.item() == pytest.approx((0.8125**2 + 0.25**2) / 1.0625)
+    assert loss.item() == pytest.approx(0.680147, abs=1e-6)
+
+
+def test_arousal_dominance_loss_where_dominance_lags_with_sample_weights():
+    """Huber delta 1; the second sample counts three times.
+
+    Arousal errors 1 and 0: (.5 + 3 * 0) / 2 = .25. Dominance errors 0 and 1: (0 + 3 * .5) / 2 = .75, over 1.5 * .25.
+    Weights .2 / 1.1 and .9 / 1.1, clipped to .3 and .7: .3 * .25 + .7 * .75 = .6.
+    """
+    predicted = torch.tensor([[4.0, 3.0], [3.0, 2.0]])
+    loss = arousal_dominance_loss(predicted, torch.full((2, 2), 3.0), column(1.0, 3.0), NARROW)
+    assert loss.item() == pytest.approx(0.6)
 
 
 def test_no_gradient_flows_through_the_weights():
-    predicted = torch.tensor([[3.5, 3.5]], requires_grad=True)
-    arousal_dominance_loss(predicted, torch.tensor([[3.0, 3.0]]), column(1.0), WIDE).backward()
-    torch.testing.assert_close(predicted.grad, torch.tensor([[0.25, 0.25]]))
+    """Errors .5 and 1.5, delta 1: losses .125 and 1, lifted and clipped to .3 and .7; slopes .5 and 1 (Huber's)."""
+    predicted = torch.tensor([[3.5, 4.5]], requires_grad=True)
+    arousal_dominance_loss(predicted, torch.tensor([[3.0, 3.0]]), column(1.0), NARROW).backward()
+    torch.testing.assert_close(predicted.grad, torch.tensor([[0.15, 0.7]]))
+    for weight in dynamic_weights(predicted.sum(), predicted.sum(), WIDE):
+        assert not weight.requires_grad
 
 
 def test_agreement_on_worked_numbers():

@@ -1,6 +1,7 @@
 """The paper's losses: smoothed MSE for valence, Huber with dynamic weights for arousal and dominance (equations 14-19).
 
-Letters: B batch. Every loss takes a weight for each sample, so that a corpus may count more than another.
+Letters: B batch. Every loss takes a weight for each sample, so that a corpus may count more than another; with weights
+of one it is the paper's.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ __all__ = [
     "DynamicWeighting",
     "ValenceSmoothing",
     "arousal_dominance_loss",
+    "combined_loss",
     "dynamic_weights",
+    "huber_loss",
+    "lifted_weights",
+    "loss_shares",
     "smooth_mse",
     "smoothed_target",
 ]
 
 NEUTRAL = 3.0
 """The neutral point of the 1..5 scale."""
+
+# Keeps a perfect batch from dividing by zero.
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +45,9 @@ class ValenceSmoothing:
 class DynamicWeighting:
     """Constants of equations 16-19; the paper names them and gives no values, so these are ours.
 
-    ``huber_delta`` is the delta of equation 16. Where dominance's loss exceeds ``beta`` times arousal's, dominance's
-    weight is multiplied by ``gamma`` and arousal's by ``delta``. ``minimum`` and ``maximum`` clip the weights.
+    The paper writes delta for two things: ``huber_delta`` is that of equation 16. Where dominance's loss is above
+    ``beta`` times arousal's, dominance's weight is multiplied by ``gamma`` and arousal's by ``delta``. ``minimum`` and
+    ``maximum``, the paper's r_min and r_max, clip the weights.
     """
 
     huber_delta: float = 1.0
@@ -51,43 +60,70 @@ class DynamicWeighting:
 
 
 def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
-    """Move targets towards neutral: y (1 - epsilon) + neutral epsilon (paper, equation 15)."""
+    """Equation 15: move targets towards neutral, y (1 - epsilon) + neutral epsilon; any shape."""
     return target * (1.0 - smoothing.epsilon) + smoothing.neutral * smoothing.epsilon
 
 
 def smooth_mse(predicted: Tensor, target: Tensor, weight: Tensor, smoothing: ValenceSmoothing) -> Tensor:
-    """Return the weighted mean squared error of predicted [B, 1] against smoothed targets [B, 1] (equation 14).
+    """Equation 14: the mean squared error of predicted [B, 1] against the smoothed targets [B, 1].
 
-    ``weight`` is [B, 1].
+    Each sample's squared error counts ``weight`` [B, 1] times, over B.
     """
     return (weight * (predicted - smoothed_target(target, smoothing)).square()).mean()
 
 
-def dynamic_weights(arousal_loss: Tensor, dominance_loss: Tensor, settings: DynamicWeighting) -> tuple[Tensor, Tensor]:
-    """Return the weights of arousal and dominance from their losses (equations 17-18 and the rule below them).
+def huber_loss(predicted: Tensor, target: Tensor, delta: float) -> Tensor:
+    """Equation 16, element by element: e^2 / 2 where |e| <= delta, delta |e| - delta^2 / 2 elsewhere."""
+    return functional.huber_loss(predicted, target, reduction="none", delta=delta)
 
-    The weights are normalised to a sum of one, then clipped. No gradient flows through them.
+
+def loss_shares(arousal_loss: Tensor, dominance_loss: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Equations 17 and 18: alpha times each loss's share of their sum; both zero where both losses are."""
+    total = (arousal_loss + dominance_loss).clamp(min=_SMALLEST)
+    return alpha * arousal_loss / total, alpha * dominance_loss / total
+
+
+def lifted_weights(
+    weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor], settings: DynamicWeighting
+) -> tuple[Tensor, Tensor]:
+    """Apply the rule below equation 18; both arguments are (arousal, dominance).
+
+    Where dominance's loss is above beta times arousal's, dominance's weight is multiplied by gamma, arousal's by delta.
     """
-    arousal_loss, dominance_loss = arousal_loss.detach(), dominance_loss.detach()
-    total = (arousal_loss + dominance_loss).clamp(min=1e-12)
-    arousal = settings.alpha * arousal_loss / total
-    dominance = settings.alpha * dominance_loss / total
+    (arousal, dominance), (arousal_loss, dominance_loss) = weights, losses
     lagging = dominance_loss > settings.beta * arousal_loss
-    dominance = torch.where(lagging, dominance * settings.gamma, dominance)
-    arousal = torch.where(lagging, arousal * settings.delta, arousal)
-    scale = (arousal + dominance).clamp(min=1e-12)
     return (
-        (arousal / scale).clamp(settings.minimum, settings.maximum),
-        (dominance / scale).clamp(settings.minimum, settings.maximum),
+        torch.where(lagging, arousal * settings.delta, arousal),
+        torch.where(lagging, dominance * settings.gamma, dominance),
     )
 
 
-def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
-    """Return the combined Huber loss (equations 16 and 19) of predicted and target [B, 2]: arousal, dominance.
+def dynamic_weights(arousal_loss: Tensor, dominance_loss: Tensor, settings: DynamicWeighting) -> tuple[Tensor, Tensor]:
+    """Return the weights of arousal and dominance: equations 17 and 18, the rule below them, normalised, then clipped.
 
-    ``weight`` is [B, 1].
+    The order is the paper's: "subsequently normalized and clipped". So the weights sum to one unless a bound cut one of
+    them, and alpha, which scales both alike, is undone by the normalisation. No gradient flows through them. Where both
+    losses are zero, both weights are the lower bound.
     """
-    huber = functional.huber_loss(predicted, target, reduction="none", delta=settings.huber_delta)  # [B, 2]
-    arousal_loss, dominance_loss = (weight * huber).mean(dim=0)
-    arousal_weight, dominance_weight = dynamic_weights(arousal_loss, dominance_loss, settings)
-    return arousal_weight * arousal_loss + dominance_weight * dominance_loss
+    losses = arousal_loss.detach(), dominance_loss.detach()
+    arousal, dominance = lifted_weights(loss_shares(*losses, settings.alpha), losses, settings)
+    total = (arousal + dominance).clamp(min=_SMALLEST)
+    return (
+        (arousal / total).clamp(settings.minimum, settings.maximum),
+        (dominance / total).clamp(settings.minimum, settings.maximum),
+    )
+
+
+def combined_loss(weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor]) -> Tensor:
+    """Equation 19: the sum of arousal's and dominance's losses, each times its weight."""
+    return weights[0] * losses[0] + weights[1] * losses[1]
+
+
+def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
+    """Return the loss of predicted and target [B, 2], arousal and dominance: equations 16 to 19 over the batch.
+
+    Each sample's Huber losses count ``weight`` [B, 1] times, over B.
+    """
+    arousal_loss, dominance_loss = (weight * huber_loss(predicted, target, settings.huber_delta)).mean(dim=0)
+    losses = arousal_loss, dominance_loss
+    return combined_loss(dynamic_weights(*losses, settings), losses)
