@@ -7,6 +7,7 @@ of one it is the paper's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ _SMALLEST = 1e-12
 class ValenceSmoothing:
     """Label smoothing of valence; ``epsilon`` is the share of the neutral value (equation 15)."""
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
+
     epsilon: float = 0.05
     neutral: float = NEUTRAL
 
@@ -49,6 +52,8 @@ class DynamicWeighting:
     ``beta`` times arousal's, dominance's weight is multiplied by ``gamma`` and arousal's by ``delta``. ``minimum`` and
     ``maximum``, the paper's r_min and r_max, clip the weights.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
 
     huber_delta: float = 1.0
     alpha: float = 1.0

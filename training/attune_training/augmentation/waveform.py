@@ -6,6 +6,7 @@ Letters: T samples, at 16 kHz. Every function returns float32 and leaves its inp
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -64,11 +65,14 @@ class WaveformAugmentation:
     Speed is mild on purpose. Factor 1.1 is 12 log2(1.1) = 1.65 semitones higher and 10 % quicker, and both are cues of
     arousal that listeners use: the label of a clip does not change with its speed, so a wide range would teach the
     model to ignore them. Measured on 48 RAVDESS clips of actors 21-24, whose predicted arousal spreads with an sd of
-    .77: the first ``embedded`` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off by default for the same reason: loudness speaks of arousal.
+    .77: the first ``embedded`` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off
+    by default for the same reason: loudness speaks of arousal.
 
     Raises:
         ValueError: a probability is outside 0..1, a range is not in order, or a speed is not above zero.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
 
     noise_probability: float = 0.5
     snr_db: Range = (10.0, 30.0)
