@@ -8,6 +8,9 @@ Letters: B batch, Q queries, K keys, F audio frames, L tokens, d hidden width. M
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,8 +20,10 @@ __all__ = [
     "EncoderLayer",
     "MultiHeadAttention",
     "SigmoidGate",
+    "attend",
     "length_mask",
     "masked_mean",
+    "on_the_scale",
 ]
 
 
@@ -31,6 +36,22 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return [B, d], the mean of values [B, L, d] where mask [B, L] is true (paper, equation 12)."""
     weights = mask.to(values.dtype).unsqueeze(-1)  # [B, L, 1]
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+
+def on_the_scale(raw: Tensor) -> Tensor:
+    """Map raw outputs to 1..5: 1 + 4 sigmoid(raw) (paper, equation 13)."""
+    return 1.0 + 4.0 * torch.sigmoid(raw)
+
+
+def attend(attention: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    """Return ``attention(query, key, value, **options)``, in float32 where a CPU's autocast would take bfloat16.
+
+    The CPU's attention in bfloat16 goes backward three times as slowly as in float32.
+    """
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu":
+        return attention(query, key, value, **options)
+    with torch.autocast("cpu", enabled=False):
+        return attention(query.float(), key.float(), value.float(), **options)
 
 
 class MultiHeadAttention(nn.Module):
@@ -48,7 +69,8 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, queries: Tensor, context: Tensor, context_mask: Tensor) -> Tensor:
         """Attend from queries [B, Q, d] to context [B, K, d] where context_mask [B, K] is true; return [B, Q, d]."""
-        attended = functional.scaled_dot_product_attention(
+        attended = attend(
+            functional.scaled_dot_product_attention,
             self._split(self.query(queries)),
             self._split(self.key(context)),
             self._split(self.value(context)),

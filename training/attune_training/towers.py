@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import BertConfig, BertModel, HubertConfig, HubertModel, WhisperConfig
 from transformers.audio_utils import mel_filter_bank
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
 from transformers.models.hubert.modeling_hubert import HubertGroupNormConvLayer
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as transformers_logging
 
 from attune_training.config import SAMPLE_RATE, AudioTowerConfig, TextTowerConfig
-from attune_training.layers import length_mask
+from attune_training.layers import attend, length_mask
 
 __all__ = [
     "MIN_SAMPLES",
@@ -43,8 +47,17 @@ __all__ = [
 MIN_SAMPLES = 400
 """Shortest waveform tensor, in samples: one analysis window of either tower. Shorter clips are zero-padded to it."""
 
-# The attention that takes boolean masks and exports.
-_ATTENTION: dict[str, Any] = {"attn_implementation": "sdpa"}
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attend as transformers' ``sdpa`` does, which takes boolean masks and exports, and never slowly."""
+    return attend(partial(sdpa_attention_forward, module), query, key, value, attention_mask=attention_mask, **options)
+
+
+AttentionInterface.register("attune", _attention)
+AttentionMaskInterface.register("attune", sdpa_mask)
+_ATTENTION: dict[str, Any] = {"attn_implementation": "attune"}
 
 
 class LayerMix(nn.Module):
@@ -59,9 +72,13 @@ class LayerMix(nn.Module):
 
     def forward(self, outputs: list[Tensor]) -> Tensor:
         """Mix ``num_outputs`` tensors [B, F, D] to one."""
-        stacked = torch.stack(outputs)  # [N, B, F, D]
-        normed = functional.layer_norm(stacked, (stacked.shape[-1],))
-        return (normed * self.weights.softmax(dim=0)[:, None, None, None]).sum(dim=0)
+        width = outputs[0].shape[-1]
+        # The weight as the norm's own scale: neither the stack of all layers nor its product is made.
+        scales = self.weights.softmax(dim=0)[:, None].expand(-1, width)  # [N, D]
+        return reduce(
+            torch.add,
+            (functional.layer_norm(output, (width,), scale) for output, scale in zip(outputs, scales, strict=True)),
+        )
 
 
 class AudioTower(nn.Module, ABC):
