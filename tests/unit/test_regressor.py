@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel, HubertModel, WhisperFeatureExtractor
 
-from attune_training.checkpoints import load_regressor, save_regressor, trained_parameters
+from attune_training.checkpoints import load_regressor, save_model, trained_parameters
 from attune_training.config import (
     RegressorConfig,
     embedded_config,
@@ -327,7 +327,7 @@ def test_unknown_audio_tower_is_refused():
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_regressor_loads_rounded_to_half_precision(kind, tmp_path):
     model = tiny_regressor(kind)
-    save_regressor(model, tmp_path / "saved")
+    save_model(model, tmp_path / "saved")
     assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
         "adapter.safetensors",
         "config.json",
@@ -356,7 +356,7 @@ def test_saved_regressor_loads_rounded_to_half_precision(kind, tmp_path):
     ],
 )
 def test_checkpoint_that_does_not_fit_is_refused(edit, complaint, tmp_path):
-    save_regressor(tiny_regressor(), tmp_path)
+    save_model(tiny_regressor(), tmp_path)
     head = load_file(tmp_path / "head.safetensors")
     edit(head)
     save_file(head, tmp_path / "head.safetensors")
@@ -365,7 +365,7 @@ def test_checkpoint_that_does_not_fit_is_refused(edit, complaint, tmp_path):
 
 
 def test_folder_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no config.json: it is not a saved regressor"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json: it is not a saved model"):
         load_regressor(tmp_path, None)
 
 

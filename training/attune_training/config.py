@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = [
     "SAMPLE_RATE",
+    "TABLE_2_LORA",
     "TARGET_NAMES",
+    "ArchitectureName",
     "AudioTowerConfig",
     "LoraSettings",
+    "ModelConfig",
     "PretrainedSources",
     "RegressorConfig",
     "Target",
     "TextTowerConfig",
+    "UnimodalConfig",
+    "UnimodalName",
+    "architecture_configs",
+    "config_from_json",
     "embedded_config",
     "paper_config",
     "tiny_config",
@@ -40,6 +47,11 @@ TARGET_NAMES: dict[str, tuple[str, ...]] = {
 
 The paper serves the first two (section III-C); the third is the joint model of Table I.
 """
+
+UnimodalName = Literal["gru-shared", "gru-separate", "transformer-shared", "transformer-separate"]
+
+ArchitectureName = Literal[UnimodalName, "cross-modal-joint", "cross-modal-separate"]
+"""The six rows of the paper's Table I."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,10 @@ class LoraSettings:
     text_modules: tuple[str, ...] = ("query", "value")
 
 
+TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
+"""The adapters that the paper's Table II compares."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegressorConfig:
     """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I)."""
@@ -137,6 +153,92 @@ class RegressorConfig:
         raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
         raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
         return cls(**_checked(cls, raw))
+
+
+@dataclass(frozen=True, slots=True)
+class UnimodalConfig:
+    """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from the voice.
+
+    The paper gives no sizes. These are the regressor's audio stream, so that the rows of Table I differ in what their
+    names say and in nothing else.
+    """
+
+    architecture: UnimodalName
+    audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
+    hidden_dim: int = 256
+    num_layers: int = 2
+    feedforward: int = 768
+    dropout: float = 0.1
+
+    @property
+    def target(self) -> Target:
+        """All three dimensions."""
+        return "valence_arousal_dominance"
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the output columns."""
+        return TARGET_NAMES[self.target]
+
+    def to_json(self) -> str:
+        """Return the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> UnimodalConfig:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ValueError: the text is not JSON, a field is missing or unknown, or the architecture is unknown.
+        """
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or raw.get("architecture") not in get_args(UnimodalName):
+            raise ValueError(f"unimodal config: 'architecture' must be one of {', '.join(get_args(UnimodalName))}")
+        raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
+        return cls(**_checked(cls, raw))
+
+
+ModelConfig = RegressorConfig | UnimodalConfig
+
+
+def config_from_json(text: str) -> ModelConfig:
+    """Read either configuration; a unimodal one is known by its field ``architecture``.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    raw = json.loads(text)
+    if isinstance(raw, dict) and "architecture" in raw:
+        return UnimodalConfig.from_json(text)
+    return RegressorConfig.from_json(text)
+
+
+def architecture_configs(name: ArchitectureName, reference: RegressorConfig) -> tuple[ModelConfig, ...]:
+    """Return the models of one row of Table I, on the towers and with the sizes of ``reference``, without adapters.
+
+    They are one model, or two where valence is trained apart from arousal and dominance.
+
+    Raises:
+        ValueError: the name is none of Table I's.
+    """
+    if name in get_args(UnimodalName):
+        unimodal = UnimodalConfig(
+            name,  # type: ignore[arg-type]
+            audio=reference.audio,
+            hidden_dim=reference.hidden_dim,
+            num_layers=reference.extra_audio_layers,
+            feedforward=reference.extra_feedforward,
+            dropout=reference.dropout,
+        )
+        return (unimodal,)
+    if name == "cross-modal-joint":
+        return (replace(reference, target="valence_arousal_dominance", lora=None),)
+    if name == "cross-modal-separate":
+        return (
+            replace(reference, target="valence", lora=None),
+            replace(reference, target="arousal_dominance", lora=None),
+        )
+    raise ValueError(f"architecture {name!r} is unknown; choose from {', '.join(get_args(ArchitectureName))}")
 
 
 def _lora_settings(raw: object) -> LoraSettings:

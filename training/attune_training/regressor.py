@@ -10,6 +10,7 @@ Letters: B batch, T samples, F frames, L tokens, D width of a tower, d hidden wi
 from __future__ import annotations
 
 import copy
+from typing import NamedTuple
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -25,13 +26,21 @@ from attune_training.config import (
     embedded_config,
     paper_config,
 )
-from attune_training.layers import AttentionPooling, EncoderLayer, MultiHeadAttention, SigmoidGate, masked_mean
+from attune_training.layers import (
+    AttentionPooling,
+    EncoderLayer,
+    MultiHeadAttention,
+    SigmoidGate,
+    masked_mean,
+    on_the_scale,
+)
 from attune_training.towers import TextTower, build_audio_tower
 
 __all__ = [
     "AudioTowerConfig",
     "LoraSettings",
     "OutputStages",
+    "Pooled",
     "PretrainedSources",
     "Regressor",
     "RegressorConfig",
@@ -53,8 +62,15 @@ class OutputStages(nn.Module):
         self.output = nn.Linear(width, 1)
 
     def forward(self, fused: Tensor) -> Tensor:
-        """Map [B, 2d] to [B, 1] in 1..5 (paper, equation 13)."""
-        return 1.0 + 4.0 * torch.sigmoid(self.output(self.shared(self.fusion(fused))))
+        """Map [B, 2d] to [B, 1] in 1..5."""
+        return on_the_scale(self.output(self.shared(self.fusion(fused))))
+
+
+class Pooled(NamedTuple):
+    """What is left of the two streams when time is gone."""
+
+    audio: Tensor  # [B, d]
+    text: Tensor  # [B, d]
 
 
 class Regressor(nn.Module):
@@ -117,6 +133,17 @@ class Regressor(nn.Module):
         audio_present: Tensor | None = None,
     ) -> Tensor:
         """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the words."""
+        return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
+
+    def pool(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return both streams, each attended to the other, gated and pooled over time."""
         token_mask = attention_mask > 0  # [B, L]
         audio = self._audio_projection(features, frame_mask)  # [B, F, d]
         text = self.text_projection(self.text_tower(input_ids, attention_mask))  # [B, L, d]
@@ -124,11 +151,15 @@ class Regressor(nn.Module):
         t2a = self.text_to_audio(text, audio, frame_mask)  # [B, L, d], equation 4
         if audio_present is not None:
             t2a = t2a * audio_present[:, None, None]
-        pooled_audio = self.audio_pooling(self.audio_gate(audio, a2t), frame_mask)  # [B, d]
-        pooled_text = masked_mean(self.text_gate(text, t2a), token_mask)  # [B, d]
+        pooled_audio = self.audio_pooling(self.audio_gate(audio, a2t), frame_mask)
+        pooled_text = masked_mean(self.text_gate(text, t2a), token_mask)
         if audio_present is not None:
             pooled_audio = pooled_audio * audio_present[:, None]
-        fused = torch.cat([pooled_audio, pooled_text], dim=-1)  # [B, 2d]
+        return Pooled(pooled_audio, pooled_text)
+
+    def answer(self, pooled: Pooled) -> Tensor:
+        """Predict [B, N] from the pooled streams."""
+        fused = torch.cat(pooled, dim=-1)  # [B, 2d]
         return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
 
     def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
