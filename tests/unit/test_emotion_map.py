@@ -3,6 +3,7 @@
 Run: pytest tests/unit/test_emotion_map.py
 """
 
+import hashlib
 import json
 import os
 from io import StringIO
@@ -11,19 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from rich.console import Console
 
 import attune_training
 from attune_client.protocol.models import EMOTION_CLASSIFIER
 from attune_ensemble.knowledge import EMOTIONS_FILE, load_emotions
 from attune_training.emotion_map import (
+    Anchors,
+    AnchorsError,
     EmotionClassifier,
+    EmotionMap,
+    Lexicon,
     LexiconError,
     MapConfig,
+    OctantAgreement,
+    Scale,
+    command,
     fit_emotion_map,
     load_emotion_classifier,
     load_emotion_map,
+    octant_agreement,
     octants_of,
     read_anchors,
     read_lexicon,
@@ -31,7 +40,9 @@ from attune_training.emotion_map import (
     split_terms,
     train_emotion_map,
 )
-from attune_training.emotion_map import command as mapping
+from attune_training.emotion_map.command import emotion_map_command
+from attune_training.emotion_map.fitting import memberships
+from attune_training.emotion_map.synthetic import write_lexicon as write_made_up_lexicon
 
 ARTIFACTS = Path(attune_training.__file__).parent / "artifacts" / "emotion_map"
 EMOTIONS = load_emotions()
@@ -56,7 +67,9 @@ LAYOUTS = {
     "NRC VAD v1 with header": (0, 1, "Word\tValence\tArousal\tDominance", "\t", (0, 1, 2)),
     "NRC VAD v2.1": (-1, 1, "term\tvalence\tarousal\tdominance", "\t", (0, 1, 2)),
     "Glasgow Norms": (1, 9, "Word,Arousal,Valence,Dominance", ",", (1, 0, 2)),
+    "Warriner norms": (1, 9, "Word,V.Mean.Sum,A.Mean.Sum,D.Mean.Sum", ",", (0, 1, 2)),
     "CSV": (1, 5, "term,valence,arousal,dominance", ",", (0, 1, 2)),
+    "semicolons": (1, 5, "lemma;V;A;D", ";", (0, 1, 2)),
 }
 
 
@@ -65,9 +78,28 @@ def test_every_layout_is_read_onto_one_scale(tmp_path, low, high, header, separa
     values = ratings()
     path = write_lexicon(tmp_path / "lexicon", low + (high - low) * values, header, separator, order)
     lexicon = read_lexicon(path)
-    assert lexicon.scale == (low, high)
+    assert (lexicon.scale.low, lexicon.scale.high) == (low, high)
+    assert f"near both ends of {low}..{high}" in lexicon.scale.evidence
     assert lexicon.terms[:2] == ("word0", "word1")
     assert lexicon.vad == pytest.approx(1 + 4 * values, abs=1e-3)
+
+
+def test_columns_that_are_not_needed_are_not_read(tmp_path):
+    rows = [f"{i},x,{v:.3f},,word{i},{a:.3f},{d:.3f}" for i, (v, a, d) in enumerate(ratings())]
+    (tmp_path / "wide.csv").write_text("\n".join([",note,Valence,ValenceSD,Word,Arousal,Dominance", *rows]))
+    lexicon = read_lexicon(tmp_path / "wide.csv")
+    assert lexicon.terms[5] == "word5"
+    assert lexicon.vad == pytest.approx(1 + 4 * ratings(), abs=1e-3)
+
+
+def test_a_term_that_comes_again_counts_once_with_its_mean(tmp_path):
+    values = ratings()
+    path = write_lexicon(tmp_path / "lexicon", values)
+    path.write_text(path.read_text() + "word3\t0.5\t0.5\t0.5\n" + "word4\t0.1\t0.1\t0.1\n")
+    lexicon = read_lexicon(path)
+    assert (len(lexicon.terms), lexicon.repeated) == (600, 2)
+    assert lexicon.vad[3] == pytest.approx(1 + 4 * (values[3] + 0.5) / 2, abs=1e-3)
+    assert lexicon.vad[5] == pytest.approx(1 + 4 * values[5], abs=1e-3)
 
 
 def test_quotation_marks_are_part_of_a_term_or_around_it(tmp_path):
@@ -100,11 +132,51 @@ def test_a_bad_lexicon_is_refused(tmp_path, text, message):
         read_lexicon(path)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 100), (-3, 3), (0.0, 0.3), (2.0, 3.0)])
-def test_an_unknown_scale_is_never_guessed(tmp_path, low, high):
+# Where the ratings lie: outside every known scale, or within one but not to its ends.
+UNDECIDED = {
+    "0..100": (0, 100),
+    "-3..3": (-3, 3),
+    "a third of 0..1": (0.0, 0.3),
+    "the middle of 1..5 or 1..9": (2.0, 4.0),
+    "1..7": (1, 7),
+    "three quarters of -1..1": (-0.5, 1.0),
+}
+
+
+@pytest.mark.parametrize(("low", "high"), UNDECIDED.values(), ids=UNDECIDED)
+def test_an_undecided_scale_is_asked_for(tmp_path, low, high):
     path = write_lexicon(tmp_path / "lexicon", low + (high - low) * ratings())
-    with pytest.raises(LexiconError, match=r"none of the known scales 0\.\.1, -1\.\.1, 1\.\.5, 1\.\.9"):
+    seen = rf"valence {low:g}\.\.{high:g}, arousal {low:g}\.\.{high:g}, dominance {low:g}\.\.{high:g}; this fits none"
+    asks = r" of 0\.\.1, -1\.\.1, 1\.\.5, 1\.\.9\. Give it with --scale LOW HIGH"
+    with pytest.raises(LexiconError, match=seen + asks):
         read_lexicon(path)
+    lexicon = read_lexicon(path, (low, high))
+    assert lexicon.scale == Scale(low, high, "given")
+    assert lexicon.vad == pytest.approx(1 + 4 * ratings(), abs=1e-3)
+
+
+def test_one_dimension_that_stops_short_leaves_the_scale_undecided(tmp_path):
+    values = 1 + 8 * ratings()
+    values[:, 2] = values[:, 2].clip(1, 6)
+    with pytest.raises(LexiconError, match=r"valence 1\.\.9, arousal 1\.\.9, dominance 1\.\.6; this fits none"):
+        read_lexicon(write_lexicon(tmp_path / "lexicon", values))
+
+
+def test_nrc_vad_v2_without_a_negative_rating_is_asked_about(tmp_path):
+    path = write_lexicon(tmp_path / "lexicon", ratings(), "term\tvalence\tarousal\tdominance")
+    with pytest.raises(LexiconError, match=r"the layout is that of NRC VAD v2\.1 on -1\.\.1, the ratings fit 0\.\.1"):
+        read_lexicon(path)
+    assert read_lexicon(path, (-1, 1)).vad.min() == pytest.approx(3.0)
+
+
+def test_a_rating_outside_the_given_scale_is_named(tmp_path):
+    values = 1 + 4 * ratings()
+    values[6] = (3.0, 5.5, 2.0)
+    path = write_lexicon(tmp_path / "lexicon", values, "term\tvalence\tarousal\tdominance")
+    with pytest.raises(LexiconError, match=r"line 8: 'word6' is rated \(3\.0, 5\.5, 2\.0\), outside the scale 1\.\.5"):
+        read_lexicon(path, (1, 5))
+    with pytest.raises(LexiconError, match="low end must be below its high end, got 5 and 1"):
+        read_lexicon(path, (5, 1))
 
 
 def test_a_missing_lexicon_is_named(tmp_path):
@@ -120,7 +192,7 @@ def test_anchors_come_from_the_knowledge_base():
 
 def test_a_file_without_anchors_is_refused(tmp_path):
     (tmp_path / "emotions.yaml").write_text("emotions: [{label: joy}]")
-    with pytest.raises(LexiconError, match="needs a list 'emotions' with label and anchor"):
+    with pytest.raises(AnchorsError, match="needs a list 'emotions' with label and anchor"):
         read_anchors(tmp_path / "emotions.yaml")
 
 
@@ -163,29 +235,127 @@ def test_every_cluster_gives_its_share_to_each_part():
     assert not np.array_equal(split.test, split_terms(clusters, held_out=0.1, seed=2).test)
 
 
-def test_the_command_trains_saves_and_loads(tmp_path, monkeypatch):
-    """A short training on 2,000 made-up terms: far above chance (1/40) at once."""
-    monkeypatch.setattr(mapping, "MapConfig", lambda **given: MapConfig(channels=32, epochs=3, steps=60, **given))
-    write_lexicon(tmp_path / "lexicon.txt", ratings(2000))
-    arguments = ["--lexicon", f"{tmp_path}/lexicon.txt", "--anchors", str(EMOTIONS_FILE), "--output", f"{tmp_path}/map"]
-    outcome = CliRunner().invoke(mapping.emotion_map_command, arguments, catch_exceptions=False)
-    metrics = json.loads(outcome.stdout)
-    assert metrics["test"]["accuracy"] > 0.6
-    assert set(metrics["test"]) == {"accuracy", "precision", "recall", "f1"}
-    assert metrics["split"] == {"train": 1600, "validation": 200, "test": 200}
-    assert metrics == json.loads((tmp_path / "map" / "metrics.json").read_text())
-    classifier = load_emotion_classifier(tmp_path / "map")
-    assert not classifier.training
-    vad, probabilities = classifier(torch.tensor([[3.0]]), torch.tensor([[2.0, 4.0]]))
-    assert vad.tolist() == [[3.0, 2.0, 4.0]]
+def test_octant_agreement_on_a_worked_example():
+    """Two emotions; the scaling is the identity but for the shift from 1..5 to -1..1."""
+    worked = EmotionMap(
+        ("glad", "sad", "nowhere"),
+        np.full(3, 1.0),
+        np.full(3, 5.0),
+        np.array([[0.5, 0.5, 0.5], [-0.5, 0.1, -0.5], [-1, 1, 1]]),
+    )
+    anchors = Anchors(worked.labels, np.array([[4.0, 4.0, 4.0], [2.0, 2.0, 2.0], [1.0, 5.0, 5.0]]))
+    vad = np.array([[4, 4, 4], [4, 4, 3.5], [4, 4, 2.9], [3.5, 2.5, 4], [2, 2, 2], [2, 3.1, 2], [2.5, 3, 2.5]])
+    lexicon = Lexicon(tuple("abcdefg"), vad, Scale(1, 5, "given"))
+    assert octant_agreement(worked, lexicon, anchors) == [
+        OctantAgreement("glad", "HHH", "HHH", terms=4, share_in_octant=0.5),
+        OctantAgreement("sad", "LLL", "LHL", terms=3, share_in_octant=pytest.approx(2 / 3)),
+        OctantAgreement("nowhere", "LHH", "LHH", terms=0, share_in_octant=None),
+    ]
+    report = report_clusters(worked, lexicon, anchors)
+    assert (report.centroids_in_octant, report.anchors_in_cluster, report.without_terms) == (2, 3, ["nowhere"])
+    assert report.terms_in_octant == pytest.approx(4 / 7)
+
+
+# The classifier and its training
+
+
+def test_the_classifier_is_the_papers(classifier):
+    """Section III-D: two blocks of convolution, normalisation and pooling, a fully connected layer, softmax."""
+    kinds = [[type(layer).__name__ for layer in block] for block in classifier.blocks]
+    assert kinds == [["Conv1d", "BatchNorm1d", "AvgPool1d", "SiLU"]] * 2
+    assert (classifier.blocks[0][0].in_channels, classifier.output.out_features) == (1, 40)
+    shapes = []
+    for block in classifier.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape)))
+    _, probabilities = classifier(torch.tensor([[3.0]]), torch.tensor([[2.0, 4.0]]))
+    assert shapes == [(1, 32, 2), (1, 32, 1)]
     assert probabilities.sum().item() == pytest.approx(1.0, abs=1e-6)
 
 
-def test_the_command_reports_a_bad_lexicon_in_one_line(tmp_path):
-    arguments = ["--lexicon", f"{tmp_path}/none", "--anchors", str(EMOTIONS_FILE), "--output", f"{tmp_path}/map"]
-    outcome = CliRunner().invoke(mapping.emotion_map_command, arguments)
+def test_memberships_on_a_worked_example():
+    """At distances 0.1 and 0.3 and temperature 0.02: exp(-0.5) to exp(-4.5)."""
+    centroids = torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0]])
+    soft = memberships(torch.tensor([[0.1, 0.0, 0.0], [0.2, 1.0, 0.0]]), centroids, 0.02)
+    assert soft[0, 0].item() == pytest.approx(1 / (1 + np.exp(-4.0)), rel=1e-5)
+    assert soft[1].tolist() == pytest.approx([0.5, 0.5])
+    assert memberships(torch.tensor([[0.19, 0.0, 0.0]]), centroids, 1e-5).tolist()[0] == pytest.approx([1.0, 0.0])
+
+
+def test_a_small_problem_is_learnt_nearly_without_error():
+    """Eight emotions, one an octant; chance is 1/8."""
+    corners = np.array([[v, a, d] for v in (2.0, 4.0) for a in (2.0, 4.0) for d in (2.0, 4.0)])
+    anchors = Anchors(tuple("abcdefgh"), corners)
+    lexicon = Lexicon(tuple(f"word{i}" for i in range(2000)), 1 + 4 * ratings(2000), Scale(1, 5, "given"))
+    config = MapConfig(channels=16, epochs=4, steps=50)
+    metrics = train_emotion_map(lexicon, anchors, config, Console(file=StringIO())).metrics
+    assert metrics["test"]["accuracy"] >= 0.97
+    assert metrics["split"] == {"train": 1600, "validation": 200, "test": 200}
+
+
+def test_a_made_up_lexicon_is_in_the_layout_of_nrc_vad_v2(tmp_path):
+    write_made_up_lexicon(tmp_path / "lexicon.txt", 3000)
+    assert (tmp_path / "lexicon.txt").read_text().startswith("term\tvalence\tarousal\tdominance\nterm0\t")
+    lexicon = read_lexicon(tmp_path / "lexicon.txt")
+    assert (len(lexicon.terms), lexicon.scale.low, lexicon.scale.high) == (3000, -1, 1)
+    valence_to_dominance = np.corrcoef(lexicon.vad.T)[0, 2]
+    assert 0.3 < valence_to_dominance < 0.6
+
+
+# The command
+
+
+def run_command(tmp_path: Path, *options: str, anchors: Path = EMOTIONS_FILE) -> Result:
+    arguments = ["--lexicon", f"{tmp_path}/lexicon.txt", "--anchors", str(anchors), "--output", f"{tmp_path}/map"]
+    return CliRunner().invoke(emotion_map_command, [*arguments, *options])
+
+
+@pytest.fixture
+def briefly(monkeypatch):
+    monkeypatch.setattr(command, "MapConfig", lambda **given: MapConfig(channels=16, epochs=2, steps=30, **given))
+
+
+def test_the_command_trains_saves_and_loads(tmp_path, briefly):
+    """A short training on 2,000 made-up terms: far above chance (1/40) at once."""
+    write_made_up_lexicon(tmp_path / "lexicon.txt", 2000)
+    outcome = run_command(tmp_path, "--json", "--seed", "3")
+    assert outcome.exit_code == 0, outcome.output
+    metrics = json.loads(outcome.stdout)
+    assert metrics["test"]["accuracy"] > 0.5
+    assert set(metrics["test"]) == set(metrics["paper"]) == {"accuracy", "precision", "recall", "f1"}
+    assert metrics["split"] == {"train": 1600, "validation": 200, "test": 200}
+    assert (metrics["scale"]["low"], metrics["scale"]["high"], metrics["config"]["seed"]) == (-1.0, 1.0, 3)
+    assert [one["label"] for one in metrics["octants"]] == LABELS
+    assert [one["octant"] for one in metrics["octants"]] == [emotion.octant for emotion in EMOTIONS]
+    assert sum(one["terms"] for one in metrics["octants"]) == metrics["terms"] == 2000
+    assert metrics["lexicon_sha256"] == hashlib.sha256((tmp_path / "lexicon.txt").read_bytes()).hexdigest()
+    assert metrics == json.loads((tmp_path / "map" / "metrics.json").read_text())
+    classifier = load_emotion_classifier(tmp_path / "map")
+    assert not classifier.training
+    assert classifier(torch.tensor([[3.0]]), torch.tensor([[2.0, 4.0]]))[0].tolist() == [[3.0, 2.0, 4.0]]
+    picture = (tmp_path / "map" / "emotion_map.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 500_000
+    assert "scale -1..1 (recognised" in outcome.stderr
+
+
+def test_the_command_prints_tables_and_takes_a_scale(tmp_path, briefly):
+    write_lexicon(tmp_path / "lexicon.txt", 7 * ratings(800))
+    outcome = run_command(tmp_path, "--scale", "0", "7")
+    assert outcome.exit_code == 0, outcome.output
+    for words in ("held-out terms", "0.9220", "0.9253", "furious", "centroid in", "emotion_map.png"):
+        assert words in outcome.stdout
+    assert "scale 0..7 (given)" in outcome.stderr
+
+
+def test_the_command_reports_bad_input_in_one_line(tmp_path):
+    outcome = run_command(tmp_path)
     assert outcome.exit_code == 1
     assert outcome.output.startswith("Error: cannot read the lexicon")
+    write_lexicon(tmp_path / "lexicon.txt", 7 * ratings())
+    assert "Give it with --scale LOW HIGH" in run_command(tmp_path).output
+    outcome = run_command(tmp_path, anchors=tmp_path / "lexicon.txt")
+    assert outcome.exit_code == 1
+    assert "needs a list 'emotions'" in outcome.output
 
 
 def test_training_repeats_itself(lexicon):
@@ -227,7 +397,7 @@ def test_the_shipped_classifier_knows_every_anchor(classifier):
 def test_the_shipped_classifier_is_the_nearest_centroid_in_the_whole_space(classifier):
     anywhere = np.random.default_rng(7).uniform(1, 5, (5000, 3))
     agreement = (classify(classifier, anywhere).argmax(1) == load_emotion_map(ARTIFACTS).assign(anywhere)).mean()
-    assert agreement >= 0.975
+    assert agreement >= 0.99
 
 
 GOLDEN = {
@@ -263,4 +433,4 @@ def test_held_out_terms_of_the_glasgow_norms(classifier):
     test = split_terms(clusters, MapConfig().held_out, MapConfig().seed).test
     accuracy = (classify(classifier, vad[test]).argmax(1) == clusters[test]).mean()
     assert accuracy == pytest.approx(json.loads((ARTIFACTS / "metrics.json").read_text())["test"]["accuracy"], abs=2e-3)
-    assert accuracy >= 0.97
+    assert accuracy >= 0.99

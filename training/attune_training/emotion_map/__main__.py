@@ -1,4 +1,4 @@
-"""`python -m attune_training.emotion_map`: the command that trains the map."""
+"""`python -m attune_training.emotion_map`: the same command, for a machine without the `attune` command."""
 
 from attune_training.emotion_map.command import emotion_map_command
 

@@ -8,9 +8,19 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
-from attune_training.emotion_map.lexicon import Anchors, Array, Lexicon
+from attune_training.emotion_map.anchors import Anchors
+from attune_training.emotion_map.lexicon import Lexicon
+from attune_training.emotion_map.scale import Array
 
-__all__ = ["ClusterReport", "EmotionMap", "fit_emotion_map", "octants_of", "report_clusters"]
+__all__ = [
+    "ClusterReport",
+    "EmotionMap",
+    "OctantAgreement",
+    "fit_emotion_map",
+    "octant_agreement",
+    "octants_of",
+    "report_clusters",
+]
 
 Labels = npt.NDArray[np.int64]
 
@@ -69,8 +79,36 @@ def octants_of(vad: Array) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class OctantAgreement:
+    """How a cluster agrees with its emotion's octant.
+
+    `octant` is that of the emotion's anchor, `centroid_octant` that of the cluster's centroid; `terms` fall to the
+    cluster, and `share_in_octant` of them lie in the emotion's octant (None where there are no terms).
+    """
+
+    label: str
+    octant: str
+    centroid_octant: str
+    terms: int
+    share_in_octant: float | None
+
+
+def octant_agreement(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors) -> list[OctantAgreement]:
+    """Each cluster's agreement with its emotion's octant, in class order."""
+    clusters = emotion_map.assign(lexicon.vad)
+    term_octants = np.array(octants_of(lexicon.vad))
+    octants = zip(octants_of(anchors.vad), octants_of(emotion_map.denormalise(emotion_map.centroids)), strict=True)
+    agreement = []
+    for index, (home, settled) in enumerate(octants):
+        own = term_octants[clusters == index]
+        share = float((own == home).mean()) if len(own) else None
+        agreement.append(OctantAgreement(anchors.labels[index], home, settled, len(own), share))
+    return agreement
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterReport:
-    """How well the clusters stand for their emotions.
+    """How well the clusters stand for their emotions, in total.
 
     `centroids_in_octant`: centroids in the octant of their anchor; `anchors_in_cluster`: anchors that fall into their
     own cluster; `terms_in_octant`: share of terms whose octant is their emotion's; `without_terms`: emotions that no
@@ -86,15 +124,12 @@ class ClusterReport:
 
 def report_clusters(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors) -> ClusterReport:
     """Compare the clusters with the emotions that they started from."""
-    home = np.array(octants_of(anchors.vad))
-    settled = np.array(octants_of(emotion_map.denormalise(emotion_map.centroids)))
-    clusters = emotion_map.assign(lexicon.vad)
-    counts = np.bincount(clusters, minlength=len(home))
-    offsets = emotion_map.normalise(lexicon.vad) - emotion_map.centroids[clusters]
+    agreement = octant_agreement(emotion_map, lexicon, anchors)
+    offsets = emotion_map.normalise(lexicon.vad) - emotion_map.centroids[emotion_map.assign(lexicon.vad)]
     return ClusterReport(
-        centroids_in_octant=int((settled == home).sum()),
-        anchors_in_cluster=int((emotion_map.assign(anchors.vad) == np.arange(len(home))).sum()),
-        terms_in_octant=float((home[clusters] == np.array(octants_of(lexicon.vad))).mean()),
-        without_terms=[label for label, count in zip(emotion_map.labels, counts, strict=True) if count == 0],
+        centroids_in_octant=sum(one.octant == one.centroid_octant for one in agreement),
+        anchors_in_cluster=int((emotion_map.assign(anchors.vad) == np.arange(len(agreement))).sum()),
+        terms_in_octant=sum(one.terms * (one.share_in_octant or 0.0) for one in agreement) / len(lexicon.terms),
+        without_terms=[one.label for one in agreement if one.terms == 0],
         inertia=float((offsets**2).sum()),
     )

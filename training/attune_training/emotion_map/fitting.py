@@ -15,11 +15,16 @@ from rich.progress import Progress
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor, nn
 
+from attune_training.emotion_map.anchors import Anchors
 from attune_training.emotion_map.classifier import EmotionClassifier
-from attune_training.emotion_map.clusters import EmotionMap, Labels, fit_emotion_map, report_clusters
-from attune_training.emotion_map.lexicon import MAX_VAD, MIN_VAD, Anchors, Array, Lexicon
+from attune_training.emotion_map.clusters import EmotionMap, Labels, fit_emotion_map, octant_agreement, report_clusters
+from attune_training.emotion_map.lexicon import MAX_VAD, MIN_VAD, Lexicon
+from attune_training.emotion_map.scale import Array
 
 __all__ = ["MapConfig", "Split", "TrainedMap", "split_terms", "train_emotion_map"]
+
+PAPER_SCORES = {"accuracy": 0.9220, "precision": 0.9253, "recall": 0.9220, "f1": 0.9220}
+"""What section III-D reports, on the NRC VAD Lexicon v2.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +34,32 @@ class MapConfig:
     `anchor_weight`: how much an emotion's anchor counts in K-means, in average clusters' worth of terms; 0 is plain
     K-means. `held_out`: the share of terms for validation, and again for the test.
     `steps` batches make an epoch; `jitter` is the standard deviation around lexicon terms, on the -1..1 scale.
+    `first_temperature`, `last_temperature`: how soft the labels are at the start and at the end, in squared distance on
+    the -1..1 scale (`memberships`). After `settling` of the epochs the batch statistics are frozen, and early stopping
+    begins, with `patience` epochs.
     """
 
     anchor_weight: float = 1.0
     held_out: float = 0.1
-    channels: int = 128
-    epochs: int = 25
+    channels: int = 32
+    epochs: int = 30
     steps: int = 100
-    batch_size: int = 1024
-    learning_rate: float = 1e-2
+    batch_size: int = 512
+    learning_rate: float = 2e-2
     patience: int = 5
     jitter: float = 0.1
+    first_temperature: float = 0.1
+    last_temperature: float = 0.01
+    settling: float = 0.5
     seed: int = 0
+
+    def is_settled(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 0, comes after the settling; the last one always does."""
+        return epoch >= min(self.settling * self.epochs, self.epochs - 1)
+
+    def temperature_at(self, progress: float) -> float:
+        """From the first to the last temperature at an even ratio, over `progress` 0..1."""
+        return self.first_temperature * (self.last_temperature / self.first_temperature) ** progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +87,28 @@ class _Sampler:
     """
 
     def __init__(self, emotion_map: EmotionMap, train_vad: Array, jitter: float) -> None:
-        self._centroids = _tensor(emotion_map.centroids)
         self._terms = _tensor(emotion_map.normalise(train_vad))
         corners = np.array([[MIN_VAD] * 3, [MAX_VAD] * 3])
         self._low, self._high = _tensor(emotion_map.normalise(corners))
         self._jitter = jitter
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Points [count, 3] on -1..1 and their clusters [count]."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Points [count, 3] on -1..1."""
         picks = torch.randint(len(self._terms), (count // 2,), generator=generator)
         near = self._terms[picks] + self._jitter * torch.randn(count // 2, 3, generator=generator)
         anywhere = self._low + (self._high - self._low) * torch.rand(count - count // 2, 3, generator=generator)
-        points = torch.cat([near, anywhere])
-        # The exact distance: the shortcut by matrix product mislabels points near a border.
-        mode = "donot_use_mm_for_euclid_dist"
-        return points, torch.cdist(points, self._centroids, compute_mode=mode).argmin(1)
+        return torch.cat([near, anywhere])
+
+
+def memberships(points: Tensor, centroids: Tensor, temperature: float) -> Tensor:
+    """How much each point belongs to each cluster: softmax of -distance^2 / temperature. [B, 3], [K, 3] to [B, K].
+
+    They stand for y of equation 22. Its one-hot labels are the limit at temperature 0; at a small one the memberships
+    are the same away from the borders, and at a border they say how near it is, where one-hot labels only say the side.
+    """
+    # The exact distance: the shortcut by matrix product is wrong near a border.
+    distances = torch.cdist(points, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+    return (-(distances**2) / temperature).softmax(dim=1)
 
 
 def _tensor(array: Array) -> Tensor:
@@ -107,43 +133,84 @@ class _EarlyStopping:
         return self._since_best == self._patience
 
 
+class _Training:
+    """One training of the classifier on the points of a map.
+
+    While it learns, its logits times the temperature are what the network puts out, so that they keep their size as
+    the temperature falls from the first to the last; the last one is folded into the output layer at the end.
+    """
+
+    def __init__(self, emotion_map: EmotionMap, train_vad: Array, config: MapConfig) -> None:
+        torch.manual_seed(config.seed)
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._config = config
+        self.temperature = config.first_temperature
+        self._centroids = _tensor(emotion_map.centroids)
+        self._sampler = _Sampler(emotion_map, train_vad, config.jitter)
+        self.model = EmotionClassifier(len(emotion_map.labels), config.channels)
+        self.model.minimum.copy_(_tensor(emotion_map.minimum))
+        self.model.maximum.copy_(_tensor(emotion_map.maximum))
+        self._optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        self._total_steps = config.epochs * config.steps
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser, config.learning_rate, self._total_steps, pct_start=0.1
+        )
+
+    def run_epoch(self, epoch: int) -> None:
+        """`config.steps` steps; `epoch` counts from 0."""
+        _set_training(self.model, self._config.is_settled(epoch))
+        for step in range(epoch * self._config.steps, (epoch + 1) * self._config.steps):
+            self.temperature = self._config.temperature_at(step / self._total_steps)
+            self._step()
+
+    def _step(self) -> None:
+        points = self._sampler.draw(self._config.batch_size, self._generator)
+        targets = memberships(points, self._centroids, self.temperature)
+        loss = nn.functional.cross_entropy(self.model.logits(points) / self.temperature, targets)  # equation 22
+        self._optimiser.zero_grad()
+        loss.backward()
+        self._optimiser.step()
+        self._schedule.step()
+
+    @torch.no_grad()
+    def finish(self, weights: dict[str, Tensor]) -> EmotionClassifier:
+        """The classifier with those weights and the last temperature inside, ready to infer."""
+        self.model.load_state_dict(weights)
+        for parameter in self.model.output.parameters():
+            parameter.div_(self._config.last_temperature)
+        return self.model.eval()
+
+
 def _train_classifier(
     emotion_map: EmotionMap, vad: Array, clusters: Labels, split: Split, config: MapConfig, console: Console
 ) -> tuple[EmotionClassifier, int]:
     """The classifier with the lowest validation loss, and the number of epochs run."""
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    model = EmotionClassifier(len(emotion_map.labels), config.channels)
-    model.minimum.copy_(_tensor(emotion_map.minimum))
-    model.maximum.copy_(_tensor(emotion_map.maximum))
-    optimiser = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.epochs * config.steps
-    )
-    sampler = _Sampler(emotion_map, vad[split.train], config.jitter)
+    training = _Training(emotion_map, vad[split.train], config)
     held = _tensor(emotion_map.normalise(vad[split.validation]))
     held_clusters = torch.from_numpy(clusters[split.validation])
-    stopping, epochs = _EarlyStopping(config.patience), 0
+    stopping, epoch = _EarlyStopping(config.patience), 0
     with Progress(console=console, transient=True) as progress:
-        for epochs in progress.track(range(1, config.epochs + 1), description="training the emotion map"):  # noqa: B007
-            model.train()
-            for _ in range(config.steps):
-                points, targets = sampler.draw(config.batch_size, generator)
-                loss = nn.functional.cross_entropy(model.logits(points), targets)  # equation 22
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-            if stopping.should_stop(_loss(model, held, held_clusters), model):
+        for epoch in progress.track(range(config.epochs), description="training the emotion map"):
+            training.run_epoch(epoch)
+            if not config.is_settled(epoch):  # at high learning rates the loss jumps, and says nothing of the end
+                continue
+            if stopping.should_stop(_loss(training.model, held, held_clusters, training.temperature), training.model):
                 break
-    model.load_state_dict(stopping.best)
-    return model.eval(), epochs
+    return training.finish(stopping.best), epoch + 1
+
+
+def _set_training(model: EmotionClassifier, settled: bool) -> None:
+    """Training mode; once settled, with frozen batch statistics, whose noise blurs the borders."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.train(not settled)
 
 
 @torch.inference_mode()
-def _loss(model: EmotionClassifier, points: Tensor, targets: Tensor) -> float:
+def _loss(model: EmotionClassifier, points: Tensor, clusters: Tensor, temperature: float) -> float:
     model.eval()
-    return float(nn.functional.cross_entropy(model.logits(points), targets))
+    return float(nn.functional.cross_entropy(model.logits(points) / temperature, clusters))
 
 
 @torch.inference_mode()
@@ -186,12 +253,15 @@ def train_emotion_map(
     anywhere = np.random.default_rng(config.seed).uniform(MIN_VAD, MAX_VAD, (20_000, 3))
     metrics = {
         "terms": len(lexicon.terms),
-        "scale": list(lexicon.scale),
+        "repeated_terms": lexicon.repeated,
+        "scale": asdict(lexicon.scale),
         "split": {name: len(getattr(split, name)) for name in ("train", "validation", "test")},
         "test": _scores(clusters[split.test], _classify(classifier, lexicon.vad[split.test])),
+        "paper": PAPER_SCORES,
         "whole_space_accuracy": _scores(emotion_map.assign(anywhere), _classify(classifier, anywhere))["accuracy"],
         "clusters": asdict(report_clusters(emotion_map, lexicon, anchors)),
         "clusters_of_plain_kmeans": asdict(report_clusters(plain, lexicon, anchors)),
+        "octants": [asdict(one) for one in octant_agreement(emotion_map, lexicon, anchors)],
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 1),
         "config": asdict(config),

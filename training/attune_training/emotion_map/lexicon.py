@@ -1,106 +1,147 @@
-"""Lexicons of words with VAD ratings, and the anchors of the emotions: read, checked, and put on 1..5."""
+"""Lexicons of words with VAD ratings: read, checked, and put on 1..5."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import yaml
 
-__all__ = ["Anchors", "Lexicon", "LexiconError", "read_anchors", "read_lexicon"]
+from attune_training.emotion_map.scale import VAD_DIMENSIONS, Array, Scale, UnknownScaleError, recognise_scale
 
-Array = npt.NDArray[np.float64]
+__all__ = ["MAX_VAD", "MIN_VAD", "Lexicon", "LexiconError", "read_lexicon"]
 
-VAD_DIMENSIONS = ("valence", "arousal", "dominance")
 MIN_VAD, MAX_VAD = 1.0, 5.0
-SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (1.0, 9.0))
-"""Scales that a lexicon may be rated on, tried in this order: NRC VAD v1, NRC VAD v2.1, Attune's own, Glasgow Norms."""
-
 MIN_TERMS = 400
-_TERM_COLUMNS = ("term", "word")
+
+_DELIMITERS = ("\t", ",", ";")
+_COLUMN_NAMES = (
+    ("term", "word", "lemma"),
+    *((name, name[0], f"{name[0]}.mean.sum") for name in VAD_DIMENSIONS),  # the last: Warriner et al. 2013
+)
+"""What a header may call the term, valence, arousal and dominance, in lower case; the first name found counts."""
 
 
 class LexiconError(ValueError):
-    """A lexicon or a file of anchors cannot be read; the message names the file and what would be right."""
+    """A lexicon cannot be read; the message names the file, the line where there is one, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Words with their ratings: `vad` is [N, 3] on 1..5, read from ratings on `scale`."""
+    """Words with their ratings: `vad` is [N, 3] on 1..5, read from ratings on `scale`.
+
+    Every term is there once; `repeated` counts the rows that were merged into an earlier one of the same term.
+    """
 
     terms: tuple[str, ...]
     vad: Array
-    scale: tuple[float, float]
+    scale: Scale
+    repeated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Anchors:
-    """The emotions in class order: labels and their VAD [K, 3] on 1..5."""
+class _Row:
+    """One row of the table: `ratings` are valence, arousal and dominance as they stand there."""
 
-    labels: tuple[str, ...]
-    vad: Array
+    line: int
+    term: str
+    ratings: tuple[float, float, float]
 
 
-def read_lexicon(path: Path) -> Lexicon:
+def read_lexicon(path: Path, scale: tuple[float, float] | None = None) -> Lexicon:
     """A VAD lexicon, rescaled to 1..5.
 
     Reads NRC VAD v2.1 (tab-separated, header, -1..1), NRC VAD v1 (tab-separated, 0..1, with or without header), the
-    Glasgow Norms (CSV, 1..9), and any tab- or comma-separated table with the columns term (or word), valence, arousal,
-    dominance on one of those scales or 1..5. Raises `LexiconError`, with the line, for anything else.
+    Glasgow Norms (CSV, 1..9), and any table separated by tabs, commas or semicolons whose header names the term,
+    valence, arousal and dominance; further columns are not read. `scale` gives the ends of the scale; without it the
+    scale is recognised (`recognise_scale`). A term that comes again counts once, with the mean of its ratings:
+    otherwise a held-out term could be in the training part too. Raises `LexiconError` for anything else.
     """
+    rows, is_nrc_v2 = _table(path)
+    if len({row.term for row in rows}) < MIN_TERMS:
+        raise LexiconError(f"{path}: {len(rows)} terms are too few for the map; at least {MIN_TERMS} are needed")
+    raw = np.array([row.ratings for row in rows])  # [rows, 3]
+    known = _given(scale, rows, path) if scale else _recognised(raw, is_nrc_v2, path)
+    terms: dict[str, int] = {}
+    index = np.array([terms.setdefault(row.term, len(terms)) for row in rows])  # [rows]
+    sums = np.zeros((len(terms), len(VAD_DIMENSIONS)))
+    np.add.at(sums, index, raw)
+    means = sums / np.bincount(index)[:, None]
+    vad = MIN_VAD + (means - known.low) / (known.high - known.low) * (MAX_VAD - MIN_VAD)
+    return Lexicon(tuple(terms), vad, known, repeated=len(rows) - len(terms))
+
+
+def _given(scale: tuple[float, float], rows: Sequence[_Row], path: Path) -> Scale:
+    low, high = scale
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise LexiconError(f"the scale's low end must be below its high end, got {low:g} and {high:g}")
+    for row in rows:
+        if not all(low <= rating <= high for rating in row.ratings):
+            raise LexiconError(
+                f"{path}, line {row.line}: '{row.term}' is rated {row.ratings}, outside the scale {low:g}..{high:g}"
+            )
+    return Scale(low, high, "given")
+
+
+def _recognised(raw: Array, is_nrc_v2: bool, path: Path) -> Scale:
+    try:
+        return recognise_scale(raw, is_nrc_v2)
+    except UnknownScaleError as error:
+        raise LexiconError(
+            f"{path}: the scale of the ratings is not plain from the data: {error}. Give it with --scale LOW HIGH, "
+            "the lowest and the highest rating that people could choose, for example --scale 1 9"
+        ) from error
+
+
+def _table(path: Path) -> tuple[list[_Row], bool]:
+    """The rows, and whether they are laid out as NRC VAD v2.1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LexiconError(f"cannot read the lexicon {path}: {error}") from error
-    rows = list(_rows_of(text))
-    if not rows:
+    first_line = text.lstrip().partition("\n")[0]
+    delimiter = next((mark for mark in _DELIMITERS if mark in first_line), ",")
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
+    if delimiter == "\t":  # quotation marks mean nothing in the tab-separated lexicons
+        reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    try:
+        filled = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise LexiconError(f"{path}, line {reader.line_num}: {error}") from error
+    if not filled:
         raise LexiconError(f"{path}: the lexicon is empty")
-    columns = _columns_of(rows[0][1], path)
-    ratings = [_rating(line, row, columns, path) for line, row in rows[_has_header(rows[0][1]) :]]
-    if len(ratings) < MIN_TERMS:
-        raise LexiconError(f"{path}: {len(ratings)} terms are too few for the map; at least {MIN_TERMS} are needed")
-    raw = np.array([vad for _, vad in ratings])
-    scale = _scale_of(raw, path)
-    return Lexicon(tuple(term for term, _ in ratings), _rescale(raw, scale), scale)
+    first_row = filled[0][1]
+    header = [] if any(_is_number(cell) for cell in first_row[1:]) else [cell.strip().lower() for cell in first_row]
+    columns = _columns_of(header, len(first_row), path)
+    is_nrc_v2 = delimiter == "\t" and header == ["term", *VAD_DIMENSIONS]
+    return [_row(line, cells, columns, path) for line, cells in filled[bool(header) :]], is_nrc_v2
 
 
-def _rows_of(text: str) -> Iterator[tuple[int, list[str]]]:
-    """The filled rows with their line numbers."""
-    lines = text.splitlines()
-    tabs = bool(lines) and "\t" in lines[0]
-    # Quotation marks mean nothing in the tab-separated lexicons.
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
-    return ((reader.line_num, row) for row in reader if any(cell.strip() for cell in row))
-
-
-def _has_header(row: list[str]) -> bool:
-    return not any(_is_number(cell) for cell in row[1:])
-
-
-def _columns_of(first: list[str], path: Path) -> tuple[int, ...]:
+def _columns_of(header: list[str], width: int, path: Path) -> tuple[int, ...]:
     """Where term, valence, arousal and dominance are."""
-    if not _has_header(first):
-        if len(first) != 4:
+    if not header:
+        if width != len(_COLUMN_NAMES):
             raise LexiconError(f"{path}: without a header the columns must be term, valence, arousal, dominance")
-        return (0, 1, 2, 3)
-    names = [cell.strip().lower() for cell in first]
-    term = next((name for name in _TERM_COLUMNS if name in names), None)
-    missing = [name for name in VAD_DIMENSIONS if name not in names]
-    if term is None or missing:
-        raise LexiconError(f"{path}: the header must name term (or word), valence, arousal and dominance")
-    return tuple(names.index(name) for name in (term, *VAD_DIMENSIONS))
+        return tuple(range(width))
+    found = [next((header.index(name) for name in names if name in header), None) for names in _COLUMN_NAMES]
+    if None in found:
+        raise LexiconError(
+            f"{path}: the header must name term (or word), valence, arousal and dominance, got {', '.join(header)}"
+        )
+    return tuple(column for column in found if column is not None)
 
 
-def _rating(line: int, row: list[str], columns: tuple[int, ...], path: Path) -> tuple[str, list[float]]:
+def _row(line: int, row: list[str], columns: tuple[int, ...], path: Path) -> _Row:
     cells = [row[column].strip() if column < len(row) else "" for column in columns]
-    if not cells[0] or not all(_is_number(cell) for cell in cells[1:]):
+    term, *numbers = cells
+    if not term or not all(_is_number(number) for number in numbers):
         raise LexiconError(f"{path}, line {line}: needs a term and three numbers, got {cells}")
-    return cells[0], [float(cell) for cell in cells[1:]]
+    valence, arousal, dominance = (float(number) for number in numbers)
+    return _Row(line, term, (valence, arousal, dominance))
 
 
 def _is_number(cell: str) -> bool:
@@ -108,33 +149,3 @@ def _is_number(cell: str) -> bool:
         return math.isfinite(float(cell))
     except ValueError:
         return False
-
-
-def _scale_of(raw: Array, path: Path) -> tuple[float, float]:
-    """The first scale that holds every rating; each dimension has to use more than half of it."""
-    low, high = raw.min(0), raw.max(0)  # [3]
-    for scale in SCALES:
-        if (low >= scale[0]).all() and (high <= scale[1]).all():
-            if ((high - low) > (scale[1] - scale[0]) / 2).all():
-                return scale
-            break
-    known = ", ".join(f"{low:g}..{high:g}" for low, high in SCALES)
-    raise LexiconError(
-        f"{path}: the ratings run from {low.tolist()} to {high.tolist()} (valence, arousal, dominance), "
-        f"which is none of the known scales {known}"
-    )
-
-
-def _rescale(raw: Array, scale: tuple[float, float]) -> Array:
-    return MIN_VAD + (raw - scale[0]) / (scale[1] - scale[0]) * (MAX_VAD - MIN_VAD)
-
-
-def read_anchors(path: Path) -> Anchors:
-    """Label and anchor of every entry of the knowledge base's YAML file. Raises `LexiconError`."""
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["emotions"]
-        labels = tuple(str(entry["label"]) for entry in entries)
-        vad = np.array([[entry["anchor"][name] for name in VAD_DIMENSIONS] for entry in entries], np.float64)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise LexiconError(f"{path}: needs a list 'emotions' with label and anchor: {error!r}") from error
-    return Anchors(labels, vad)

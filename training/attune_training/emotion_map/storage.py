@@ -15,7 +15,8 @@ from attune_training.emotion_map.fitting import TrainedMap
 
 __all__ = ["load_emotion_classifier", "load_emotion_map", "save_emotion_map"]
 
-_CLASSIFIER_FILE, _MAP_FILE, _LABELS_FILE, _METRICS_FILE = "cnn.safetensors", "map.json", "labels.json", "metrics.json"
+_CLASSIFIER_FILE, _MAP_FILE, _LABELS_FILE = "cnn.safetensors", "map.json", "labels.json"
+METRICS_FILE, PICTURE_FILE = "metrics.json", "emotion_map.png"
 
 
 def save_emotion_map(trained: TrainedMap, directory: Path) -> None:
@@ -25,7 +26,7 @@ def save_emotion_map(trained: TrainedMap, directory: Path) -> None:
     geometry = {name: getattr(emotion_map, name).tolist() for name in ("minimum", "maximum", "centroids")}
     _write_json(directory / _MAP_FILE, {"channels": trained.metrics["config"]["channels"], **geometry})
     _write_json(directory / _LABELS_FILE, list(emotion_map.labels))
-    _write_json(directory / _METRICS_FILE, trained.metrics)
+    _write_json(directory / METRICS_FILE, trained.metrics)
     save_file(trained.classifier.state_dict(), directory / _CLASSIFIER_FILE)
 
 
