@@ -352,8 +352,8 @@ def _package_dir(package: str) -> Path:
 
 
 def _digests_of(folder: Path, pattern: str = "*") -> Digests:
-    """Digests of a folder's data files; what is written about them (*.md) decides nothing."""
-    files = (path for path in _files(folder) if path.match(pattern) and path.suffix != ".md")
+    """Digests of a folder's data files; what is written (*.md) and drawn (*.png) about them decides nothing."""
+    files = (path for path in _files(folder) if path.match(pattern) and path.suffix not in (".md", ".png"))
     return {f"{folder.name}/{path.relative_to(folder)}": _digest(path.read_bytes()) for path in files}
 
 
