@@ -1,0 +1,222 @@
+"""Running one row of a table on one split, or reading back what is there of it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from attune_training.checkpoints import read_config
+from attune_training.data.corpus import Corpus
+from attune_training.data.splits import Split
+from attune_training.evaluation.predictions import Predictions, predict
+from attune_training.evaluation.report import DimensionScore, Scores, score
+from attune_training.experiments.plan import PlannedRun
+from attune_training.fitting.run import RunError, RunOptions, RunResult, fit
+from attune_training.models import build_model, full_checkpoint_bytes, total_parameters
+from attune_training.pretrained import load
+from attune_training.providers import ProviderError
+
+__all__ = ["Cell", "Failed", "Measured", "Subject", "check_folders", "measure"]
+
+_METRICS = "metrics.json"
+_FAILURE = "failure.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The corpus of an experiment: its name in the recipe, where it lies, and what it holds."""
+
+    name: str
+    path: Path
+    corpus: Corpus
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row on one split.
+
+    ``dimensions`` are of the test part; where several sessions are left out in turn, of all test parts together, each
+    predicted by the model that did not see it, and ``folds`` are of each of them. Parameters and sizes are of the row's
+    models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
+    ``seconds`` are of all runs.
+    """
+
+    dimensions: dict[str, DimensionScore]
+    folds: dict[str, dict[str, DimensionScore]]
+    trained_parameters: int
+    total_parameters: int
+    checkpoint_bytes: int
+    full_checkpoint_bytes: int
+    seconds: float
+    folders: tuple[Path, ...]
+
+    @property
+    def mean_loss(self) -> float:
+        """The loss averaged over the dimensions."""
+        return float(np.mean([item.loss for item in self.dimensions.values()]))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One row on one split that gave no result, and why."""
+
+    reason: str
+
+
+Cell = Measured | Failed
+
+
+def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
+    """Look whether the folders that are there hold these runs, before any of them starts.
+
+    Raises:
+        RunError: one of them holds another run.
+    """
+    for run in runs:
+        path = run.folder / "run.json"
+        if not path.is_file():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))["identity"]
+        wanted = {
+            "target": run.target,
+            "recipe": run.recipe.to_yaml(),
+            "data": {subject.name: subject.corpus.digest},
+        }
+        changed = [key for key, value in wanted.items() if found.get(key) != value]
+        if changed:
+            raise RunError(
+                f"{run.folder} holds a run with other {', '.join(changed)}: choose another --output, or remove it"
+            )
+
+
+def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, say: Callable[[str], None]) -> Cell:
+    """Finish the runs of one row on one split and sum them up; what goes wrong is returned, not raised.
+
+    Raises:
+        ProviderError: the towers' weights cannot be fetched, which no row can do without.
+    """
+    results = []
+    for run in runs:
+        try:
+            results.append(_finish(run, subject, options, say))
+        except ProviderError:
+            raise
+        except Exception as error:  # of any kind: the other rows go on
+            reason = _write_failure(run.folder, error)
+        else:
+            continue
+        gc.collect()  # a failed trainer holds its model in a cycle, which the next row's memory may need
+        say(f"failed: {run.folder}: {reason}")
+        return Failed(reason)
+    return _summed(runs, results, subject)
+
+
+def _finish(run: PlannedRun, subject: Subject, options: RunOptions, say: Callable[[str], None]) -> RunResult:
+    """Return the result of a finished run, or train it, or what is left of it."""
+    if (run.folder / _METRICS).is_file():
+        say(f"finished before: {run.folder}")
+        return _read_result(run.folder)
+    say(f"run: {run.folder}")
+    (run.folder / _FAILURE).unlink(missing_ok=True)
+    return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, say=say)
+
+
+def _read_result(folder: Path) -> RunResult:
+    metrics = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
+    scores = TypeAdapter(dict[str, dict[str, Scores]]).validate_python(metrics["scores"])
+    return RunResult(
+        folder=folder,
+        scores={name: parts["test"] for name, parts in scores.items()},
+        trained_parameters=metrics["trained_parameters"],
+        checkpoint_bytes=metrics["checkpoint_bytes"],
+        seconds=metrics["seconds_of_last_start"],
+    )
+
+
+def _write_failure(folder: Path, error: Exception) -> str:
+    """Keep the traceback beside the run, and return the reason in one line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _summed(runs: Sequence[PlannedRun], results: Sequence[RunResult], subject: Subject) -> Measured:
+    one_model_of_each = {run.target: result for run, result in zip(runs, results, strict=True)}.values()
+    models = [_laid_out(result.folder) for result in one_model_of_each]
+    folds = _folds(runs, results, subject.name)
+    return Measured(
+        dimensions=next(iter(folds.values())) if len(folds) == 1 else _pooled(runs, subject),
+        folds=folds if len(folds) > 1 else {},
+        trained_parameters=sum(result.trained_parameters for result in one_model_of_each),
+        checkpoint_bytes=sum(result.checkpoint_bytes for result in one_model_of_each),
+        total_parameters=sum(map(total_parameters, models)),
+        full_checkpoint_bytes=sum(map(full_checkpoint_bytes, models)),
+        seconds=sum(result.seconds for result in results),
+        folders=tuple(run.folder for run in runs),
+    )
+
+
+def _folds(
+    runs: Sequence[PlannedRun], results: Sequence[RunResult], corpus: str
+) -> dict[str, dict[str, DimensionScore]]:
+    """Return the scores by split policy and dimension."""
+    folds: dict[str, dict[str, DimensionScore]] = {}
+    for run, result in zip(runs, results, strict=True):
+        folds.setdefault(str(run.policy), {}).update(result.scores[corpus].dimensions)
+    return folds
+
+
+def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, DimensionScore]:
+    """Return the scores over all test parts together.
+
+    Pooled, not averaged: every utterance counts once, and models that disagree about the level count as error.
+    """
+    dimensions: dict[str, DimensionScore] = {}
+    for target in dict.fromkeys(run.target for run in runs):
+        parts = [_test_predictions(run, subject) for run in runs if run.target == target]
+        pooled = Predictions(
+            names=parts[0].names,
+            utterances=tuple(item for part in parts for item in part.utterances),
+            predicted=np.concatenate([part.predicted for part in parts]),
+            target=np.concatenate([part.target for part in parts]),
+        )
+        dimensions |= score(pooled).dimensions
+    return dimensions
+
+
+def _test_predictions(run: PlannedRun, subject: Subject) -> Predictions:
+    """Return what the run's model says of its test part, asked once and kept beside the run."""
+    path = run.folder / f"predicted_{subject.name}.csv"
+    split: Split = run.policy.split(subject.corpus.utterances, run.target, run.recipe.seed)
+    if not path.is_file():
+        ready = load(run.folder / "model")
+        _write_predictions(predict(ready.model, split.test, ready.collator()), path)
+    columns = np.loadtxt(path, np.float32, delimiter=",", skiprows=1, ndmin=2)  # [n, 2 N]
+    names = tuple(path.read_text(encoding="utf-8").partition("\n")[0].split(","))[: columns.shape[1] // 2]
+    predicted, target = np.split(columns, 2, axis=1)
+    return Predictions(names, split.test, predicted, target)
+
+
+def _write_predictions(predictions: Predictions, path: Path) -> None:
+    header = ",".join([*predictions.names, *(f"{name}_true" for name in predictions.names)])
+    columns: Any = np.concatenate([predictions.predicted, predictions.target], axis=1)
+    partial = path.with_suffix(".partial")
+    np.savetxt(partial, columns, fmt="%.9g", delimiter=",", header=header, comments="")
+    partial.rename(path)
+
+
+def _laid_out(folder: Path) -> nn.Module:
+    """Return the run's model, towers and all, as shapes without weights."""
+    with torch.device("meta"):
+        return build_model(read_config(folder / "model"), None)
