@@ -15,9 +15,8 @@ import soundfile
 
 from attune_training.data.audio import EmbeddedAudio, audio_fault, read_speech, trim_silence
 from attune_training.data.corpus import CORPUS_KINDS, CorpusError, open_corpus
-from attune_training.data.emobank import read_emobank
 from attune_training.data.iemocap import TurnName, find_turn_name
-from attune_training.data.ravdess import ClipName, derived_vad, parse_clip_name, read_ravdess
+from attune_training.data.ravdess import ClipName, derived_vad, parse_clip_name
 from attune_training.data.utterance import Utterance
 
 
@@ -576,22 +575,6 @@ def write_clip(folder: Path, name: str) -> None:
     write_audio(folder / f"{name}.flac")
 
 
-def test_ravdess_is_read_by_actor(tmp_path):
-    write_clip(tmp_path, "03-01-05-02-01-01-01")
-    write_clip(tmp_path / "Actor_02", "03-01-03-01-02-01-02")
-    write_clip(tmp_path, "03-01-03-01-02-01-03")
-    clips = read_ravdess(tmp_path, [1, 2])
-    assert [clip.speaker for clip in clips] == ["actor-01", "actor-02"]
-    assert clips[1].transcript == "Dogs are sitting by the door."
-    assert clips[0].vad() == pytest.approx((1.375, 4.5, 4.25))
-
-
-def test_ravdess_without_the_asked_actors_is_refused(tmp_path):
-    write_clip(tmp_path, "03-01-05-02-01-01-01")
-    with pytest.raises(ValueError, match=r"no RAVDESS clip of the speakers actor-07"):
-        read_ravdess(tmp_path, [7])
-
-
 def test_ravdess_is_one_corpus_of_24_speakers_and_says_that_its_targets_are_derived(tmp_path):
     write_clip(tmp_path, "03-01-05-02-01-01-01")
     write_clip(tmp_path / "Actor_24", "03-01-02-01-02-02-24")
@@ -616,19 +599,11 @@ def test_files_that_are_no_speech_clips_are_bad_rows(tmp_path):
 # EmoBank
 
 
-def test_emobank_is_read_by_split(tmp_path):
-    path = tmp_path / "emobank.csv"
-    path.write_text('id,split,V,A,D,text\n1,train,3.5,2.0,3,"Hi, you."\n2,dev,1,2,3,No\n3,train,3,3,3,.."\n')
-    assert read_emobank(path, "train") == [Utterance(None, "Hi, you.", 3.5, 2.0, 3.0, speaker="", split="train")]
-    with pytest.raises(ValueError, match="no row of the split 'test'"):
-        read_emobank(path, "test")
-
-
 def test_another_table_is_refused(tmp_path):
     path = tmp_path / "norms.csv"
     path.write_text("word,valence\nhome,8\n")
     with pytest.raises(ValueError, match="its header must name A, D, V, split, text"):
-        read_emobank(path, "train")
+        open_corpus("emobank", path)
 
 
 def test_emobank_is_one_corpus_of_words_with_its_own_split(tmp_path):

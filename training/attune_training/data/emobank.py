@@ -9,12 +9,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from attune_training.data.rows import CheckedRow, CorpusError, Row, check_row, first_line
-from attune_training.data.utterance import Utterance
+from attune_training.data.rows import CorpusError, Row, first_line
 
-__all__ = ["NOTE", "read_emobank", "read_rows"]
+__all__ = ["NOTE", "read_rows"]
 
 NOTE = "words alone"
 
@@ -47,20 +45,3 @@ def read_rows(path: Path) -> Iterator[Row]:
                     speaker="",
                     split=values["split"] or "",
                 )
-
-
-def read_emobank(path: Path, split: Literal["train", "dev", "test"]) -> list[Utterance]:
-    """Return the sentences of one split that hold a letter.
-
-    Raises:
-        CorpusError: the file is not EmoBank's table, a row is bad, or it has no row of this split.
-    """
-    utterances = []
-    for row in (row for row in read_rows(path) if row.split == split):
-        checked = check_row(row)
-        if not isinstance(checked, CheckedRow):
-            raise CorpusError(str(checked))
-        utterances.append(checked.utterance)
-    if not utterances:
-        raise CorpusError(f"{path} has no row of the split {split!r}")
-    return utterances

@@ -7,14 +7,13 @@ every figure that rests on them has to say so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from attune_training.data.rows import CheckedRow, CorpusError, Problem, Row, check_row
-from attune_training.data.utterance import Utterance
+from attune_training.data.rows import CorpusError, Problem, Row
 
-__all__ = ["NOTE", "STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_ravdess", "read_rows"]
+__all__ = ["NOTE", "STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_rows"]
 
 NOTE = "targets derived from category and intensity"
 
@@ -122,23 +121,3 @@ def _row(source: str, path: Path, name: ClipName) -> Row:
         speaker=f"actor-{name.actor:02d}",
         category=name.category,
     )
-
-
-def read_ravdess(folder: Path, actors: Iterable[int]) -> list[Utterance]:
-    """Return the speech clips of ``actors`` in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
-
-    Raises:
-        CorpusError: the folder holds no clip of these actors, or a file that is none.
-    """
-    wanted = {f"actor-{actor:02d}" for actor in actors}
-    utterances = []
-    for row in read_rows(folder):
-        if isinstance(row, Row) and row.speaker not in wanted:
-            continue
-        checked = check_row(row) if isinstance(row, Row) else row
-        if not isinstance(checked, CheckedRow):
-            raise CorpusError(str(checked))
-        utterances.append(checked.utterance)
-    if not utterances:
-        raise CorpusError(f"{folder} holds no RAVDESS clip of the speakers {', '.join(sorted(wanted))}")
-    return utterances

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,13 @@ from attune_training.experiments.markdown import markdown
 from attune_training.experiments.paper import TableName
 from attune_training.experiments.picture import draw_table
 from attune_training.experiments.plan import EVERY_SESSION, choose_splits, plan_runs, table_rows
-from attune_training.experiments.results import TableResult, hardware_line, to_json
+from attune_training.experiments.results import TableResult, to_json
 from attune_training.experiments.runs import Subject, check_folders, measure
-from attune_training.fitting.command import with_corpora
-from attune_training.fitting.run import RunError, RunOptions
+from attune_training.fitting.command import with_corpora, with_overrides
+from attune_training.fitting.folder import RunError
+from attune_training.fitting.run import RunOptions
 from attune_training.fitting.settings import Recipe, load_recipe, recipe_names
+from attune_training.machine import hardware_line
 
 __all__ = ["experiments", "run_table"]
 
@@ -93,7 +94,7 @@ def _run(
 ) -> None:
     with plain_errors(threads):
         ((name, path),) = named_paths((data,)).items()
-        settings = _with_overrides(with_corpora(load_recipe(recipe), {name: path}, None), epochs, seed)
+        settings = with_overrides(with_corpora(load_recipe(recipe), {name: path}, None), epochs, seed)
         options = RunOptions(
             accelerator=accelerator, devices=devices, workers=workers, bad_rows=bad_rows, progress_bar=not as_json
         )
@@ -103,12 +104,6 @@ def _run(
     click.echo(json.dumps(record) if as_json else report)
     if result.failures:
         raise click.exceptions.Exit(1)
-
-
-def _with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Recipe:
-    if epochs is not None:
-        recipe = replace(recipe, optimisation=replace(recipe.optimisation, epochs=epochs))
-    return recipe if seed is None else replace(recipe, seed=seed)
 
 
 def run_table(

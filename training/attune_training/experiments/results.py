@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from attune_training.experiments.paper import TableName, checks, paper
 from attune_training.experiments.plan import SplitChoice
 from attune_training.experiments.runs import Cell, Failed, Measured, Subject
 from attune_training.fitting.settings import Recipe
 
-__all__ = ["TableResult", "hardware_line", "to_json"]
+__all__ = ["TableResult", "to_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +64,6 @@ class TableResult:
                 "No speaker-independent split was asked for: nothing here says how the models do on new voices."
             )
         return notes
-
-
-def hardware_line(accelerator: str) -> str:
-    """Return the machine in one line: CPU model, cores, threads in use, and the GPU if one may be used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    line = f"{_cpu_model()}, {cores} cores, {torch.get_num_threads()} threads"
-    if accelerator != "cpu" and torch.cuda.is_available():
-        line += f"; {torch.cuda.get_device_name()}"
-    return line
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "unknown CPU")
 
 
 def command_line() -> str:

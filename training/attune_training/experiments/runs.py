@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import gc
-import json
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 from torch import nn
 
 from attune_training.checkpoints import read_config
 from attune_training.data.corpus import Corpus
 from attune_training.data.splits import Split
-from attune_training.evaluation.predictions import Predictions, predict
-from attune_training.evaluation.report import DimensionScore, Scores, score
+from attune_training.evaluation.predictions import Predictions
+from attune_training.evaluation.report import DimensionScore, score
 from attune_training.experiments.plan import PlannedRun
-from attune_training.fitting.run import RunError, RunOptions, RunResult, fit
+from attune_training.fitting.folder import (
+    RunIdentity,
+    RunResult,
+    check_folder,
+    is_finished,
+    read_predictions,
+    read_result,
+)
+from attune_training.fitting.run import RunOptions, fit
 from attune_training.models import build_model, full_checkpoint_bytes, total_parameters
-from attune_training.pretrained import load
 from attune_training.providers import ProviderError
 
 __all__ = ["Cell", "Failed", "Measured", "Subject", "check_folders", "measure"]
 
-_METRICS = "metrics.json"
 _FAILURE = "failure.txt"
 
 
@@ -82,21 +85,9 @@ def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
     Raises:
         RunError: one of them holds another run.
     """
+    data = {subject.name: subject.corpus.digest}
     for run in runs:
-        path = run.folder / "run.json"
-        if not path.is_file():
-            continue
-        found = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        wanted = {
-            "target": run.target,
-            "recipe": run.recipe.to_yaml(),
-            "data": {subject.name: subject.corpus.digest},
-        }
-        changed = [key for key, value in wanted.items() if found.get(key) != value]
-        if changed:
-            raise RunError(
-                f"{run.folder} holds a run with other {', '.join(changed)}: choose another --output, or remove it"
-            )
+        check_folder(run.folder, RunIdentity.of(run.target, run.recipe, data, None))
 
 
 def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, say: Callable[[str], None]) -> Cell:
@@ -123,24 +114,12 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, s
 
 def _finish(run: PlannedRun, subject: Subject, options: RunOptions, say: Callable[[str], None]) -> RunResult:
     """Return the result of a finished run, or train it, or what is left of it."""
-    if (run.folder / _METRICS).is_file():
+    if is_finished(run.folder):
         say(f"finished before: {run.folder}")
-        return _read_result(run.folder)
+        return read_result(run.folder)
     say(f"run: {run.folder}")
     (run.folder / _FAILURE).unlink(missing_ok=True)
     return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, say=say)
-
-
-def _read_result(folder: Path) -> RunResult:
-    metrics = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
-    scores = TypeAdapter(dict[str, dict[str, Scores]]).validate_python(metrics["scores"])
-    return RunResult(
-        folder=folder,
-        scores={name: parts["test"] for name, parts in scores.items()},
-        trained_parameters=metrics["trained_parameters"],
-        checkpoint_bytes=metrics["checkpoint_bytes"],
-        seconds=metrics["seconds_of_last_start"],
-    )
 
 
 def _write_failure(folder: Path, error: Exception) -> str:
@@ -196,24 +175,9 @@ def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, Dimension
 
 
 def _test_predictions(run: PlannedRun, subject: Subject) -> Predictions:
-    """Return what the run's model says of its test part, asked once and kept beside the run."""
-    path = run.folder / f"predicted_{subject.name}.csv"
+    """Return what the run's model says of its test part."""
     split: Split = run.policy.split(subject.corpus.utterances, run.target, run.recipe.seed)
-    if not path.is_file():
-        ready = load(run.folder / "model")
-        _write_predictions(predict(ready.model, split.test, ready.collator()), path)
-    columns = np.loadtxt(path, np.float32, delimiter=",", skiprows=1, ndmin=2)  # [n, 2 N]
-    names = tuple(path.read_text(encoding="utf-8").partition("\n")[0].split(","))[: columns.shape[1] // 2]
-    predicted, target = np.split(columns, 2, axis=1)
-    return Predictions(names, split.test, predicted, target)
-
-
-def _write_predictions(predictions: Predictions, path: Path) -> None:
-    header = ",".join([*predictions.names, *(f"{name}_true" for name in predictions.names)])
-    columns: Any = np.concatenate([predictions.predicted, predictions.target], axis=1)
-    partial = path.with_suffix(".partial")
-    np.savetxt(partial, columns, fmt="%.9g", delimiter=",", header=header, comments="")
-    partial.rename(path)
+    return read_predictions(run.folder, subject.name, split.test)
 
 
 def _laid_out(folder: Path) -> nn.Module:

@@ -1,0 +1,213 @@
+"""Training from recipe to run folder, on a miniature: it learns, resumes exactly after a kill, and says what is wrong.
+
+.venv/bin/pytest tests/unit/test_training_fitting.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from attune_training.commands import train
+from attune_training.data.batches import Example
+from attune_training.fitting.epochs import LoadedCorpus, draw, draw_epoch, with_foreign_words
+from attune_training.fitting.settings import CorpusSettings, Recipe, SettingsError, load_recipe, recipe_names
+from attune_training.pretrained import load
+from tests.miniature import write_manifest
+
+RECIPE = {
+    "model": {"towers": "tiny"},
+    "corpora": {"mini": {"kind": "manifest", "split": "given", "without_voice": 0.25, "without_words": 0.25}},
+    "optimisation": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 4, "words_batch_size": 4},
+}
+
+JOINT = {"towers": "tiny", "architecture": "cross-modal-joint"}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return write_manifest(tmp_path_factory.mktemp("mini"))
+
+
+def write_recipe(path, **changes):
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def arguments(model, recipe, manifest, output, *more):
+    return [model, "--recipe", str(recipe), "--data", f"mini={manifest}", "--output", str(output), "--json", *more]
+
+
+def example(value, words="a", spoken=True, samples=800):
+    waveform = np.full(samples, 100, np.int16) if spoken else None
+    return Example(waveform, words, np.full(3, value, np.float32))
+
+
+@pytest.mark.parametrize("model", ["valence", "arousal-dominance", "joint"])
+def test_a_run_leaves_everything_in_its_folder(model, manifest, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", model=JOINT if model == "joint" else RECIPE["model"])
+    result = CliRunner().invoke(train, arguments(model, recipe, manifest, tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    dimensions = {"valence": 1, "arousal-dominance": 2, "joint": 3}[model]
+    assert len(report["scores"]["mini"]["dimensions"]) == dimensions
+    assert report["scores"]["mini"]["dimensions"].popitem()[1]["count"] == 10
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"recipe.yaml", "run.json", "metrics.json", "model", "logs", "checkpoints", "curves.png"} <= found
+    assert "predicted_mini.png" in found
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["sizes"]["mini"] == {"train": 30, "validation": 10, "test": 10}
+    assert len(run["identity"]["data"]["mini"]) == 64
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml")).optimisation.epochs == 3
+    assert load(tmp_path / "run" / "model").model.config.output_names
+
+
+def test_training_moves_predictions_towards_the_labels(manifest, tmp_path):
+    optimisation = {**RECIPE["optimisation"], "epochs": 25, "learning_rate": 1e-2, "patience": 25}
+    recipe = write_recipe(tmp_path / "recipe.yaml", model=JOINT, optimisation=optimisation)
+    result = CliRunner().invoke(train, arguments("joint", recipe, manifest, tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    dimensions = json.loads(result.stdout.splitlines()[-1])["scores"]["mini"]["dimensions"]
+    assert all(item["pcc"] > 0.7 for item in dimensions.values())
+
+
+def run_process(arguments):
+    command = [str(Path(sys.executable).with_name("attune")), "train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(manifest, tmp_path):
+    optimisation = {**RECIPE["optimisation"], "epochs": 30, "patience": 30}
+    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation=optimisation)
+    whole = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "whole"))
+    assert whole.exit_code == 0, whole.output
+
+    broken = tmp_path / "broken"
+    first = run_process(arguments("valence", recipe, manifest, broken))
+    deadline = time.monotonic() + 120
+    while not (broken / "checkpoints" / "last.ckpt").is_file():
+        assert time.monotonic() < deadline
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert not (broken / "metrics.json").exists()
+
+    second = CliRunner().invoke(train, arguments("valence", recipe, manifest, broken))
+    assert second.exit_code == 0, second.output
+    assert "epoch 30/30" in second.stderr, whole.stderr
+    assert "epoch 1/30" not in second.stderr
+    expected = load_file(tmp_path / "whole" / "model" / "head.safetensors")
+    found = load_file(broken / "model" / "head.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_a_folder_of_another_run_is_refused(manifest, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml")
+    assert CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "run")).exit_code == 0
+    other = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "run", "--epochs", "4"))
+    assert other.exit_code == 1
+    assert "holds a run with other recipe" in other.stderr
+    assert "Traceback" not in other.output
+
+
+def test_valence_starts_from_a_joint_run(manifest, tmp_path):
+    recipe, start = write_recipe(tmp_path / "recipe.yaml"), write_recipe(tmp_path / "joint.yaml", model=JOINT)
+    assert CliRunner().invoke(train, arguments("joint", start, manifest, tmp_path / "joint")).exit_code == 0
+    start = ("--start-from", str(tmp_path / "joint" / "model"))
+    result = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "run", *start))
+    assert result.exit_code == 0, result.output
+    assert "0 fresh" in result.stderr
+
+
+def test_what_is_wrong_is_said_in_one_line(manifest, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml")
+    unknown = CliRunner().invoke(train, ["valence", "--data", "nothing=x", "--output", str(tmp_path / "run")])
+    assert unknown.exit_code == 2
+    assert "the kinds are iemocap" in unknown.stderr
+    unnamed = CliRunner().invoke(train, ["valence", "--data", "x", "--output", str(tmp_path / "run")])
+    assert "NAME=PATH" in unnamed.stderr
+    rows = manifest.with_name("bad.csv")
+    rows.write_text(manifest.read_text().replace("0.wav", "missing.wav", 1))
+    bad = CliRunner().invoke(train, arguments("valence", recipe, rows, tmp_path / "run"))
+    assert bad.exit_code == 1
+    assert "2: missing file" in bad.stderr or "line 2" in bad.stderr
+    assert "--bad-rows skip" in bad.stderr
+    skipped = CliRunner().invoke(train, arguments("valence", recipe, rows, tmp_path / "run", "--bad-rows", "skip"))
+    assert skipped.exit_code == 0, skipped.output
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_recipes_that_ship_are_read(name):
+    recipe = load_recipe(name)
+    assert recipe.optimisation.epochs > 0
+    assert load_recipe_text(recipe) == recipe
+
+
+def load_recipe_text(recipe, tmp=None):
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Recipe).validate_python(yaml.safe_load(recipe.to_yaml()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimisation": {"epoch": 3}}, "optimisation.epoch"),
+        ({"optimisation": {"epochs": "many"}}, "optimisation.epochs"),
+        ({"model": {"towers": "huge"}}, "model.towers"),
+    ],
+)
+def test_a_wrong_field_is_named(changes, message, tmp_path):
+    with pytest.raises(SettingsError, match=message):
+        load_recipe(str(write_recipe(tmp_path / "recipe.yaml", **changes)))
+
+
+def test_an_unknown_recipe_names_those_that_ship():
+    with pytest.raises(SettingsError, match="embedded"):
+        load_recipe("nothing")
+
+
+def test_voice_and_words_add_up_about_neutral():
+    both = with_foreign_words(example(4.5, "voice"), example(4.0, "words", spoken=False))
+    assert both.vad.tolist() == [5.0, 5.0, 5.0]
+    assert with_foreign_words(example(4.0), example(2.5)).vad.tolist() == [3.5, 3.5, 3.5]
+    assert both.transcript == "words"
+    assert both.waveform is not None
+
+
+def test_an_epoch_leaves_out_streams_in_the_shares_asked_for():
+    settings = CorpusSettings(
+        "manifest", per_epoch=40, foreign_words=0.5, words_from="x", without_words=0.1, without_voice=0.2
+    )
+    corpus = LoadedCorpus(settings, [example(3.0, f"own {index}") for index in range(50)], [])
+    drawn = draw(corpus, [example(4.0, "theirs", spoken=False)], np.random.default_rng(0))
+    assert len(drawn) == 40
+    assert sum(item.transcript == "theirs" for item in drawn) == 20
+    assert sum(item.transcript == "" for item in drawn) == 4
+    assert sum(item.waveform is None for item in drawn) == 8
+
+
+def test_long_recordings_are_cut_to_a_random_window():
+    corpus = LoadedCorpus(CorpusSettings("manifest", longest_s=0.5), [example(3.0, samples=20_000)] * 3, [])
+    assert {len(item.waveform) for item in draw(corpus, [], np.random.default_rng(0))} == {8000}
+
+
+def test_epochs_differ_and_repeat_by_seed():
+    corpora = {"a": LoadedCorpus(CorpusSettings("manifest"), [example(3.0, str(n)) for n in range(64)], [])}
+    first, again, second = (draw_epoch(corpora, Recipe(), epoch) for epoch in (0, 0, 1))
+    words = [[item.transcript for batch in epoch for item in batch] for epoch in (first, again, second)]
+    assert words[0] == words[1] != words[2]
+    assert sorted(words[0]) == sorted(words[2])

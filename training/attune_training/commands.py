@@ -1,0 +1,23 @@
+"""The commands of this room: `attune train`, `attune evaluate`, `attune experiments`, `attune synthesise`."""
+
+from __future__ import annotations
+
+import click
+
+from attune_training.data.synthesis import synthesise_command as synthesise
+from attune_training.emotion_map.command import emotion_map_command
+from attune_training.evaluation.command import evaluate
+from attune_training.experiments.command import experiments
+from attune_training.fitting.command import arousal_dominance, joint, valence
+
+__all__ = ["evaluate", "experiments", "synthesise", "train"]
+
+
+@click.group()
+def train() -> None:
+    """Train a model of valence, of arousal and dominance, or of all three; or the emotion map."""
+
+
+for command in (valence, arousal_dominance, joint):
+    train.add_command(command)
+train.add_command(emotion_map_command, "emotion-map")

@@ -1,0 +1,66 @@
+"""What the commands of this room share: options, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from attune_training.data.corpus import CORPUS_KINDS
+from attune_training.providers import ProviderError
+
+__all__ = ["bad_rows_option", "data_option", "named_paths", "plain_errors", "say"]
+
+bad_rows_option = click.option(
+    "--bad-rows",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="What to do with rows that cannot be used.",
+)
+
+
+def data_option(meaning: str) -> Callable[[Any], Any]:
+    """Return the option ``--data NAME=PATH``, which may be given several times."""
+    kinds = ", ".join(CORPUS_KINDS)
+    text = f"{meaning[0].upper()}{meaning[1:]} ({kinds}). May be repeated."
+    return click.option("--data", multiple=True, required=True, metavar="NAME=PATH", help=text)
+
+
+def named_paths(data: Sequence[str], default_name: str = "") -> dict[str, Path]:
+    """Read ``NAME=PATH`` arguments; a path alone takes ``default_name``.
+
+    Raises:
+        click.UsageError: an argument has no name, or a name comes twice.
+    """
+    paths: dict[str, Path] = {}
+    for argument in data:
+        name, equals, path = argument.partition("=")
+        if not equals:
+            name, path = default_name, argument
+        if not name or not path:
+            raise click.UsageError(f"--data {argument}: write NAME=PATH, such as ravdess=ravdess/")
+        if name in paths:
+            raise click.UsageError(f"--data {name}=...: given twice")
+        paths[name] = Path(path)
+    return paths
+
+
+@contextmanager
+def plain_errors(threads: int | None = None) -> Iterator[None]:
+    """Show what a user can set right as one message, without a traceback; use ``threads`` CPU threads."""
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ProviderError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def say(line: str) -> None:
+    """Say one line of progress."""
+    click.echo(line, err=True)

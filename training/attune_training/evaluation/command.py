@@ -1,0 +1,192 @@
+"""`attune evaluate`: agreement of a saved model with a corpus, and checks of pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from attune_training.checkpoints import CONFIG_FILE
+from attune_training.config import Target
+from attune_training.data.audio import read_speech
+from attune_training.data.corpus import BadRows, open_corpus
+from attune_training.data.splits import parse_split_policy
+from attune_training.data.utterance import Utterance
+from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors
+from attune_training.evaluation.pairs import PairCheck, PairResult, check_pairs, parse_pair_check
+from attune_training.evaluation.predictions import Inputs, Predictions, join, predict
+from attune_training.evaluation.report import Scores, markdown, score, to_json
+from attune_training.pretrained import load
+from attune_training.providers import transcriber
+
+__all__ = ["evaluate", "shipped_model"]
+
+_SPLIT_TARGET: Target = "valence_arousal_dominance"
+
+
+def shipped_model() -> Path:
+    """Return the folder of the embedded models that ship."""
+    return Path(__file__).parents[1] / "artifacts" / "embedded"
+
+
+@click.command()
+@click.option(
+    "--model",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=shipped_model,
+    help="A saved model, or a folder with valence/ and arousal_dominance/.  [default: the one that ships]",
+)
+@data_option("a corpus, by its kind; a path alone is a manifest")
+@click.option("--split", help="A split policy, to measure one part of the corpus.")
+@click.option("--part", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of a random split.")
+@click.option(
+    "--inputs",
+    type=click.Choice(["both", "voice", "words"]),
+    multiple=True,
+    default=["both"],
+    show_default=True,
+    help="What the model gets to hear. May be repeated.",
+)
+@click.option(
+    "--transcripts",
+    type=click.Choice(["given", "recognised"]),
+    default="given",
+    show_default=True,
+    help="The corpus's words, or those that speech recognition hears.",
+)
+@click.option("--pairs", multiple=True, metavar="CHECK", help="arousal:angry/calm, valence:quintiles. May be repeated.")
+@bad_rows_option
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    model: Path,
+    data: tuple[str, ...],
+    split: str | None,
+    part: str,
+    seed: int,
+    inputs: tuple[Inputs, ...],
+    transcripts: str,
+    pairs: tuple[str, ...],
+    bad_rows: BadRows,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure a model: PCC, CCC and RMSE with 95 % intervals, overall and per speaker."""
+    with plain_errors(threads):
+        checks = [parse_pair_check(text) for text in pairs]
+        measured = [
+            item
+            for name, path in named_paths(data, default_name="manifest").items()
+            for item in _measure(model, _open(name, path, bad_rows, split, part, seed), inputs, transcripts, checks)
+        ]
+    click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_words, measured)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is measured: a corpus, or one part of it."""
+
+    title: str
+    note: str
+    utterances: tuple[Utterance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """One subject with one choice of inputs."""
+
+    title: str
+    note: str
+    inputs: str
+    transcripts: str
+    scores: Scores
+    pairs: tuple[PairResult, ...]
+
+
+def _open(name: str, path: Path, bad_rows: BadRows, split: str | None, part: str, seed: int) -> _Subject:
+    corpus = open_corpus(name, path, bad_rows)
+    if split is None:
+        return _Subject(corpus.name, corpus.note, corpus.utterances)
+    policy = parse_split_policy(split)
+    parts = policy.split(corpus.utterances, _SPLIT_TARGET, seed)
+    return _Subject(f"{corpus.name}, {part} part ({policy.label})", corpus.note, getattr(parts, part))
+
+
+def _measure(
+    model: Path, subject: _Subject, inputs: Sequence[Inputs], transcripts: str, checks: Sequence[PairCheck]
+) -> Iterator[_Measured]:
+    heard = _recognised(subject.utterances) if transcripts == "recognised" else subject.utterances
+    for choice in inputs:
+        # Speakers, and sentences that belong together, are the corpus's own, whatever was recognised.
+        predictions = replace(predict_all(model, heard, choice), utterances=subject.utterances)
+        results = tuple(check_pairs(predictions, check) for check in checks)
+        yield _Measured(subject.title, subject.note, choice, transcripts, score(predictions), results)
+
+
+def predict_all(model: Path, utterances: Sequence[Utterance], inputs: Inputs) -> Predictions:
+    """Return what the saved model, or the valence and arousal_dominance models of a folder, say of ``utterances``.
+
+    Raises:
+        ValueError: the folder holds no model that this project saved.
+    """
+    folders = [model] if (model / CONFIG_FILE).is_file() else [model / "valence", model / "arousal_dominance"]
+    parts = []
+    for folder in folders:
+        loaded = load(folder)
+        with _progress(f"{folder.name}, {inputs}", len(utterances)) as advance:
+            parts.append(predict(loaded.model, utterances, loaded.collator(), inputs=inputs, progress=advance))
+    return join(parts)
+
+
+def _recognised(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
+    """Return the utterances with the words that speech recognition hears."""
+    transcribe = transcriber()
+    heard = []
+    with _progress("recognising speech", len(utterances)) as advance:
+        for utterance in utterances:
+            if utterance.audio is None:
+                raise ValueError("a corpus without audio has nothing to recognise: use --transcripts given")
+            heard.append(replace(utterance, transcript=transcribe(read_speech(utterance.audio))))
+            advance()
+    return tuple(heard)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar on standard error."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda: bar.advance(task)
+
+
+_HEARD = {"both": "voice and words", "voice": "voice alone", "words": "words alone"}
+
+
+def _words(measured: _Measured) -> str:
+    words = "" if measured.inputs == "voice" else f", {measured.transcripts} words"
+    lines = [f"## {measured.title}: {_HEARD[measured.inputs]}{words}", ""]
+    if measured.note:
+        lines += [f"({measured.note})", ""]
+    lines.append(markdown(measured.scores))
+    for result in measured.pairs:
+        lines += ["", f"{result.check}: {result.right} of {result.pairs} pairs right ({result.share:.1%})"]
+    return "\n".join(lines)
+
+
+def _record(measured: _Measured) -> dict[str, Any]:
+    return {
+        "corpus": measured.title,
+        "note": measured.note,
+        "inputs": measured.inputs,
+        "transcripts": measured.transcripts,
+        **to_json(measured.scores),
+        "pairs": [asdict(result) | {"share": result.share} for result in measured.pairs],
+    }

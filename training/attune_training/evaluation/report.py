@@ -1,0 +1,159 @@
+"""Agreement of predictions with labels: per dimension with bootstrap intervals, and per speaker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_training.evaluation.predictions import Predictions
+from attune_training.metrics import Agreement, agreement
+
+__all__ = ["DimensionScore", "Interval", "Scores", "markdown", "score", "to_json"]
+
+_RESAMPLES = 1000
+_HUBER_DELTA = 1.0
+_MIN_OF_SPEAKER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class DimensionScore:
+    """One dimension of one corpus, n utterances.
+
+    ``loss`` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
+    paper's tables. The intervals are percentiles of 1,000 bootstrap samples of the utterances; utterances of one
+    speaker are alike, so another set of speakers may well fall outside.
+    """
+
+    pcc: float
+    ccc: float
+    rmse: float
+    loss: float
+    count: int
+    pcc_interval: Interval
+    ccc_interval: Interval
+    rmse_interval: Interval
+    loss_interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """``dimensions`` by name, and ``speakers``: agreement by speaker and dimension."""
+
+    dimensions: dict[str, DimensionScore]
+    speakers: dict[str, dict[str, Agreement]]
+
+    @property
+    def mean_loss(self) -> float:
+        """The loss averaged over the dimensions."""
+        return float(np.mean([item.loss for item in self.dimensions.values()]))
+
+
+def score(predictions: Predictions, seed: int = 0) -> Scores:
+    """Compare predictions with labels; two or more utterances are needed.
+
+    Raises:
+        ValueError: there are fewer than two utterances.
+    """
+    dimensions = {
+        name: _dimension(name, predictions.predicted[:, column], predictions.target[:, column], seed)
+        for column, name in enumerate(predictions.names)
+    }
+    return Scores(dimensions, _speakers(predictions))
+
+
+def _dimension(
+    name: str, predicted: npt.NDArray[np.float32], target: npt.NDArray[np.float32], seed: int
+) -> DimensionScore:
+    overall = agreement(predicted, target)
+    losses = _losses(name, predicted - target)
+    rows = np.random.default_rng(seed).integers(len(target), size=(_RESAMPLES, len(target)))
+    samples = [agreement(predicted[index], target[index]) for index in rows]
+    return DimensionScore(
+        pcc=overall.pcc,
+        ccc=overall.ccc,
+        rmse=overall.rmse,
+        loss=float(losses.mean()),
+        count=overall.count,
+        pcc_interval=_interval([sample.pcc for sample in samples]),
+        ccc_interval=_interval([sample.ccc for sample in samples]),
+        rmse_interval=_interval([sample.rmse for sample in samples]),
+        loss_interval=_interval(losses[rows].mean(axis=1)),
+    )
+
+
+def _losses(name: str, error: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the squared error for valence, Huber's loss (paper, equation 16) otherwise, both [n]."""
+    if name == "valence":
+        return np.square(error)
+    size = np.abs(error)
+    huber: npt.NDArray[np.float32] = np.where(
+        size <= _HUBER_DELTA, 0.5 * np.square(error), _HUBER_DELTA * size - 0.5 * _HUBER_DELTA**2
+    )
+    return huber
+
+
+def _interval(values: list[float] | npt.NDArray[np.floating]) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def _speakers(predictions: Predictions) -> dict[str, dict[str, Agreement]]:
+    """Return agreement by speaker, for speakers with enough utterances; none where no speaker is known."""
+    speakers = np.array([utterance.speaker for utterance in predictions.utterances])
+    found = {}
+    for speaker in sorted(set(speakers) - {""}):
+        rows = np.flatnonzero(speakers == speaker)
+        if len(rows) >= _MIN_OF_SPEAKER:
+            found[str(speaker)] = {
+                name: agreement(predictions.predicted[rows, column], predictions.target[rows, column])
+                for column, name in enumerate(predictions.names)
+            }
+    return found
+
+
+def markdown(scores: Scores) -> str:
+    """Return the tables: dimensions, then speakers if several are known."""
+    lines = ["| dimension | PCC [95 %] | CCC [95 %] | RMSE [95 %] | loss | n |", "|---|---|---|---|---|---|"]
+    for name, item in scores.dimensions.items():
+        cells = (
+            _cell(item.pcc, item.pcc_interval),
+            _cell(item.ccc, item.ccc_interval),
+            _cell(item.rmse, item.rmse_interval),
+            f"{item.loss:.4f}",
+            str(item.count),
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    if len(scores.speakers) > 1:
+        lines += ["", *_speaker_table(scores.speakers)]
+    return "\n".join(lines)
+
+
+def _cell(value: float, interval: Interval) -> str:
+    return f"{value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _speaker_table(speakers: Mapping[str, Mapping[str, Agreement]]) -> list[str]:
+    names = list(next(iter(speakers.values())))
+    lines = [f"| speaker | n | {' | '.join(f'{name} PCC / CCC / RMSE' for name in names)} |"]
+    lines.append("|---" * (len(names) + 2) + "|")
+    for speaker, row in speakers.items():
+        cells = [f"{item.pcc:.3f} / {item.ccc:.3f} / {item.rmse:.3f}" for item in row.values()]
+        lines.append(f"| {speaker} | {row[names[0]].count} | {' | '.join(cells)} |")
+    return lines
+
+
+def to_json(scores: Scores) -> dict[str, Any]:
+    """Return plain data."""
+    return asdict(scores)

@@ -1,0 +1,1 @@
+"""Training a model: settings, data, the Lightning module, and the run folder."""

@@ -1,0 +1,36 @@
+"""What a result was made with: the machine, and the revision of the sources."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import torch
+
+__all__ = ["git_revision", "hardware_line"]
+
+
+def hardware_line(accelerator: str) -> str:
+    """Return the machine in one line: CPU model, cores, threads in use, and the GPU if one may be used."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    line = f"{_cpu_model()}, {cores} cores, {torch.get_num_threads()} threads"
+    if accelerator != "cpu" and torch.cuda.is_available():
+        line += f"; {torch.cuda.get_device_name()}"
+    return line
+
+
+def _cpu_model() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "unknown CPU")
+
+
+def git_revision() -> str:
+    """Return the revision of the sources, with a mark if they were changed; empty outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

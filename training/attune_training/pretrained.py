@@ -1,0 +1,131 @@
+"""The towers that a model stands on, by name: their shapes, their pinned weights, and their tokenizer.
+
+``embedded``: Whisper tiny.en's encoder and all-MiniLM-L6-v2. ``paper``: HuBERT-base and BERT-base-uncased (section
+III-C2). ``tiny``: random and small, the same in every process, for trying a command in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from attune_training.checkpoints import load_model, read_config
+from attune_training.config import (
+    SAMPLE_RATE,
+    ArchitectureName,
+    LoraSettings,
+    ModelConfig,
+    PretrainedSources,
+    RegressorConfig,
+    Target,
+    architecture_configs,
+    embedded_config,
+    paper_config,
+    tiny_config,
+)
+from attune_training.data.batches import Collator, TextTokens
+from attune_training.models import Model, build_model
+from attune_training.providers import weights
+
+__all__ = ["ReadyModel", "TowersName", "build", "load"]
+
+TowersName = Literal["embedded", "paper", "tiny"]
+
+_CONFIGS: dict[TowersName, Callable[[Target], RegressorConfig]] = {
+    "embedded": embedded_config,
+    "paper": paper_config,
+    "tiny": tiny_config,
+}
+_TINY_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyModel:
+    """A model on its towers, and the tokenizer of its text tower."""
+
+    model: Model
+    towers: TowersName
+    tokens: TextTokens
+
+    def collator(self) -> Collator:
+        """Return what makes batches for this model."""
+        config = self.model.config
+        return Collator(self.tokens, config.target, config.audio.max_samples / SAMPLE_RATE)
+
+
+def build(towers: TowersName, architecture: ArchitectureName, target: Target, lora: LoraSettings | None) -> ReadyModel:
+    """Return a fresh model of one of Table I's architectures; ``lora`` None leaves the towers as they are.
+
+    Raises:
+        ValueError: the architecture does not predict the target, or takes no adapters.
+        ProviderError: the towers' weights cannot be fetched.
+    """
+    config = _config(towers, architecture, target, lora)
+    with _steady_towers(towers):
+        model = build_model(config, _sources(towers))
+    return ReadyModel(model, towers, _tokens(towers))
+
+
+def load(folder: Path) -> ReadyModel:
+    """Return a saved model in evaluation mode, on the towers that it was trained on.
+
+    Raises:
+        FileNotFoundError: the folder holds no saved model.
+        ValueError: it stands on towers that have no name here, or its files do not fit.
+        ProviderError: the towers' weights cannot be fetched.
+    """
+    towers = _towers_of(read_config(folder), folder)
+    with _steady_towers(towers):
+        model = load_model(folder, _sources(towers))
+    return ReadyModel(model, towers, _tokens(towers))
+
+
+def _config(
+    towers: TowersName, architecture: ArchitectureName, target: Target, lora: LoraSettings | None
+) -> ModelConfig:
+    for config in architecture_configs(architecture, _CONFIGS[towers](target)):
+        if config.target == target:
+            if isinstance(config, RegressorConfig):
+                return replace(config, lora=lora)
+            if lora is not None:
+                raise ValueError(f"{architecture} stands on frozen towers: leave lora out (null)")
+            return config
+    raise ValueError(f"{architecture} does not train {target} alone")
+
+
+def _towers_of(config: ModelConfig, folder: Path) -> TowersName:
+    for name, make in _CONFIGS.items():
+        if make("valence").audio == config.audio:
+            return name
+    raise ValueError(f"{folder}: its towers are none of {', '.join(_CONFIGS)}")
+
+
+def _steady_towers(towers: TowersName) -> AbstractContextManager[None]:
+    """Return a context in which random towers come out the same every time, for they are not saved."""
+    return _seeded() if towers == "tiny" else nullcontext()
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(_TINY_SEED)
+        yield
+
+
+def _sources(towers: TowersName) -> PretrainedSources | None:
+    if towers == "tiny":
+        return None
+    if towers == "paper":
+        return PretrainedSources(weights("hubert-base-ls960"), weights("bert-base-uncased"))
+    return PretrainedSources(weights("whisper-tiny.en") / "tiny.en.pt", weights("all-minilm-l6-v2"))
+
+
+def _tokens(towers: TowersName) -> TextTokens:
+    if towers == "tiny":
+        return TextTokens.of_letters()
+    return TextTokens.of_folder(weights("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))
