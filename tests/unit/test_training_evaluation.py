@@ -57,7 +57,7 @@ def test_scores_on_worked_numbers():
     assert arousal.loss == pytest.approx(0.40625)
     assert arousal.rmse == pytest.approx(1.0625**0.5)
     assert arousal.count == 4
-    # Means 2.125 and 2.5; deviations multiply to 1.6875, -.1875, -.5625, 2.8125: covariance .9375; variances 1.546875, 1.25.
+    # deviations multiply to 1.6875, -.1875, -.5625, 2.8125: covariance .9375, variances 1.546875, 1.25.
     assert arousal.pcc == pytest.approx(0.9375 / (1.546875 * 1.25) ** 0.5, rel=1e-5)
     assert arousal.ccc == pytest.approx(2 * 0.9375 / (1.546875 + 1.25 + 0.375**2), rel=1e-5)
 
