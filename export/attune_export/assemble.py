@@ -101,17 +101,19 @@ def assemble(
     *,
     profile: str = "embedded",
     artifacts: Path | None = None,
+    emotion_map: Path | None = None,
     force: bool = False,
     console: Console | None = None,
 ) -> list[Placed]:
     """Place every model's files in `repository`, beside its configurations; one line a model on `console`.
 
     `artifacts` is a folder with `valence/` and `arousal_dominance/`, saved regressors; the `embedded` profile has its
-    own. With `force` everything is built again. Raises ExportError or WeightsError; parts that were finished stay.
+    own. `emotion_map` is what `attune train emotion-map` wrote, in place of the one that ships. With `force` everything
+    is built again. Raises ExportError or WeightsError; parts that were finished stay.
     """
     console = console or Console(stderr=True)
     placed = []
-    for part in plan(repository, profile=profile, artifacts=artifacts):
+    for part in plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map):
         if force or not _is_placed(_folder(repository, part), part):
             for name in part.weights:  # here, because a fetch draws a progress bar of its own
                 fetch(name)
@@ -183,7 +185,9 @@ def _replace(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def plan(repository: Path, *, profile: str, artifacts: Path | None) -> tuple[Part, ...]:
+def plan(
+    repository: Path, *, profile: str, artifacts: Path | None, emotion_map: Path | None = None
+) -> tuple[Part, ...]:
     """What has to be placed for a profile, in the order of the pipeline.
 
     Raises ExportError for artifacts that are missing, and says what would be right.
@@ -197,7 +201,7 @@ def plan(repository: Path, *, profile: str, artifacts: Path | None) -> tuple[Par
         _copied(TEXT_TOKENIZER, SENTENCE_MODEL, {TOKENIZER_FILE: TOKENIZER_FILE}),
         _regressor(VALENCE_MODEL, regressors, engines),
         _regressor(AROUSAL_DOMINANCE_MODEL, regressors, engines),
-        _emotion_classifier(shipped_artifacts() / "emotion_map", engines),
+        _emotion_classifier(emotion_map or shipped_artifacts() / "emotion_map", engines),
         encoder,
         _knowledge(repository, encoder),
     )
@@ -209,7 +213,7 @@ def _regressor_folders(profile: str, artifacts: Path | None) -> Path:
     if artifacts is None and profile != "embedded":
         raise ExportError(
             f"the {profile} profile serves regressors with the paper's towers (HuBERT-base and BERT-base), and no "
-            f"trained ones ship with Attune: train them with attune_training, then pass their folder with --artifacts"
+            f"trained ones ship with Attune: train them with `attune train`, then pass their folder with --artifacts"
         )
     return artifacts or shipped_artifacts() / "embedded"
 
@@ -261,7 +265,7 @@ def _tower_kind(folder: Path) -> str:
 
 def _emotion_classifier(folder: Path, engine: bool) -> Part:
     if not (folder / "labels.json").is_file():
-        raise ExportError(f"{folder} holds no emotion map; attune_training.emotion_map trains one")
+        raise ExportError(f"{folder} holds no emotion map; `attune train emotion-map` trains one")
 
     def build(target: Path) -> float:
         from attune_ensemble.knowledge import load_emotions

@@ -4,6 +4,7 @@ Run: pytest tests/unit/test_export_assemble.py
 """
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from attune_client.protocol.models import MODELS
 from attune_export import assemble as assembling
-from attune_export.assemble import Part, assemble, place, plan
+from attune_export.assemble import Part, assemble, place, plan, shipped_artifacts
 from attune_export.commands import export
 from attune_export.errors import ExportError
 
@@ -122,6 +123,19 @@ def test_artifacts_that_are_no_regressor_are_named(repository, tmp_path):
     (tmp_path / "valence" / "config.json").write_text(json.dumps({"audio": {"kind": "ear"}}))
     with pytest.raises(ExportError, match="no weights are known for the audio tower 'ear'"):
         plan(repository, profile="gpu", artifacts=tmp_path)
+
+
+def test_an_emotion_map_of_ones_own_takes_the_place_of_the_shipped_one(repository, tmp_path):
+    with pytest.raises(ExportError, match=r"holds no emotion map; `attune train emotion-map` trains one"):
+        plan(repository, profile="embedded", artifacts=None, emotion_map=tmp_path)
+    shutil.copytree(shipped_artifacts() / "emotion_map", tmp_path / "own")
+    (tmp_path / "own" / "metrics.json").write_text("{}")
+    parts = [
+        {part.model: part for part in plan(repository, profile="embedded", artifacts=None, emotion_map=folder)}
+        for folder in (None, tmp_path / "own")
+    ]
+    changed = {name for name in parts[0] if parts[0][name].fingerprint() != parts[1][name].fingerprint()}
+    assert changed == {"emotion_classifier"}
 
 
 def test_the_command_reports_errors_in_one_line(repository):
