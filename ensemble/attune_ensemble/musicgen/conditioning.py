@@ -1,0 +1,52 @@
+"""Prompts to the hidden states that MusicGen hears: T5 once for each prompt, remembered across requests.
+
+Letters: T text tokens, D width of the decoder.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Conditioner"]
+
+
+class Conditioner:
+    """The text encoder and its projection, with the states of the last `remembered` prompts."""
+
+    def __init__(self, encoder: Any, projection: Any, tokenizer: Any, *, max_tokens: int, remembered: int = 256) -> None:
+        """`projection` maps the encoder's width to the decoder's, or is None where they are the same."""
+        self._encoder, self._projection, self._tokenizer = encoder, projection, tokenizer
+        self._max_tokens, self._remembered = max_tokens, remembered
+        self._states: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def states(self, prompt: str, width: int) -> Tensor:
+        """Hidden states [T, D] of a prompt of at most `max_tokens` tokens; one row of zeros for an empty prompt."""
+        with self._lock:
+            if prompt in self._states:
+                self._states.move_to_end(prompt)
+                return self._states[prompt]
+        states = self._encode(prompt) if prompt.strip() else self._nothing(width)
+        with self._lock:
+            self._states[prompt] = states
+            while len(self._states) > self._remembered:
+                self._states.popitem(last=False)
+        return states
+
+    @torch.inference_mode()
+    def _encode(self, prompt: str) -> Tensor:
+        parameter = next(self._encoder.parameters())
+        tokens = self._tokenizer(prompt, truncation=True, max_length=self._max_tokens, return_tensors="pt")
+        inputs = tokens.to(parameter.device)
+        hidden = self._encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        projected: Tensor = hidden if self._projection is None else self._projection(hidden)
+        return projected[0]
+
+    def _nothing(self, width: int) -> Tensor:
+        parameter = next(self._encoder.parameters())
+        return torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device)
