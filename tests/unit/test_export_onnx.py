@@ -46,13 +46,20 @@ def tiny_regressor(target, audio: AudioTowerConfig) -> Regressor:
     torch.manual_seed(5)
     model = build_regressor(
         RegressorConfig(
-            target, audio=audio, text=TEXT, hidden_dim=16, num_heads=2, extra_audio_layers=1, extra_feedforward=32
+            target,
+            audio=audio,
+            text=TEXT,
+            hidden_dim=16,
+            num_heads=2,
+            extra_audio_layers=1,
+            extra_feedforward=32,
+            lower_text_layers=True,
         ),
         None,
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".lora_B." in name:
+            if ".lora_B." in name or name.startswith("lower_text"):
                 parameter.normal_(std=0.2)
             if ".output.weight" in name:
                 parameter.mul_(10.0)

@@ -485,3 +485,31 @@ def test_present_audio_is_the_default():
     torch.testing.assert_close(predict(model, *inputs, torch.tensor([1.0, 1.0])), predict(model, *inputs))
     mixed = predict(model, *inputs, torch.tensor([1.0, 0.0]))
     torch.testing.assert_close(mixed[:1], predict(model, *inputs)[:1])
+
+
+def with_lower_layers(model) -> Regressor:
+    """The same weights, and the layers below the text tower's last one heard as well."""
+    more = build_regressor(replace(model.config, lower_text_layers=True), None)
+    missing, unexpected = more.load_state_dict(model.state_dict(), strict=False)
+    assert (missing, unexpected) == (["lower_text_projection.weight"], [])
+    return more.eval()
+
+
+def test_lower_text_layers_begin_as_nothing_and_then_count():
+    model = tiny_regressor()
+    more, ids = with_lower_layers(model), words(2, 7)
+    inputs = (speech(2, 9000), [9000, 9000], ids, torch.ones_like(ids))
+    torch.testing.assert_close(predict(more, *inputs), predict(model, *inputs))
+    nn.init.normal_(more.lower_text_projection.weight)
+    assert (predict(more, *inputs) - predict(model, *inputs)).abs().max() > 1e-3
+    padded = (*inputs[:2], nn.functional.pad(ids, (0, 3), value=5), nn.functional.pad(inputs[3], (0, 3)))
+    torch.testing.assert_close(predict(more, *padded), predict(more, *inputs), atol=1e-5, rtol=0)
+
+
+def test_the_text_towers_layers_are_those_of_transformers():
+    tower = tiny_regressor().text_tower.eval()
+    ids, mask = words(2, 7), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    expected = tower.encoder(ids, mask[:, None, None, :] > 0, output_hidden_states=True).hidden_states
+    for ours, theirs in zip(tower.layers(ids, mask), expected, strict=True):
+        torch.testing.assert_close(ours[0], theirs[0])
+        torch.testing.assert_close(ours[1, :4], theirs[1, :4])

@@ -118,7 +118,11 @@ TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 
 @dataclass(frozen=True, slots=True)
 class RegressorConfig:
-    """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I)."""
+    """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I).
+
+    With ``lower_text_layers`` the text stream also sees the layers below the text tower's last one, which the paper's
+    does not: a sentence encoder's last layer is about meaning, and what words feel like lies lower.
+    """
 
     target: Target
     audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
@@ -129,6 +133,7 @@ class RegressorConfig:
     extra_audio_layers: int = 2
     extra_feedforward: int = 768
     dropout: float = 0.1
+    lower_text_layers: bool = False
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -151,6 +156,7 @@ class RegressorConfig:
             raise ValueError(f"regressor config: 'target' must be one of {', '.join(TARGET_NAMES)}")
         raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
         raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
+        raw.setdefault("lower_text_layers", False)  # files from before it was there
         raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
         return cls(**_checked(cls, raw))
 
@@ -258,7 +264,7 @@ def _checked(kind: type, raw: object) -> dict[str, Any]:
 
 def embedded_config(target: Target) -> RegressorConfig:
     """Return the ``embedded`` profile's model: Whisper tiny.en's encoder and all-MiniLM-L6-v2."""
-    return RegressorConfig(target)
+    return RegressorConfig(target, lower_text_layers=True)
 
 
 def paper_config(target: Target) -> RegressorConfig:

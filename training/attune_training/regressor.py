@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attune_training.config import (
     AudioTowerConfig,
@@ -89,6 +90,7 @@ class Regressor(nn.Module):
         self.audio_norm = nn.LayerNorm(width)
         self.audio_projection = nn.Linear(width, d)
         self.text_projection = nn.Linear(config.text.width, d)
+        self.lower_text_projection = _lower_text_projection(config)
         self.audio_to_text = MultiHeadAttention(d, config.num_heads)
         self.text_to_audio = MultiHeadAttention(d, config.num_heads)
         self.audio_gate = SigmoidGate(d)
@@ -146,7 +148,7 @@ class Regressor(nn.Module):
         """Return both streams, each attended to the other, gated and pooled over time."""
         token_mask = attention_mask > 0  # [B, L]
         audio = self._audio_projection(features, frame_mask)  # [B, F, d]
-        text = self.text_projection(self.text_tower(input_ids, attention_mask))  # [B, L, d]
+        text = self._text_projection(input_ids, attention_mask)  # [B, L, d]
         a2t = self.audio_to_text(audio, text, token_mask)  # [B, F, d], equation 3
         t2a = self.text_to_audio(text, audio, frame_mask)  # [B, L, d], equation 4
         if audio_present is not None:
@@ -166,6 +168,23 @@ class Regressor(nn.Module):
         for layer in self.audio_layers:
             features = layer(features, frame_mask)
         return self.audio_projection(self.audio_norm(features))
+
+    def _text_projection(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        *lower, last = self.text_tower.layers(input_ids, attention_mask)  # each [B, L, D]
+        text = self.text_projection(last)
+        if self.lower_text_projection is None:
+            return text
+        normed = [functional.layer_norm(layer, (layer.shape[-1],)) for layer in lower]
+        return text + self.lower_text_projection(torch.cat(normed, dim=-1))
+
+
+def _lower_text_projection(config: RegressorConfig) -> nn.Linear | None:
+    """Return the projection of the layers below the last, which begins as nothing: a warm start changes no answer."""
+    if not config.lower_text_layers:
+        return None
+    projection = nn.Linear(config.text.width * config.text.num_layers, config.hidden_dim, bias=False)
+    nn.init.zeros_(projection.weight)
+    return projection
 
 
 def _add_adapters(model: Regressor, lora: LoraSettings) -> None:

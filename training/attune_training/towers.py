@@ -422,8 +422,15 @@ class TextTower(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return features [B, L, D] of input_ids and attention_mask [B, L], both int64."""
+        return self.layers(input_ids, attention_mask)[-1]
+
+    def layers(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Return the embeddings and every layer's output, each [B, L, D]; the last one is the tower's features."""
         mask = attention_mask[:, None, None, :] > 0
-        return self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        outputs = [self.encoder.embeddings(input_ids=input_ids)]
+        for layer in self.encoder.encoder.layer:
+            outputs.append(layer(outputs[-1], mask))
+        return outputs
 
 
 def _from_folder(kind: Any, config: Any, path: Path, **options: Any) -> Any:

@@ -110,12 +110,13 @@ class SpectrogramMasking:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What training changes at random (paper, section III-B); ``synonyms`` is the share of words replaced."""
+    """What training changes at random (paper, section III-B); ``synonyms`` is the share of replaceable words that are
+    replaced."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     waveform: WaveformAugmentation = field(default_factory=WaveformAugmentation)
-    synonyms: float = 0.1
+    synonyms: float = 0.5
     masking: SpectrogramMasking = field(default_factory=SpectrogramMasking)
 
 
