@@ -112,10 +112,13 @@ def _listing(path: Path, problems: Sequence[Problem]) -> str:
 
 
 def _own_name(path: Path) -> str:
-    """Return a file's or folder's name, or the hub's name of a data set."""
+    """Return a file's or folder's name, or the hub's name of a data set; a file named manifest takes its folder's."""
     if not path.exists():
         return path.as_posix()
-    return path.stem if path.is_file() else path.resolve().name
+    resolved = path.resolve()
+    if path.is_file():
+        return resolved.parent.name if resolved.stem == "manifest" else resolved.stem
+    return resolved.name
 
 
 def _digest(rows: Sequence[CheckedRow]) -> str:
