@@ -97,7 +97,7 @@ def test_text_that_is_not_utf8_is_refused():
 
 
 def test_pieces_played_at_once_are_the_pieces_played_alone():
-    service = MusicService("composer", 1.0)
+    service = MusicService("composer", 1.0, EngineOptions())
     requests = [inputs(seed=np.array([seed]), duration_s=np.array([6.0])) for seed in range(4)]
 
     def play(request):

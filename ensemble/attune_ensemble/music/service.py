@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
-from attune_ensemble.music.engines import create_engine
+from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import Tensors, text_of
 
@@ -23,10 +23,10 @@ class MusicService:
     `default_engine` plays where the request names none; a chunk lasts about `chunk_s` seconds.
     """
 
-    def __init__(self, default_engine: str, chunk_s: float) -> None:
+    def __init__(self, default_engine: str, chunk_s: float, options: EngineOptions) -> None:
         self._default_engine = default_engine
         self._chunk_s = chunk_s
-        self._engine = functools.cache(create_engine)
+        self._engine = functools.cache(functools.partial(create_engine, options=options))
         self._engine(default_engine)  # at start-up, not in front of the first listener
 
     def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
 
 from attune_ensemble.music.engine import Audio, MusicRequest
-from attune_ensemble.musicgen.engine import MusicGenEngine
+from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.musicgen.loading import Numerics, engine_of, load_checkpoint, parts_of
 from attune_ensemble.musicgen.requests import Generation
 from attune_ensemble.musicgen.sampling import SamplingSettings
 
-__all__ = ["MusicGenAdapter"]
+__all__ = ["MusicGenAdapter", "load_engine"]
+
+_ON_DEVICE: dict[str, Numerics] = {"cpu": "int8", "cuda": "bfloat16"}
 
 
 class MusicGenAdapter:
@@ -31,3 +36,13 @@ class MusicGenAdapter:
         for chunk in stream:
             for start in range(0, len(chunk), most):
                 yield chunk[start : start + most]
+
+
+def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue: int) -> MusicGenAdapter:
+    """A running engine on a checkpoint; empty `numerics` are int8 on a CPU and bfloat16 on a GPU.
+
+    Raises `CheckpointError` where the folder holds no MusicGen, or the numerics do not fit the device.
+    """
+    chosen = cast(Numerics, numerics) if numerics else _ON_DEVICE[device]
+    parts = parts_of(*load_checkpoint(checkpoint), numerics=chosen, device=device)
+    return MusicGenAdapter(engine_of(parts, EngineSettings(slots=slots, queue=queue)), SamplingSettings())
