@@ -55,9 +55,7 @@ def tiny_musicgen(channels=1, seed=0, positions=64):
         bos_token_id=PAD,
         decoder_start_token_id=PAD,
     )
-    config = MusicgenConfig(
-        text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict()
-    )
+    config = MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict())
     model = MusicgenForConditionalGeneration(config).eval()
     for part in (model.decoder, model.text_encoder):
         for parameter in part.parameters():

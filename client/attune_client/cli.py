@@ -58,7 +58,11 @@ def _unavailable(point: EntryPoint, missing: str) -> click.Command:
     return command
 
 
-@click.group(cls=EntryPointGroup, entry_point_group=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=EntryPointGroup,
+    entry_point_group=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="attune")
 def main() -> None:
     """Speech in, therapeutic music out."""

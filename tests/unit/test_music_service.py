@@ -10,6 +10,7 @@ import pytest
 from attune_client.protocol.errors import InvalidOption, InvalidRequest
 from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
+from attune_ensemble.music.engines import EngineOptions
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import bytes_tensor, text_of
@@ -37,7 +38,7 @@ class CountingEngine:
 def engine(monkeypatch):
     engine = CountingEngine()
 
-    def create(name):
+    def create(name, options):
         if name != "counter":
             raise InvalidOption(f"no engine {name}")
         return engine
@@ -51,21 +52,21 @@ def inputs(**more):
 
 
 def test_the_engine_announces_itself_before_it_works(engine):
-    responses = MusicService("counter", 1.0).play(inputs(duration_s=np.array([3], np.float32)))
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
     assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
 
 
 def test_closing_stops_the_engine(engine):
-    responses = MusicService("counter", 1.0).play(inputs())
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs())
     next(responses), next(responses)
     responses.close()
     assert engine.made == 1
 
 
 def test_defaults_and_options_reach_the_engine(engine):
-    service = MusicService("counter", 1.0)
+    service = MusicService("counter", 1.0, EngineOptions())
     for options, duration_s, seed in (({}, 30.0, 0), ({"seed": np.array([7])}, 30.0, 7)):
         list(service.play(inputs(**options)))
         assert (engine.request.duration_s, engine.request.seed) == (duration_s, seed)
@@ -88,7 +89,7 @@ def test_defaults_and_options_reach_the_engine(engine):
 )
 def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, options, words):
     with pytest.raises(InvalidOption, match=words):
-        next(MusicService("counter", 1.0).play(inputs(**options)))
+        next(MusicService("counter", 1.0, EngineOptions()).play(inputs(**options)))
 
 
 def test_text_that_is_not_utf8_is_refused():

@@ -114,11 +114,7 @@ def alone(parts):
 
 
 @settings(max_examples=12, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, len(REQUESTS) - 1), st.integers(0, 3), st.booleans()), min_size=2, max_size=7
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, len(REQUESTS) - 1), st.integers(0, 3), st.booleans()), min_size=2, max_size=7))
 def test_music_does_not_depend_on_who_else_is_there_nor_on_when_it_joined(parts, alone, schedule):
     engine = MusicGenEngine(*parts, SETTINGS)
     listeners, results = [], {}

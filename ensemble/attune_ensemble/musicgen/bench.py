@@ -25,7 +25,15 @@ import click
 import torch
 
 from attune_ensemble.musicgen.engine import EngineSettings
-from attune_ensemble.musicgen.loading import SIZES, Numerics, Parts, engine_of, load_checkpoint, parts_of, random_checkpoint
+from attune_ensemble.musicgen.loading import (
+    SIZES,
+    Numerics,
+    Parts,
+    engine_of,
+    load_checkpoint,
+    parts_of,
+    random_checkpoint,
+)
 from attune_ensemble.musicgen.requests import Generation
 from attune_ensemble.musicgen.sampling import SamplingSettings
 from attune_ensemble.musicgen.state import BatchState, Piece
@@ -119,9 +127,7 @@ def _synchronise(device: str) -> None:
 # Rows
 
 
-def transformers_row(
-    setup: Setup, model: Any, name: str, batch: int, seconds: float, **options: Any
-) -> Measured:
+def transformers_row(setup: Setup, model: Any, name: str, batch: int, seconds: float, **options: Any) -> Measured:
     """Transformers' generate of tokens; its codec is left out."""
     frames = round(seconds * FRAME_RATE)
     steps = frames + model.decoder.num_codebooks // model.decoder.config.audio_channels - 1
@@ -130,7 +136,13 @@ def transformers_row(
 
     def run() -> None:
         model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=True, top_k=250, guidance_scale=3.0, max_new_tokens=steps, **options
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=True,
+            top_k=250,
+            guidance_scale=3.0,
+            max_new_tokens=steps,
+            **options,
         )
 
     with _without_codec(model):
@@ -298,7 +310,9 @@ def _rows(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
     model, _ = setup.model()
     model = model.to(setup.device, torch.bfloat16 if setup.device == "cuda" else torch.float32)
     yield transformers_row(setup, model, "transformers generate, eager", batch, seconds)
-    yield transformers_row(setup, model, "transformers generate, static cache", batch, seconds, cache_implementation="static")
+    yield transformers_row(
+        setup, model, "transformers generate, static cache", batch, seconds, cache_implementation="static"
+    )
     del model
     parts = setup.parts(setup.numerics)
     yield stepping_row(setup, parts, f"static cache, fused, {setup.numerics}", batch, seconds, graphs=False)

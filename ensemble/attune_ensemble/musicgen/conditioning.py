@@ -18,7 +18,9 @@ __all__ = ["Conditioner"]
 class Conditioner:
     """The text encoder and its projection, with the states of the last `remembered` prompts."""
 
-    def __init__(self, encoder: Any, projection: Any, tokenizer: Any, *, max_tokens: int, remembered: int = 256) -> None:
+    def __init__(
+        self, encoder: Any, projection: Any, tokenizer: Any, *, max_tokens: int, remembered: int = 256
+    ) -> None:
         """`projection` maps the encoder's width to the decoder's, or is None where they are the same."""
         self._encoder, self._projection, self._tokenizer = encoder, projection, tokenizer
         self._max_tokens, self._remembered = max_tokens, remembered

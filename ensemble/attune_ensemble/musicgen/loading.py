@@ -27,7 +27,16 @@ from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
 
-__all__ = ["SIZES", "CheckpointError", "Numerics", "Parts", "engine_of", "load_checkpoint", "parts_of", "random_checkpoint"]
+__all__ = [
+    "SIZES",
+    "CheckpointError",
+    "Numerics",
+    "Parts",
+    "engine_of",
+    "load_checkpoint",
+    "parts_of",
+    "random_checkpoint",
+]
 
 Numerics = Literal["float32", "bfloat16", "float16", "int8"]
 """Numbers of the decoder: `int8` is float32 with 8-bit weights in the linear layers, on a CPU alone."""

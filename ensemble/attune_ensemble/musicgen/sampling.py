@@ -48,9 +48,7 @@ class SamplingSettings:
             raise ValueError(f"guidance must lie between 1 (none) and 20, not {self.guidance:g}")
 
 
-def choose(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seed: Tensor, position: Tensor
-) -> Tensor:
+def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seed: Tensor, position: Tensor) -> Tensor:
     """Return tokens [S, K] of logits [S, K, V].
 
     `temperature` and `top_p` are [S] float32; `top_k`, `seed` and `position` are [S] int64. Rows of temperature 0 take
