@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_chunks_of_any_size_join_to_the_whole(codec, cuts, frames):
     stream, edges = chunked.stream(), [0, *sorted(cut for cut in cuts if cut < frames), frames]
     pieces = [
         stream.push(codes[:, start:end], final=end == frames and index == len(edges) - 2)
-        for index, (start, end) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+        for index, (start, end) in enumerate(itertools.pairwise(edges))
     ]
     assert np.abs(np.concatenate(pieces) - expected).max() < 1e-5
 

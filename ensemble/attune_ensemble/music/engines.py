@@ -1,4 +1,4 @@
-"""The music engines by name. Each is imported only when it is asked for: MusicGen brings torch, the composer does not."""
+"""The music engines by name, each imported only when it is asked for: MusicGen brings torch, the composer does not."""
 
 from __future__ import annotations
 

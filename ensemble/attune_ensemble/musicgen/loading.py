@@ -153,7 +153,7 @@ def engine_of(parts: Parts, settings: EngineSettings) -> MusicGenEngine:
 
 
 def quantise(decoder: nn.Module) -> None:
-    """Replace every linear layer by one with 8-bit weights, each output with a scale of its own; inputs as they come."""
+    """Replace every linear layer by one with 8-bit weights, a scale for each output; inputs as they come."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a successor in another package, which this one does not need
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic

@@ -32,8 +32,8 @@ class Piece:
 class BatchState:
     """The slots. The first ones are stepped; which request sits where is the engine's business.
 
-    `history` [slots, K, P + 1] holds the delayed tokens of each slot's window, `position` [slots] where it is in it, and
-    `dropped` [slots] how many frames its window has left behind.
+    `history` [slots, K, P + 1] holds the delayed tokens of each slot's window, `position` [slots] where it is in it,
+    and `dropped` [slots] how many frames its window has left behind.
     """
 
     def __init__(self, decoder: Decoder, slots: int, positions: int, max_text: int) -> None:

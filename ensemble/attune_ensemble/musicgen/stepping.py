@@ -1,7 +1,7 @@
 """Running a step: as it is on a CPU, as a captured CUDA graph on a GPU.
 
-A graph is captured for each number of slots and each bucket of context the first time it is needed; after that a step is
-one launch.
+A graph is captured for each number of slots and each bucket of context the first time it is needed; after that a step
+is one launch.
 """
 
 from __future__ import annotations
