@@ -23,6 +23,7 @@ from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.requests import Generation, MusicStream
 from attune_ensemble.musicgen.state import BatchState, Piece
+from attune_ensemble.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.musicgen.stepping import Stepper
 
 __all__ = ["EngineBusy", "EngineSettings", "EngineStatistics", "MusicGenEngine"]
@@ -51,18 +52,6 @@ class EngineSettings:
     first_chunk_s: float = 0.25
     longest_chunk_s: float = 2.0
     ahead_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStatistics:
-    """Counters since the start, and what is going on now."""
-
-    active: int
-    waiting: int
-    steps: int
-    frames: int
-    finished: int
-    failed: int
 
 
 @dataclass(slots=True)
@@ -122,7 +111,7 @@ class MusicGenEngine:
         self._decoding: queue.SimpleQueue[_Codes | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._closing = False
-        self._steps = self._frames = self._finished = self._failed = 0
+        self._counters = EngineCounters(rate)
         self._threads = [
             threading.Thread(target=self._run, name="musicgen-decoder", daemon=True),
             threading.Thread(target=self._decode, name="musicgen-codec", daemon=True),
@@ -156,9 +145,7 @@ class MusicGenEngine:
     def statistics(self) -> EngineStatistics:
         """What has been done, and what is going on."""
         with self._changed:
-            return EngineStatistics(
-                len(self._slots), len(self._queue), self._steps, self._frames, self._finished, self._failed
-            )
+            return self._counters.read(len(self._slots), len(self._queue))
 
     def close(self) -> None:
         """End every request that is not complete, and the threads."""
@@ -232,10 +219,10 @@ class MusicGenEngine:
             self._state.begin(len(self._slots), waiting.piece, waiting.text)
         except Exception as error:
             _log.exception("a request for music could not begin")
-            self._failed += 1
+            self._counters.failed()
             waiting.stream.fail(_as_attune_error(error))
             return
-        waiting.stream.admitted_s = time.monotonic()
+        self._counters.admitted(time.monotonic() - waiting.stream.submitted_s)
         first = max(1, math.ceil(self.settings.first_chunk_s * self.codec.frame_rate))
         self._slots.append(_Slot(waiting.stream, waiting.piece, self.codec.stream(), first))
 
@@ -264,7 +251,7 @@ class MusicGenEngine:
             if slot.position == self._state.positions:
                 self._slide(index, slot)
         self._stepper.step(len(running), max(slot.position for slot in running) + 1)
-        self._steps += 1
+        self._counters.stepped()
         for index, slot in enumerate(running):
             slot.position += 1
             self._pass_on(index, slot)
@@ -297,19 +284,19 @@ class MusicGenEngine:
         if whole > slot.sent or final:
             codes = self._state.codes(index, slot.window_sent, whole - slot.dropped)
             self._decoding.put(_Codes(slot.stream, slot.codec, codes, final))
-            self._frames += max(0, whole - slot.sent)
+            self._counters.made(max(0, whole - slot.sent))
             slot.sent = max(slot.sent, whole)
         if final:
             # The slot is free from here on; the stream ends when the codec has caught up.
             slot.done = True
-            self._finished += 1
+            self._counters.finished()
 
     def _give_up(self, error: AttuneError, cause: Exception) -> None:
         """End what may have caused a failure: for want of memory the youngest request alone, otherwise all of them."""
         running = [slot for slot in self._slots if not slot.waiting]
         guilty = running[-1:] if isinstance(cause, torch.cuda.OutOfMemoryError) else running
         for slot in guilty:
-            self._failed += 1
+            self._counters.failed()
             slot.stream.fail(error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -320,11 +307,14 @@ class MusicGenEngine:
         while (work := self._decoding.get()) is not None:
             if work.stream.ended:
                 continue
+            silent = work.stream.first_audio_s is None
             try:
                 work.stream.put(work.codec.push(work.codes, final=work.final))
             except Exception as error:
                 _log.exception("decoding music failed")
                 work.stream.fail(_as_attune_error(error))
+            if silent and work.stream.first_audio_s is not None:
+                self._counters.heard(work.stream.first_audio_s - work.stream.submitted_s)
             if work.final:
                 work.stream.complete()
             self._wake()

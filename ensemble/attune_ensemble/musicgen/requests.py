@@ -45,7 +45,6 @@ class MusicStream:
         self.request = request
         self.sample_rate = sample_rate
         self.submitted_s = time.monotonic()
-        self.admitted_s: float | None = None
         self.first_audio_s: float | None = None
         self._chunks: deque[Audio] = deque()
         self._buffered = 0

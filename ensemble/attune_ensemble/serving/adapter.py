@@ -19,6 +19,7 @@ import contextlib
 import json
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ LEASE = "lease"
 
 _MAX_CONCURRENT = 16
 _CALL_TIMEOUT_S = 300.0
+_METRICS_PERIOD_S = 1.0
 
 
 class Adapter:
@@ -108,6 +110,26 @@ class Adapter:
                 sender.send(flags=final)
 
         self._start(requests, work)
+
+    def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
+        """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
+
+        The server collects what was last written, so a thread writes once a second.
+        """
+        labels = {"model": self._spec.name}
+        families = [
+            (name, self._pb.MetricFamily(name=name, description=meaning, kind=self._pb.MetricFamily.GAUGE))
+            for name, meaning in meanings.items()
+        ]
+        gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
+
+        def write() -> None:
+            while True:
+                for name, value in read().items():
+                    gauges[name][1].set(value)
+                time.sleep(_METRICS_PERIOD_S)
+
+        threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True).start()
 
     def call(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], timeout_s: float = _CALL_TIMEOUT_S) -> Tensors:
         """Call another model of the repository.
