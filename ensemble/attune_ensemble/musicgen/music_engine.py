@@ -26,6 +26,10 @@ class MusicGenAdapter:
         self._engine, self._sampling = engine, sampling
         self.sample_rate = engine.codec.sample_rate
 
+    def metrics(self) -> dict[str, float]:
+        """What the engine counts, by the names of `METRICS`."""
+        return self._engine.statistics().metrics()
+
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
