@@ -29,7 +29,6 @@ __all__ = [
     "load_regressor",
     "read_config",
     "save_model",
-    "save_regressor",
     "trained_parameters",
     "warm_start",
 ]
@@ -56,9 +55,6 @@ def save_model(model: Model, folder: Path) -> None:
         save_file(adapters, folder / ADAPTER_FILE)
     save_file({name: value for name, value in stored.items() if name not in adapters}, folder / HEAD_FILE)
     (folder / CONFIG_FILE).write_text(model.config.to_json(), encoding="utf-8")
-
-
-save_regressor = save_model
 
 
 def checkpoint_bytes(folder: Path) -> int:

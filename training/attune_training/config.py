@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 __all__ = [
+    "DIMENSIONS",
+    "MAX_VAD",
+    "MIN_VAD",
+    "NEUTRAL_VAD",
     "SAMPLE_RATE",
     "TABLE_2_LORA",
     "TARGET_NAMES",
@@ -47,6 +51,12 @@ TARGET_NAMES: dict[str, tuple[str, ...]] = {
 
 The paper serves the first two (section III-C); the third is the joint model of Table I.
 """
+
+DIMENSIONS = TARGET_NAMES["valence_arousal_dominance"]
+"""All dimensions, in the order in which they are written everywhere."""
+
+MIN_VAD, NEUTRAL_VAD, MAX_VAD = 1.0, 3.0, 5.0
+"""The scale of every dimension: its ends and its middle."""
 
 UnimodalName = Literal["gru-shared", "gru-separate", "transformer-shared", "transformer-separate"]
 
@@ -117,7 +127,21 @@ TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 
 
 @dataclass(frozen=True, slots=True)
-class RegressorConfig:
+class _ModelShape:
+    """What the configuration of any model has, beside a ``target`` (a field, or the same for all of its kind)."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the output columns."""
+        return TARGET_NAMES[self.target]  # type: ignore[attr-defined]
+
+    def to_json(self) -> str:
+        """Return the configuration as indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class RegressorConfig(_ModelShape):
     """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I).
 
     With ``lower_text_layers`` the text stream also sees the layers below the text tower's last one, which the paper's
@@ -135,15 +159,6 @@ class RegressorConfig:
     dropout: float = 0.1
     lower_text_layers: bool = False
 
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the output columns."""
-        return TARGET_NAMES[self.target]
-
-    def to_json(self) -> str:
-        """Return the configuration as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
     @classmethod
     def from_json(cls, text: str) -> RegressorConfig:
         """Read what :meth:`to_json` wrote.
@@ -156,13 +171,12 @@ class RegressorConfig:
             raise ValueError(f"regressor config: 'target' must be one of {', '.join(TARGET_NAMES)}")
         raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
         raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
-        raw.setdefault("lower_text_layers", False)  # files from before it was there
         raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
         return cls(**_checked(cls, raw))
 
 
 @dataclass(frozen=True, slots=True)
-class UnimodalConfig:
+class UnimodalConfig(_ModelShape):
     """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from the voice.
 
     The paper gives no sizes. These are the regressor's audio stream, so that the rows of Table I differ in what their
@@ -180,15 +194,6 @@ class UnimodalConfig:
     def target(self) -> Target:
         """All three dimensions."""
         return "valence_arousal_dominance"
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the output columns."""
-        return TARGET_NAMES[self.target]
-
-    def to_json(self) -> str:
-        """Return the configuration as indented JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> UnimodalConfig:

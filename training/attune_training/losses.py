@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from attune_training.config import NEUTRAL_VAD
+
 __all__ = [
-    "NEUTRAL",
     "DynamicWeighting",
     "ValenceSmoothing",
     "arousal_dominance_loss",
@@ -27,8 +28,6 @@ __all__ = [
     "smoothed_target",
 ]
 
-NEUTRAL = 3.0
-"""The neutral point of the 1..5 scale."""
 
 # Keeps a perfect batch from dividing by zero.
 _SMALLEST = 1e-12
@@ -41,7 +40,7 @@ class ValenceSmoothing:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
 
     epsilon: float = 0.05
-    neutral: float = NEUTRAL
+    neutral: float = NEUTRAL_VAD
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ Letters: B batch, T samples, F frames, L tokens, D width of a tower, d hidden wi
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -35,10 +36,11 @@ from attune_training.layers import (
     masked_mean,
     on_the_scale,
 )
-from attune_training.towers import TextTower, build_audio_tower
+from attune_training.towers import AudioTower, TextTower, build_audio_tower
 
 __all__ = [
     "AudioTowerConfig",
+    "EmotionModel",
     "LoraSettings",
     "OutputStages",
     "Pooled",
@@ -74,31 +76,10 @@ class Pooled(NamedTuple):
     text: Tensor  # [B, d]
 
 
-class Regressor(nn.Module):
-    """Predict the configured dimensions from voice and words together."""
+class EmotionModel(nn.Module, ABC):
+    """What every model of the paper's tables is: an audio tower, streams pooled over time, and an answer from them."""
 
-    def __init__(self, config: RegressorConfig, sources: PretrainedSources | None) -> None:
-        super().__init__()
-        self.config = config
-        width, d = config.audio.width, config.hidden_dim
-        self.audio_tower = build_audio_tower(config.audio, sources.audio if sources else None)
-        self.text_tower = TextTower(config.text, sources.text if sources else None)
-        self.audio_layers = nn.ModuleList(
-            EncoderLayer(width, config.audio.num_heads, config.extra_feedforward, config.dropout)
-            for _ in range(config.extra_audio_layers)
-        )
-        self.audio_norm = nn.LayerNorm(width)
-        self.audio_projection = nn.Linear(width, d)
-        self.text_projection = nn.Linear(config.text.width, d)
-        self.lower_text_projection = _lower_text_projection(config)
-        self.audio_to_text = MultiHeadAttention(d, config.num_heads)
-        self.text_to_audio = MultiHeadAttention(d, config.num_heads)
-        self.audio_gate = SigmoidGate(d)
-        self.text_gate = SigmoidGate(d)
-        self.audio_pooling = AttentionPooling(d)
-        self.stages = nn.ModuleDict({name: OutputStages(d, config.dropout) for name in config.output_names})
-        if config.lora is not None:
-            _add_adapters(self, config.lora)
+    audio_tower: AudioTower
 
     def forward(
         self,
@@ -136,6 +117,48 @@ class Regressor(nn.Module):
     ) -> Tensor:
         """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the words."""
         return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
+
+    @abstractmethod
+    def pool(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return the streams pooled over time; the arguments are those of :meth:`predict`."""
+
+    @abstractmethod
+    def answer(self, pooled: Pooled) -> Tensor:
+        """Predict [B, N] in 1..5 from the pooled streams."""
+
+
+class Regressor(EmotionModel):
+    """Predict the configured dimensions from voice and words together."""
+
+    def __init__(self, config: RegressorConfig, sources: PretrainedSources | None) -> None:
+        super().__init__()
+        self.config = config
+        width, d = config.audio.width, config.hidden_dim
+        self.audio_tower = build_audio_tower(config.audio, sources.audio if sources else None)
+        self.text_tower = TextTower(config.text, sources.text if sources else None)
+        self.audio_layers = nn.ModuleList(
+            EncoderLayer(width, config.audio.num_heads, config.extra_feedforward, config.dropout)
+            for _ in range(config.extra_audio_layers)
+        )
+        self.audio_norm = nn.LayerNorm(width)
+        self.audio_projection = nn.Linear(width, d)
+        self.text_projection = nn.Linear(config.text.width, d)
+        self.lower_text_projection = _lower_text_projection(config)
+        self.audio_to_text = MultiHeadAttention(d, config.num_heads)
+        self.text_to_audio = MultiHeadAttention(d, config.num_heads)
+        self.audio_gate = SigmoidGate(d)
+        self.text_gate = SigmoidGate(d)
+        self.audio_pooling = AttentionPooling(d)
+        self.stages = nn.ModuleDict({name: OutputStages(d, config.dropout) for name in config.output_names})
+        if config.lora is not None:
+            _add_adapters(self, config.lora)
 
     def pool(
         self,

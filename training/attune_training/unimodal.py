@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attune_training.config import PretrainedSources, UnimodalConfig
 from attune_training.layers import AttentionPooling, EncoderLayer, on_the_scale
-from attune_training.regressor import Pooled
+from attune_training.regressor import EmotionModel, Pooled
 from attune_training.towers import build_audio_tower
 
 __all__ = ["UnimodalRegressor"]
@@ -64,7 +64,7 @@ class FullyConnected(nn.Sequential):
         )
 
 
-class UnimodalRegressor(nn.Module):
+class UnimodalRegressor(EmotionModel):
     """Predict valence, arousal and dominance from the voice alone; called as the regressor is, deaf to the words."""
 
     def __init__(self, config: UnimodalConfig, sources: PretrainedSources | None) -> None:
@@ -83,35 +83,6 @@ class UnimodalRegressor(nn.Module):
         self.audio_pooling = AttentionPooling(d)
         outputs = {"all": 3} if heads == "shared" else dict.fromkeys(config.output_names, 1)
         self.heads = nn.ModuleDict({name: FullyConnected(d, count, config.dropout) for name, count in outputs.items()})
-
-    def forward(
-        self,
-        waveform: Tensor,
-        num_samples: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        audio_present: Tensor | None = None,
-    ) -> Tensor:
-        """Predict [B, 3] in 1..5 from speech; the arguments are those of :meth:`Regressor.forward`.
-
-        ``input_ids`` and ``attention_mask`` change nothing.
-
-        Raises:
-            ValueError: T is out of the tower's range.
-        """
-        features, frame_mask = self.audio_tower(waveform, num_samples)
-        return self.predict(features, frame_mask, input_ids, attention_mask, audio_present)
-
-    def predict(
-        self,
-        features: Tensor,
-        frame_mask: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        audio_present: Tensor | None = None,
-    ) -> Tensor:
-        """Predict [B, 3] from the audio tower's features [B, F, D] and frame_mask [B, F]."""
-        return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
 
     def pool(
         self,

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from attune_training.config import SAMPLE_RATE, TARGET_NAMES, Target, TextTowerConfig
+from attune_training.config import DIMENSIONS, SAMPLE_RATE, TARGET_NAMES, Target, TextTowerConfig
 from attune_training.data.audio import read_speech, trim_silence
 from attune_training.data.utterance import Utterance
 from attune_training.towers import MIN_SAMPLES
@@ -33,7 +33,6 @@ __all__ = [
     "similar_length_batches",
 ]
 
-DIMENSIONS = ("valence", "arousal", "dominance")
 _FULL_SCALE = 32_767
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD
 from attune_training.data.rows import CorpusError, Problem, Row
 
 __all__ = ["NOTE", "STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_rows"]
@@ -31,7 +32,6 @@ _CATEGORY_VAD = {
 }
 _CATEGORIES = dict(enumerate(_CATEGORY_VAD, start=1))
 
-_NEUTRAL = 3.0
 _INTENSITY_SCALE = {"normal": 0.85, "strong": 1.25}
 _INTENSITIES = {1: "normal", 2: "strong"}
 
@@ -77,7 +77,7 @@ def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
     """Return targets on 1..5: the category's point, its distance from 3 scaled by the intensity, clipped."""
     scale = _INTENSITY_SCALE[intensity]
     valence, arousal, dominance = (
-        min(5.0, max(1.0, _NEUTRAL + scale * (value - _NEUTRAL))) for value in _CATEGORY_VAD[category]
+        min(MAX_VAD, max(MIN_VAD, NEUTRAL_VAD + scale * (value - NEUTRAL_VAD))) for value in _CATEGORY_VAD[category]
     )
     return valence, arousal, dominance
 

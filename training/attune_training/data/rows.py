@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from attune_training.config import MAX_VAD, MIN_VAD
 from attune_training.data.audio import AudioSource, audio_fault, encoded_audio
 from attune_training.data.utterance import SPLIT_NAMES, Utterance
 
 __all__ = ["CheckedRow", "CorpusError", "Problem", "Row", "cell_text", "check_row", "first_line", "split_name"]
 
-_LOWEST, _HIGHEST = 1.0, 5.0
 _SPLIT_ALIASES = {"dev": "validation", "val": "validation", "valid": "validation"}
 
 
@@ -126,7 +126,7 @@ def _check_label(name: str, raw: object, reasons: list[str]) -> float:
         return math.nan
     if math.isnan(value):
         reasons.append(f"{name} is missing")
-    elif not _LOWEST <= value <= _HIGHEST:
+    elif not MIN_VAD <= value <= MAX_VAD:
         reasons.append(f"{name} {value:g} is outside 1..5")
     return value
 

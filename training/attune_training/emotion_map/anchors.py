@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from attune_training.emotion_map.scale import VAD_DIMENSIONS, Array
+from attune_training.config import DIMENSIONS
+from attune_training.emotion_map.scale import Array
 
 __all__ = ["Anchors", "AnchorsError", "read_anchors"]
 
@@ -30,7 +31,7 @@ def read_anchors(path: Path) -> Anchors:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))["emotions"]
         labels = tuple(str(entry["label"]) for entry in entries)
-        vad = np.array([[entry["anchor"][name] for name in VAD_DIMENSIONS] for entry in entries], np.float64)
+        vad = np.array([[entry["anchor"][name] for name in DIMENSIONS] for entry in entries], np.float64)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise AnchorsError(f"{path}: needs a list 'emotions' with label and anchor: {error!r}") from error
     return Anchors(labels, vad)

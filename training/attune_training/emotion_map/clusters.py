@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
+from attune_training.config import NEUTRAL_VAD
 from attune_training.emotion_map.anchors import Anchors
 from attune_training.emotion_map.lexicon import Lexicon
 from attune_training.emotion_map.scale import Array
@@ -23,8 +24,6 @@ __all__ = [
 ]
 
 Labels = npt.NDArray[np.int64]
-
-MIDDLE_VAD = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) ->
 
 def octants_of(vad: Array) -> list[str]:
     """The octant of each point on 1..5: H where a value is above 3, otherwise L. [N, 3] to N words."""
-    return ["".join("H" if value > MIDDLE_VAD else "L" for value in row) for row in vad]
+    return ["".join("H" if value > NEUTRAL_VAD else "L" for value in row) for row in vad]
 
 
 @dataclass(frozen=True, slots=True)

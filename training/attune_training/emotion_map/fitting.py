@@ -15,10 +15,11 @@ from rich.progress import Progress
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from torch import Tensor, nn
 
+from attune_training.config import MAX_VAD, MIN_VAD
 from attune_training.emotion_map.anchors import Anchors
 from attune_training.emotion_map.classifier import EmotionClassifier
 from attune_training.emotion_map.clusters import EmotionMap, Labels, fit_emotion_map, octant_agreement, report_clusters
-from attune_training.emotion_map.lexicon import MAX_VAD, MIN_VAD, Lexicon
+from attune_training.emotion_map.lexicon import Lexicon
 from attune_training.emotion_map.scale import Array
 
 __all__ = ["MapConfig", "Split", "TrainedMap", "split_terms", "train_emotion_map"]

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from attune_training.emotion_map.scale import VAD_DIMENSIONS, Array, Scale, UnknownScaleError, recognise_scale
+from attune_training.config import DIMENSIONS, MAX_VAD, MIN_VAD
+from attune_training.emotion_map.scale import Array, Scale, UnknownScaleError, recognise_scale
 
-__all__ = ["MAX_VAD", "MIN_VAD", "Lexicon", "LexiconError", "read_lexicon"]
+__all__ = ["Lexicon", "LexiconError", "read_lexicon"]
 
-MIN_VAD, MAX_VAD = 1.0, 5.0
 MIN_TERMS = 400
 
 _DELIMITERS = ("\t", ",", ";")
 _COLUMN_NAMES = (
     ("term", "word", "lemma"),
-    *((name, name[0], f"{name[0]}.mean.sum") for name in VAD_DIMENSIONS),  # the last: Warriner et al. 2013
+    *((name, name[0], f"{name[0]}.mean.sum") for name in DIMENSIONS),  # the last: Warriner et al. 2013
 )
 """What a header may call the term, valence, arousal and dominance, in lower case; the first name found counts."""
 
@@ -68,7 +68,7 @@ def read_lexicon(path: Path, scale: tuple[float, float] | None = None) -> Lexico
     known = _given(scale, rows, path) if scale else _recognised(raw, is_nrc_v2, path)
     terms: dict[str, int] = {}
     index = np.array([terms.setdefault(row.term, len(terms)) for row in rows])  # [rows]
-    sums = np.zeros((len(terms), len(VAD_DIMENSIONS)))
+    sums = np.zeros((len(terms), len(DIMENSIONS)))
     np.add.at(sums, index, raw)
     means = sums / np.bincount(index)[:, None]
     vad = MIN_VAD + (means - known.low) / (known.high - known.low) * (MAX_VAD - MIN_VAD)
@@ -117,7 +117,7 @@ def _table(path: Path) -> tuple[list[_Row], bool]:
     first_row = filled[0][1]
     header = [] if any(_is_number(cell) for cell in first_row[1:]) else [cell.strip().lower() for cell in first_row]
     columns = _columns_of(header, len(first_row), path)
-    is_nrc_v2 = delimiter == "\t" and header == ["term", *VAD_DIMENSIONS]
+    is_nrc_v2 = delimiter == "\t" and header == ["term", *DIMENSIONS]
     return [_row(line, cells, columns, path) for line, cells in filled[bool(header) :]], is_nrc_v2
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attune_training.emotion_map.clusters import MIDDLE_VAD, EmotionMap, octants_of
-from attune_training.emotion_map.lexicon import MAX_VAD, MIN_VAD, Lexicon
+from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD
+from attune_training.emotion_map.clusters import EmotionMap, octants_of
+from attune_training.emotion_map.lexicon import Lexicon
 from attune_training.emotion_map.scale import Array
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def draw_emotion_map(emotion_map: EmotionMap, lexicon: Lexicon, path: Path) -> N
     high, low, whole = figure.subplots(1, 3, width_ratios=(5, 5, 3.4))
     emotions = emotion_map.denormalise(emotion_map.centroids)  # [K, 3]
     terms = _sample(lexicon.vad)
-    is_high = emotions[:, _DOMINANCE] > MIDDLE_VAD
+    is_high = emotions[:, _DOMINANCE] > NEUTRAL_VAD
     halves = ((high, "high dominance", is_high, True), (low, "low dominance", ~is_high, False))
     for axes, title, shown, above in halves:
-        behind = terms[(terms[:, _DOMINANCE] > MIDDLE_VAD) == above]
+        behind = terms[(terms[:, _DOMINANCE] > NEUTRAL_VAD) == above]
         _panel(axes, title, emotions[shown], behind, (_VALENCE, _AROUSAL))
     _panel(whole, "all, by dominance", emotions, terms, (_VALENCE, _DOMINANCE))
     _legend(whole)
@@ -88,8 +89,8 @@ def _panel(axes: Axes, title: str, emotions: Array, terms: Array, dimensions: tu
     axes.set_aspect("equal")
     axes.set_xticks(range(1, 6))
     axes.set_yticks(range(1, 6))
-    axes.axhline(MIDDLE_VAD, color=_PALE, linewidth=0.8, zorder=0)
-    axes.axvline(MIDDLE_VAD, color=_PALE, linewidth=0.8, zorder=0)
+    axes.axhline(NEUTRAL_VAD, color=_PALE, linewidth=0.8, zorder=0)
+    axes.axvline(NEUTRAL_VAD, color=_PALE, linewidth=0.8, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
 
 

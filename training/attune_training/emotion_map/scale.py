@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KNOWN_SCALES", "VAD_DIMENSIONS", "Array", "Scale", "UnknownScaleError", "recognise_scale"]
+from attune_training.config import DIMENSIONS
+
+__all__ = ["KNOWN_SCALES", "Array", "Scale", "UnknownScaleError", "recognise_scale"]
 
 Array = npt.NDArray[np.float64]
 
-VAD_DIMENSIONS = ("valence", "arousal", "dominance")
 KNOWN_SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (1.0, 9.0))
 """NRC VAD v1, NRC VAD v2.1, Attune's own, and the Glasgow Norms and most others of psychology."""
 
@@ -64,5 +65,5 @@ def _is_used_to_its_ends(ratings: Array, low: float, high: float) -> bool:
 
 
 def _seen(ratings: Array) -> str:
-    ends = zip(VAD_DIMENSIONS, ratings.min(0), ratings.max(0), strict=True)
+    ends = zip(DIMENSIONS, ratings.min(0), ratings.max(0), strict=True)
     return ", ".join(f"{name} {low:g}..{high:g}" for name, low, high in ends)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attune_training.data.batches import DIMENSIONS
+from attune_training.config import DIMENSIONS
 from attune_training.data.utterance import Utterance
 from attune_training.evaluation.predictions import Predictions
 

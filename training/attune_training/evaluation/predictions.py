@@ -14,7 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from attune_training.data.batches import DIMENSIONS, Collator, Example, length_batches, read_examples
+from attune_training.config import DIMENSIONS
+from attune_training.data.batches import Collator, Example, length_batches, read_examples
 from attune_training.data.utterance import Utterance
 
 __all__ = ["Inputs", "Predictions", "join", "predict"]

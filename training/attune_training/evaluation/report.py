@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from attune_training.evaluation.predictions import Predictions
+from attune_training.losses import huber_loss
 from attune_training.metrics import Agreement, agreement
 
 __all__ = ["DimensionScore", "Interval", "Scores", "markdown", "score", "to_json"]
@@ -54,11 +56,6 @@ class Scores:
     dimensions: dict[str, DimensionScore]
     speakers: dict[str, dict[str, Agreement]]
 
-    @property
-    def mean_loss(self) -> float:
-        """The loss averaged over the dimensions."""
-        return float(np.mean([item.loss for item in self.dimensions.values()]))
-
 
 def score(predictions: Predictions, seed: int = 0) -> Scores:
     """Compare predictions with labels; two or more utterances are needed.
@@ -97,11 +94,8 @@ def _losses(name: str, error: npt.NDArray[np.float32]) -> npt.NDArray[np.float32
     """Return the squared error for valence, Huber's loss (paper, equation 16) otherwise, both [n]."""
     if name == "valence":
         return np.square(error)
-    size = np.abs(error)
-    huber: npt.NDArray[np.float32] = np.where(
-        size <= _HUBER_DELTA, 0.5 * np.square(error), _HUBER_DELTA * size - 0.5 * _HUBER_DELTA**2
-    )
-    return huber
+    losses: npt.NDArray[np.float32] = huber_loss(torch.from_numpy(error), torch.zeros(len(error)), _HUBER_DELTA).numpy()
+    return losses
 
 
 def _interval(values: list[float] | npt.NDArray[np.floating]) -> Interval:

@@ -10,17 +10,17 @@ from typing import Any
 import click
 
 from attune_training.data.corpus import CORPUS_KINDS, BadRows, open_corpus
-from attune_training.edge import bad_rows_option, named_paths, plain_errors, say
+from attune_training.edge import named_paths, plain_errors, say
 from attune_training.experiments.markdown import markdown
 from attune_training.experiments.paper import TableName
 from attune_training.experiments.picture import draw_table
 from attune_training.experiments.plan import EVERY_SESSION, choose_splits, plan_runs, table_rows
 from attune_training.experiments.results import TableResult, to_json
 from attune_training.experiments.runs import Subject, check_folders, measure
-from attune_training.fitting.command import with_corpora, with_overrides
+from attune_training.fitting.command import RUN_OPTIONS, command_with, with_corpora, with_overrides
 from attune_training.fitting.folder import RunError
 from attune_training.fitting.run import RunOptions
-from attune_training.fitting.settings import Recipe, load_recipe, recipe_names
+from attune_training.fitting.settings import Recipe, load_recipe
 from attune_training.machine import hardware_line
 
 __all__ = ["experiments", "run_table"]
@@ -35,7 +35,6 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help=f"The corpus: one of the recipe by its name, or any by its kind ({', '.join(CORPUS_KINDS)}).",
     ),
     click.option("--output", type=click.Path(path_type=Path), required=True, help="A folder; the same one resumes."),
-    click.option("--recipe", default="paper", show_default=True, help=f"{', '.join(recipe_names())}, or a YAML file."),
     click.option(
         "--split",
         "splits",
@@ -44,14 +43,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help=f"May be repeated; {EVERY_SESSION} alone leaves out each session in turn.  "
         "[default: stratified, and a speaker-independent one: the last session left out, or held-out-speakers]",
     ),
-    click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
-    click.option("--seed", type=int, help="In place of the recipe's."),
-    bad_rows_option,
-    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, or what Lightning knows."),
-    click.option("--devices", default=1, show_default=True, help="How many of them."),
-    click.option("--workers", default=0, show_default=True, help="Processes that prepare batches."),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+    *RUN_OPTIONS,
 )
 
 
@@ -68,9 +60,7 @@ def _command(table: TableName, help_text: str) -> None:
     def run(**arguments: Any) -> None:
         _run(table, **arguments)
 
-    for option in reversed(_OPTIONS):
-        run = option(run)
-    experiments.add_command(click.command(table, help=help_text)(run))
+    experiments.add_command(command_with(_OPTIONS, table, help_text, run))
 
 
 _command("table1", "The six architectures without LoRA.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from attune_training.data.batches import DIMENSIONS
+from attune_training.config import DIMENSIONS
 from attune_training.evaluation.report import DimensionScore, Interval
 from attune_training.experiments.paper import PaperRow, checks, paper
 from attune_training.experiments.results import TableResult, command_line

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import TypeAdapter
 
-from attune_training.data.batches import DIMENSIONS
+from attune_training.config import DIMENSIONS
 
 __all__ = ["Check", "Paper", "PaperRow", "PaperTable", "Storage", "TableName", "checks", "paper"]
 

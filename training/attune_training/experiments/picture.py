@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attune_training.data.batches import DIMENSIONS
+from attune_training.config import DIMENSIONS
 from attune_training.evaluation.report import Interval
 from attune_training.experiments.paper import PaperRow, paper
 from attune_training.experiments.results import TableResult

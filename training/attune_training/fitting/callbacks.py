@@ -21,14 +21,14 @@ class KeepBest(Callback):
     """Saves the model of the best validation score so far, in one step, so that a kill leaves the one before."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self.best, self.epoch = folder, float("-inf"), -1
+        self._folder, self.best = folder, float("-inf")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the score is a new best."""
         value = float(trainer.callback_metrics[SCORE])
         if value <= self.best:
             return
-        self.best, self.epoch = value, trainer.current_epoch
+        self.best = value
         if trainer.is_global_zero:
             assert isinstance(pl_module, RegressionModule)
             partial = self._folder.with_name(".model.partial")
@@ -38,11 +38,11 @@ class KeepBest(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        return {"best": self.best, "epoch": self.epoch}
+        return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""
-        self.best, self.epoch = state_dict["best"], state_dict["epoch"]
+        self.best = state_dict["best"]
 
 
 class EpochClock(Callback):

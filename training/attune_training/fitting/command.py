@@ -18,14 +18,12 @@ from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit
 from attune_training.fitting.settings import CorpusSettings, Recipe, load_recipe, recipe_names
 
-__all__ = ["arousal_dominance", "joint", "valence", "with_corpora", "with_overrides"]
+__all__ = ["RUN_OPTIONS", "arousal_dominance", "command_with", "joint", "valence", "with_corpora", "with_overrides"]
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    data_option("a corpus of the recipe by its name, or any corpus by its kind"),
+Options = tuple[Callable[[Any], Any], ...]
+
+RUN_OPTIONS: Options = (
     click.option("--recipe", default="paper", show_default=True, help=f"{', '.join(recipe_names())}, or a YAML file."),
-    click.option("--split", help="How to split corpora that are not in the recipe.  [default: stratified]"),
-    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder; the same one resumes."),
-    click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A saved model."),
     click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
     click.option("--seed", type=int, help="In place of the recipe's."),
     bad_rows_option,
@@ -35,13 +33,27 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
+"""What every command that trains by a recipe offers."""
+
+_OPTIONS: Options = (
+    data_option("a corpus of the recipe by its name, or any corpus by its kind"),
+    click.option("--split", help="How to split corpora that are not in the recipe.  [default: stratified]"),
+    click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder; the same one resumes."),
+    click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A saved model."),
+    *RUN_OPTIONS,
+)
 
 
 def _command(name: str, target: Target, help_text: str) -> click.Command:
     def run(**arguments: Any) -> None:
         _run(target, **arguments)
 
-    for option in reversed(_OPTIONS):
+    return command_with(_OPTIONS, name, help_text, run)
+
+
+def command_with(options: Options, name: str, help_text: str, run: Callable[..., None]) -> click.Command:
+    """Return the command ``name`` that calls ``run`` with the values of its options."""
+    for option in reversed(options):
         run = option(run)
     return click.command(name, help=help_text)(run)
 

@@ -15,14 +15,11 @@ import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset
 
 from attune_training.augmentation import replace_synonyms
-from attune_training.config import SAMPLE_RATE
+from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD, SAMPLE_RATE
 from attune_training.data.batches import Batch, Collator, Example, similar_length_batches
 from attune_training.fitting.settings import Augmentation, CorpusSettings, Recipe
-from attune_training.losses import NEUTRAL
 
 __all__ = ["EpochData", "LoadedCorpus", "draw", "draw_epoch", "with_foreign_words"]
-
-MIN_VAD, MAX_VAD = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ def with_foreign_words(voice: Example, words: Example) -> Example:
 
     That voice and words add up is an assumption; it makes the model use both.
     """
-    vad = np.clip(voice.vad + words.vad - NEUTRAL, MIN_VAD, MAX_VAD)
+    vad = np.clip(voice.vad + words.vad - NEUTRAL_VAD, MIN_VAD, MAX_VAD)
     return replace(voice, transcript=words.transcript, vad=vad.astype(np.float32))
 
 

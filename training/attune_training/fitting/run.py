@@ -158,8 +158,10 @@ def _quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in expected:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
-        yield
-    logger.setLevel(level)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> RunResult:
