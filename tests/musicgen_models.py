@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     BatchEncoding,
     EncodecConfig,
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
+    PreTrainedTokenizerFast,
     T5Config,
 )
 
@@ -64,6 +66,19 @@ def tiny_musicgen(channels=1, seed=0, positions=64):
         layer.codebook.embed.normal_(0, 1)
     settings = model.generation_config
     settings.pad_token_id = settings.bos_token_id = settings.decoder_start_token_id = PAD
+    return model
+
+
+def save_tiny_musicgen(folder, channels=1, seed=0):
+    """Write a checkpoint as transformers does, with a tokenizer of letters; return its model."""
+    model = tiny_musicgen(channels, seed)
+    model.save_pretrained(folder)
+    letters = {letter: index + 3 for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz ,.")}
+    words = Tokenizer(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2} | letters, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
     return model
 
 

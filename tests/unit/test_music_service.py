@@ -11,6 +11,7 @@ from attune_client.protocol.errors import InvalidOption, InvalidRequest
 from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.engines import EngineOptions
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import bytes_tensor, text_of
@@ -139,3 +140,30 @@ def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
     assert set(next(responses)) == {"music"}
     responses.close()
     assert closed == ["music_generator"]
+
+
+def test_settings_of_sampling_are_read_and_the_composer_refuses_them():
+    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)))
+    assert request.sampling == SamplingSettings(top_k=5, guidance=2.0)
+    assert read_request(inputs()).sampling is None
+    responses = MusicService("composer", 1.0, EngineOptions()).play(inputs(top_k=np.array([5], np.int32)))
+    next(responses)
+    with pytest.raises(InvalidOption, match="are for musicgen"):
+        next(responses)
+
+
+def test_silence_of_an_engine_is_not_sent(monkeypatch):
+    class Waiting(CountingEngine):
+        def generate(self, request, chunk_s):
+            yield np.zeros((0, 1), np.float32)
+            yield np.ones((4, 1), np.float32)
+
+        def metrics(self):
+            return {"waits": 1.0}
+
+    monkeypatch.setattr(service_module, "create_engine", lambda *_, **__: Waiting())
+    service = MusicService("waiting", 1.0, EngineOptions())
+    _announcement, nothing, chunk = service.play(inputs())
+    assert nothing == {}
+    assert chunk["music"].shape == (4, 1)
+    assert service.metrics() == {"waits": 1.0}

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineBusy, EngineSettings, MusicGenEngine
 from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.sampling import SamplingSettings
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]

@@ -13,13 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attune_client.protocol.errors import InvalidOption
+from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
+from attune_ensemble.musicgen.loading import CheckpointError
+from attune_ensemble.musicgen.music_engine import load_engine
 from attune_ensemble.musicgen.pattern import DelayPattern
-from attune_ensemble.musicgen.sampling import SamplingSettings, choose, uniform_noise
+from attune_ensemble.musicgen.sampling import choose, uniform_noise
 from attune_ensemble.musicgen.state import BatchState, Piece
-from tests.musicgen_models import PAD, Letters, tiny_musicgen
+from attune_ensemble.musicgen.statistics import METRICS
+from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicgen
 
 # The delay pattern
 
@@ -100,7 +107,7 @@ def test_noise_is_uniform_and_its_own_for_every_seed_position_and_codebook():
     ],
 )
 def test_a_setting_out_of_range_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidOption, match=message):
         SamplingSettings(**options)
 
 
@@ -198,3 +205,57 @@ def test_a_slid_window_goes_on_as_if_it_had_begun_with_what_was_kept():
             fresh.step(1, position + 1)
     assert torch.equal(state.history[0, :, :21], fresh.history[0, :, :21])
     assert int(state.dropped[0]) == 8
+
+
+# The checkpoint's folder, and what the service makes of it
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "musicgen"
+    save_tiny_musicgen(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(checkpoint):
+    return load_engine(checkpoint, "cpu", "float32", slots=1, queue=1)
+
+
+def asked(prompt="calm", duration_s=1.0, **more):
+    return MusicRequest(prompt, MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), duration_s, seed=3, **more)
+
+
+def test_a_checkpoint_plays_in_chunks_of_the_asked_length(served):
+    chunks = [chunk for chunk in served.generate(asked(), chunk_s=0.5) if len(chunk)]
+    assert all(chunk.shape[0] <= 80 and chunk.shape[1] == 1 for chunk in chunks)
+    assert sum(map(len, chunks)) == 160
+    assert served.metrics()["musicgen_finished_requests"] >= 1
+    assert set(served.metrics()) == set(METRICS)
+
+
+def test_sampling_is_the_requests_own(served):
+    def play(**more):
+        return np.concatenate(list(served.generate(asked(**more), chunk_s=1.0)))
+
+    assert np.array_equal(play(), play(sampling=SamplingSettings()))
+    assert not np.array_equal(play(), play(sampling=SamplingSettings(temperature=0.0)))
+
+
+def test_a_listener_in_the_queue_is_called_back_until_its_turn(served):
+    first = served.generate(asked(duration_s=600.0), chunk_s=1.0)
+    assert any(len(chunk) for chunk in itertools.islice(first, 100))
+    second = served.generate(asked(), chunk_s=1.0)
+    assert [len(next(second)) for _ in range(3)] == [0, 0, 0]
+    first.close()
+    assert sum(map(len, second)) == 160
+
+
+def test_a_prompt_that_is_too_long_says_how_long_it_may_be(served):
+    with pytest.raises(InvalidOption, match=r"prompt has 300 tokens; it may have 256"):
+        next(served.generate(asked("a" * 300), chunk_s=1.0))
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no MusicGen checkpoint"):
+        load_engine(tmp_path, "cpu", "", slots=1, queue=1)

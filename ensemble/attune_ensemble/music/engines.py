@@ -8,8 +8,9 @@ from pathlib import Path
 
 from attune_client.protocol.errors import InvalidOption
 from attune_ensemble.music.engine import MusicEngine
+from attune_ensemble.musicgen.statistics import METRICS
 
-__all__ = ["EngineOptions", "available_engines", "create_engine"]
+__all__ = ["EngineOptions", "available_engines", "create_engine", "engine_metrics"]
 
 MUSICGEN_DIR = "musicgen"
 """Where `attune export` puts MusicGen's checkpoint, in the version folder of `music_generator`."""
@@ -45,6 +46,11 @@ class EngineOptions:
 def available_engines(options: EngineOptions) -> tuple[str, ...]:
     """Names of the engines that can play here."""
     return tuple(name for name in _ENGINES if name != MUSICGEN_DIR or options.musicgen is not None)
+
+
+def engine_metrics(options: EngineOptions) -> dict[str, str]:
+    """Name and meaning of every metric that the engines here may count."""
+    return METRICS if MUSICGEN_DIR in available_engines(options) else {}
 
 
 def create_engine(name: str, options: EngineOptions) -> MusicEngine:

@@ -24,6 +24,8 @@ from typing import Any
 import click
 import torch
 
+from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineSettings
 from attune_ensemble.musicgen.loading import (
     SIZES,
@@ -35,7 +37,6 @@ from attune_ensemble.musicgen.loading import (
     random_checkpoint,
 )
 from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.sampling import SamplingSettings
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.stepping import Stepper
 
@@ -206,18 +207,16 @@ def engine_row(setup: Setup, parts: Parts, name: str, batch: int, seconds: float
     return Measured(name, batch, seconds, wall_s, steps, traffic, tuple(first))
 
 
-def _traffic(decoder: torch.nn.Module, batch: int, steps: int, prompt: str) -> int:
+def _traffic(decoder: Any, batch: int, steps: int, prompt: str) -> int:
     """Bytes that an average step has to read: weights, and keys and values of half of the steps, both rows."""
     weights = sum(_weight_bytes(module) for module in decoder.modules())
-    shape = getattr(decoder, "shape", None)
-    if shape is None:
-        config = decoder.config
-        layers, width = config.num_hidden_layers, config.hidden_size
-        element = next(decoder.parameters()).element_size()
+    if isinstance(decoder, Decoder):
+        layers, width, element = decoder.shape.layers, decoder.shape.width, decoder.embedding.weight.element_size()
     else:
-        layers, width = shape.layers, shape.width
-        element = decoder.embedding.weight.element_size()  # type: ignore[union-attr,operator]
-    return weights + 2 * layers * width * element * batch * (2 * steps // 2 + len(prompt))
+        config = decoder.config
+        layers, width, element = config.num_hidden_layers, config.hidden_size, decoder.dtype.itemsize
+    rows, music = 2, steps // 2
+    return weights + 2 * layers * width * element * batch * (rows * music + len(prompt))
 
 
 def _weight_bytes(module: torch.nn.Module) -> int:

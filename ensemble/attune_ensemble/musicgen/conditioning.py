@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attune_client.protocol.errors import InvalidOption
+
 __all__ = ["Conditioner"]
 
 
@@ -28,7 +30,10 @@ class Conditioner:
         self._lock = threading.Lock()
 
     def states(self, prompt: str, width: int) -> Tensor:
-        """Hidden states [T, D] of a prompt of at most `max_tokens` tokens; one row of zeros for an empty prompt."""
+        """Hidden states [T, D] of a prompt; one row of zeros for an empty one.
+
+        Raises `InvalidOption` for more than `max_tokens` tokens: nothing is cut off in silence.
+        """
         with self._lock:
             if prompt in self._states:
                 self._states.move_to_end(prompt)
@@ -43,8 +48,10 @@ class Conditioner:
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Tensor:
         parameter = next(self._encoder.parameters())
-        tokens = self._tokenizer(prompt, truncation=True, max_length=self._max_tokens, return_tensors="pt")
-        inputs = tokens.to(parameter.device)
+        inputs = self._tokenizer(prompt, return_tensors="pt").to(parameter.device)
+        count = inputs["input_ids"].shape[1]
+        if count > self._max_tokens:
+            raise InvalidOption(f"prompt has {count} tokens; it may have {self._max_tokens}")
         hidden = self._encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         projected: Tensor = hidden if self._projection is None else self._projection(hidden)
         return projected[0]

@@ -10,8 +10,9 @@ K codebooks, V vocabulary, T text tokens, C positions in use, P positions of a p
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ class Decoder(nn.Module):
         length = text.shape[0]
         cache.text_mask[slot] = False
         cache.text_mask[slot, :length] = True
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._stack):
             keys, values = layer.text_memory(text)
             cache.text_keys[index, slot, :, :length] = keys
             cache.text_values[index, slot, :, :length] = values
@@ -199,7 +200,7 @@ class Decoder(nn.Module):
         visible = (torch.arange(used, device=position.device)[None, :] <= position[:, None])[None, :, None, None, :]
         text_mask = cache.text_mask[:slots]
         rows = torch.arange(slots, device=position.device)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._stack):
             query, key, value = layer.project(hidden)  # [2, S, H, E]
             keys, values = cache.self_keys[index, :, :slots], cache.self_values[index, :, :slots]
             keys[:, rows, :, position] = key.transpose(0, 1)
@@ -220,7 +221,7 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         hidden = self._embed(tokens.T) + self.positions[:length]  # [P, D]
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self._stack):
             query, key, value = (part.transpose(1, 2) for part in layer.project(hidden))  # [2, H, P, E]
             cache.self_keys[index, :, slot, :, :length] = key
             cache.self_values[index, :, slot, :, :length] = value
@@ -234,6 +235,10 @@ class Decoder(nn.Module):
             )
             hidden = torch.cat([hidden[:1] + heard, hidden[1:]])
             hidden = hidden + layer.feed_forward(hidden)
+
+    @property
+    def _stack(self) -> Iterable[DecoderLayer]:
+        return cast(Iterable[DecoderLayer], self.layers)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """The sum of the codebooks' embeddings, [..., D] of tokens [..., K]."""

@@ -136,7 +136,8 @@ class MusicGenEngine:
         with self._changed:
             if self._closing:
                 raise EngineBusy("the music engine is closing")
-            if len(self._queue) >= self.settings.queue:
+            # A free slot counts: those who come at once wait for the loop to seat them.
+            if len(self._slots) + len(self._queue) >= self.settings.slots + self.settings.queue:
                 raise EngineBusy(f"{self.settings.queue} requests for music are waiting already: try again later")
             self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling), text))
             self._changed.notify_all()

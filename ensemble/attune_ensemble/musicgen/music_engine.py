@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import cast
 
 from attune_ensemble.music.engine import Audio, MusicRequest
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.musicgen.loading import Numerics, engine_of, load_checkpoint, parts_of
 from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.sampling import SamplingSettings
 
-__all__ = ["MusicGenAdapter", "load_engine"]
+__all__ = ["HEARTBEAT_S", "MusicGenAdapter", "load_engine"]
+
+HEARTBEAT_S = 0.05
+"""How long a listener that has gone goes unnoticed."""
 
 _ON_DEVICE: dict[str, Numerics] = {"cpu": "int8", "cuda": "bfloat16"}
 
@@ -33,13 +36,20 @@ class MusicGenAdapter:
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
-        Closing the iterator frees the request's slot within a step.
+        While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
+        iterator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long, and
+        `EngineBusy` where too many wait already.
         """
-        stream = self._engine.submit(Generation(request.prompt, request.duration_s, request.seed, self._sampling))
-        most = max(1, round(chunk_s * self.sample_rate))
-        for chunk in stream:
-            for start in range(0, len(chunk), most):
-                yield chunk[start : start + most]
+        sampling = request.sampling or self._sampling
+        stream = self._engine.submit(Generation(request.prompt, request.duration_s, request.seed, sampling))
+        return _cut(stream.chunks(HEARTBEAT_S), max(1, round(chunk_s * self.sample_rate)))
+
+
+def _cut(chunks: Iterator[Audio], most: int) -> Iterator[Audio]:
+    """The same audio in chunks of at most `most` frames; an empty one stays."""
+    for chunk in chunks:
+        for start in range(0, max(len(chunk), 1), most):
+            yield chunk[start : start + most]
 
 
 def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue: int) -> MusicGenAdapter:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import AttuneError, RequestCancelled
-from attune_ensemble.musicgen.sampling import SamplingSettings
+from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["Generation", "MusicStream"]
 
 Audio = npt.NDArray[np.float32]  # [N, C]
+_SILENCE: Audio = np.zeros((0, 1), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,15 @@ class MusicStream:
 
     def __iter__(self) -> Iterator[Audio]:
         """Yield chunks [N, C] until the piece ends; raise what ended it early. Leaving the loop cancels."""
+        return self.chunks()
+
+    def chunks(self, heartbeat_s: float | None = None) -> Iterator[Audio]:
+        """Iterate, and yield an empty chunk whenever nothing has come for `heartbeat_s`.
+
+        Between two chunks the caller may look whether anybody still listens.
+        """
         try:
-            while (chunk := self._next()) is not None:
+            while (chunk := self._next(heartbeat_s)) is not None:
                 yield chunk
         finally:
             self.cancel()
@@ -70,9 +78,10 @@ class MusicStream:
                 self._end(RequestCancelled("the music was cancelled"))
         self._wake()
 
-    def _next(self) -> Audio | None:
+    def _next(self, timeout_s: float | None) -> Audio | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._chunks or self._ended)
+            if not self._changed.wait_for(lambda: self._chunks or self._ended, timeout_s):
+                return _SILENCE
             if not self._chunks:
                 if self._error is not None:
                     raise self._error

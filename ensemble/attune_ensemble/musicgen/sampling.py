@@ -8,44 +8,16 @@ Letters: S slots, K codebooks, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-__all__ = ["SamplingSettings", "choose", "uniform_noise"]
+__all__ = ["choose", "uniform_noise"]
 
 # Constants of the finalisers of SplitMix64, as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 _FRACTION_BITS = 24
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """How one request samples; `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave all tokens.
-
-    `guidance` is the scale of classifier-free guidance: 1 is none.
-
-    Raises:
-        ValueError: a setting is out of its range.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 250
-    top_p: float = 1.0
-    guidance: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature <= 10.0:
-            raise ValueError(f"temperature must lie between 0 and 10, not {self.temperature:g}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative (0: all tokens), and is {self.top_k}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p must lie above 0 and at most at 1, not {self.top_p:g}")
-        if not 1.0 <= self.guidance <= 20.0:
-            raise ValueError(f"guidance must lie between 1 (none) and 20, not {self.guidance:g}")
 
 
 def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seed: Tensor, position: Tensor) -> Tensor:

@@ -68,9 +68,11 @@ class Adapter:
     def __init__(self, spec: ModelSpec, args: Mapping[str, str], pb_utils: Any) -> None:
         self._spec = spec
         self._pb = pb_utils
-        self._pool = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix=spec.name)
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings: dict[str, str] = {name: value["string_value"] for name, value in parameters.items()}
+        self._pool = ThreadPoolExecutor(
+            int(self.settings.get("max_concurrent", _MAX_CONCURRENT)), thread_name_prefix=spec.name
+        )
         self.device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
@@ -95,6 +97,7 @@ class Adapter:
 
     def stream(self, requests: Sequence[Any], function: Callable[[Tensors], Generator[Outputs]]) -> None:
         """Answer each request of a decoupled model in a thread: every item that `function` yields is sent at once.
+        An empty one is not: it is a chance to see that the client has gone.
 
         When the client cancels, or the caller's lease ends, the generator is closed and its last item dropped.
         """
@@ -116,6 +119,8 @@ class Adapter:
 
         The server collects what was last written, so a thread writes once a second.
         """
+        if not meanings:
+            return
         labels = {"model": self._spec.name}
         families = [
             (name, self._pb.MetricFamily(name=name, description=meaning, kind=self._pb.MetricFamily.GAUGE))
@@ -178,7 +183,8 @@ class Adapter:
                 if given_up():
                     self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
                     return
-                sender.send(self._response(outputs))
+                if outputs:
+                    sender.send(self._response(outputs))
 
     def _respond(self, make_outputs: Callable[[], Outputs]) -> Any:
         try:

@@ -5,7 +5,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_GENERATOR
-from attune_ensemble.music.engines import EngineOptions
+from attune_ensemble.music.engines import EngineOptions, engine_metrics
 from attune_ensemble.music.service import MusicService
 from attune_ensemble.serving.adapter import Adapter
 
@@ -16,6 +16,7 @@ class TritonPythonModel:
         settings = self.triton.settings
         options = EngineOptions.of(settings, self.triton.device, self.triton.folder)
         self.service = MusicService(settings["engine"], float(settings["chunk_s"]), options)
+        self.triton.publish(engine_metrics(options), self.service.metrics)
 
     def execute(self, requests: list[Any]) -> None:
         self.triton.stream(requests, self.service.play)
