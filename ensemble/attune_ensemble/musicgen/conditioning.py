@@ -25,7 +25,7 @@ class Conditioner:
     ) -> None:
         """`projection` maps the encoder's width to the decoder's, or is None where they are the same."""
         self._encoder, self._projection, self._tokenizer = encoder, projection, tokenizer
-        self._max_tokens, self._remembered = max_tokens, remembered
+        self.max_tokens, self._remembered = max_tokens, remembered
         self._states: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,7 +38,7 @@ class Conditioner:
             if prompt in self._states:
                 self._states.move_to_end(prompt)
                 return self._states[prompt]
-        states = self._encode(prompt) if prompt.strip() else self._nothing(width)
+        states = self.encode(prompt) if prompt.strip() else self._nothing(width)
         with self._lock:
             self._states[prompt] = states
             while len(self._states) > self._remembered:
@@ -46,12 +46,13 @@ class Conditioner:
         return states
 
     @torch.inference_mode()
-    def _encode(self, prompt: str) -> Tensor:
+    def encode(self, prompt: str) -> Tensor:
+        """What `states` remembers, made anew."""
         parameter = next(self._encoder.parameters())
         inputs = self._tokenizer(prompt, return_tensors="pt").to(parameter.device)
         count = inputs["input_ids"].shape[1]
-        if count > self._max_tokens:
-            raise InvalidOption(f"prompt has {count} tokens; it may have {self._max_tokens}")
+        if count > self.max_tokens:
+            raise InvalidOption(f"prompt has {count} tokens; it may have {self.max_tokens}")
         hidden = self._encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         projected: Tensor = hidden if self._projection is None else self._projection(hidden)
         return projected[0]
