@@ -90,10 +90,10 @@ def generated_by_transformers(model, prompts, frames, guidance):
     mask = torch.stack([torch.arange(longest) < len(row) for row in ids]).long()
     delay = model.decoder.num_codebooks // model.decoder.config.audio_channels - 1
     audio = model.generate(
-        input_ids=inputs,
-        attention_mask=mask,
+        input_ids=inputs.to(model.device),
+        attention_mask=mask.to(model.device),
         do_sample=False,
         guidance_scale=guidance,
         max_new_tokens=frames + delay,
     )
-    return [row.T.numpy().astype(np.float32) for row in audio]
+    return [row.T.cpu().numpy().astype(np.float32) for row in audio]

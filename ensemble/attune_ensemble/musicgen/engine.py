@@ -169,7 +169,7 @@ class MusicGenEngine:
                 self._advance()
             except Exception as error:  # whatever it is, the next request must find a working engine
                 _log.exception("a step of the music engine failed")
-                self._give_up(ServerError("making the music failed; the server's log says more"), error)
+                self._give_up(error)
         for slot in self._slots:
             slot.stream.fail(EngineBusy("the music engine was closed"))
         for waiting in self._queue:
@@ -292,13 +292,13 @@ class MusicGenEngine:
             slot.done = True
             self._counters.finished()
 
-    def _give_up(self, error: AttuneError, cause: Exception) -> None:
+    def _give_up(self, cause: Exception) -> None:
         """End what may have caused a failure: for want of memory the youngest request alone, otherwise all of them."""
         running = [slot for slot in self._slots if not slot.waiting]
         guilty = running[-1:] if isinstance(cause, torch.cuda.OutOfMemoryError) else running
         for slot in guilty:
             self._counters.failed()
-            slot.stream.fail(error)
+            slot.stream.fail(_as_attune_error(cause))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
