@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_ensemble.music.engine import MusicEngine
 from attune_ensemble.musicgen.statistics import METRICS
 
@@ -54,7 +54,11 @@ def engine_metrics(options: EngineOptions) -> dict[str, str]:
 
 
 def create_engine(name: str, options: EngineOptions) -> MusicEngine:
-    """A new engine of that name; raises `InvalidOption`, naming those there are, when there is none."""
+    """A new engine of that name.
+
+    Raises `InvalidOption`, naming those there are, when there is none; `ServerUnavailable` where its libraries are not
+    installed.
+    """
     available = available_engines(options)
     if name not in available:
         raise InvalidOption(f"engine must be one of {', '.join(available)}; got {name!r}")
@@ -68,7 +72,12 @@ def _composer(options: EngineOptions) -> MusicEngine:
 
 
 def _musicgen(options: EngineOptions) -> MusicEngine:
-    from attune_ensemble.musicgen.music_engine import load_engine
+    try:
+        from attune_ensemble.musicgen.music_engine import load_engine
+    except ImportError as error:
+        raise ServerUnavailable(
+            f"MusicGen needs more than is installed ({error}): pip install 'attune[musicgen]'"
+        ) from error
 
     assert options.musicgen is not None
     return load_engine(options.musicgen, options.device, options.numerics, options.slots, options.queue)
