@@ -3,8 +3,8 @@
 A slot has two rows: one that hears the text, one that does not (classifier-free guidance). The second row's
 cross-attention is over nothing, and without biases nothing comes of it, so it is left out.
 
-Letters: S slots, R = 2 S rows (first all conditional ones, then the others), H heads, E width of a head, D = H E,
-K codebooks, V vocabulary, T text tokens, C positions in use, P positions of a prefill.
+Letters: S slots, H heads, E width of a head, D = H E, K codebooks, V vocabulary, T text tokens, P positions of a
+prefill.
 """
 
 from __future__ import annotations
@@ -59,14 +59,15 @@ class DecoderShape:
 class KeyValueCache:
     """Keys and values of every slot: of the music so far, and of the text.
 
-    `self_keys` and `self_values` are [layers, 2, slots, H, max_positions, E], the second axis the two rows of a slot;
-    `text_keys` and `text_values` are [layers, slots, H, max_text, E]; `text_mask` is [slots, max_text].
+    `self_keys` and `self_values` are [layers, slots, 2, H, max_positions, E], the third axis the two rows of a slot: so
+    the rows of the first slots are one stretch of memory, which attention reads where it lies. `text_keys` and
+    `text_values` are [layers, slots, H, max_text, E]; `text_mask` is [slots, max_text].
     """
 
     def __init__(
         self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        music = (shape.layers, 2, slots, shape.heads, positions, shape.head_width)
+        music = (shape.layers, slots, 2, shape.heads, positions, shape.head_width)
         text = (shape.layers, slots, shape.heads, max_text, shape.head_width)
         self.self_keys = torch.zeros(music, dtype=dtype, device=device)
         self.self_values = torch.zeros(music, dtype=dtype, device=device)
@@ -93,7 +94,7 @@ class KeyValueCache:
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
         for tensor in (self.self_keys, self.self_values):
-            _exchange(tensor[:, :, :, :, :used], 2, first, second)
+            _exchange(tensor[:, :, :, :, :used], 1, first, second)
         for tensor, axis in ((self.text_keys, 1), (self.text_values, 1), (self.text_mask, 0)):
             _exchange(tensor, axis, first, second)
 
@@ -196,23 +197,26 @@ class Decoder(nn.Module):
         """
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
-        hidden = torch.stack([hidden, hidden])  # [2, S, D]
-        visible = (torch.arange(used, device=position.device)[None, :] <= position[:, None])[None, :, None, None, :]
+        hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
+        visible = torch.arange(used, device=position.device)[None, :] <= position[:, None]  # [S, used]
+        visible = visible.repeat_interleave(2, dim=0)[:, None, None, :]  # [2 S, 1, 1, used]
         text_mask = cache.text_mask[:slots]
         rows = torch.arange(slots, device=position.device)
         for index, layer in enumerate(self._stack):
-            query, key, value = layer.project(hidden)  # [2, S, H, E]
-            keys, values = cache.self_keys[index, :, :slots], cache.self_values[index, :, :slots]
-            keys[:, rows, :, position] = key.transpose(0, 1)
-            values[:, rows, :, position] = value.transpose(0, 1)
+            query, key, value = layer.project(hidden)  # [S, 2, H, E]
+            keys, values = cache.self_keys[index, :slots], cache.self_values[index, :slots]
+            keys[rows, :, :, position] = key
+            values[rows, :, :, position] = value
             attended = functional.scaled_dot_product_attention(
-                query.unsqueeze(3), keys[:, :, :, :used], values[:, :, :, :used], attn_mask=visible
-            )  # [2, S, H, 1, E]
-            hidden = hidden + layer.attention_output(attended.flatten(2))
-            heard = layer.hear_text(
-                hidden[0].unsqueeze(1), cache.text_keys[index, :slots], cache.text_values[index, :slots], text_mask
+                query.flatten(0, 1).unsqueeze(2),
+                keys.flatten(0, 1)[:, :, :used],
+                values.flatten(0, 1)[:, :, :used],
+                attn_mask=visible,
+            )  # [2 S, H, 1, E]
+            hidden = hidden + layer.attention_output(attended.reshape(hidden.shape))
+            hidden[:, :1] += layer.hear_text(
+                hidden[:, :1], cache.text_keys[index, :slots], cache.text_values[index, :slots], text_mask
             )
-            hidden = torch.stack([hidden[0] + heard.squeeze(1), hidden[1]])
             hidden = hidden + layer.feed_forward(hidden)
         return self._guided(self._logits(hidden), guidance)
 
@@ -223,8 +227,8 @@ class Decoder(nn.Module):
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
         for index, layer in enumerate(self._stack):
             query, key, value = (part.transpose(1, 2) for part in layer.project(hidden))  # [2, H, P, E]
-            cache.self_keys[index, :, slot, :, :length] = key
-            cache.self_values[index, :, slot, :, :length] = value
+            cache.self_keys[index, slot, :, :, :length] = key
+            cache.self_values[index, slot, :, :, :length] = value
             attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
             hidden = hidden + layer.attention_output(attended.transpose(1, 2).flatten(2))
             heard = layer.hear_text(
@@ -233,7 +237,7 @@ class Decoder(nn.Module):
                 cache.text_values[index, slot : slot + 1],
                 cache.text_mask[slot : slot + 1],
             )
-            hidden = torch.cat([hidden[:1] + heard, hidden[1:]])
+            hidden[:1] += heard
             hidden = hidden + layer.feed_forward(hidden)
 
     @property
@@ -245,13 +249,13 @@ class Decoder(nn.Module):
         return self.embedding(tokens + self.offsets).sum(dim=-2)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits [2, S, K, V] of hidden [2, S, D]."""
+        """Logits [S, 2, K, V] of hidden [S, 2, D]."""
         logits: Tensor = self.heads(self.norm(hidden))
         return logits.unflatten(-1, (self.shape.codebooks, self.shape.vocabulary))
 
     @staticmethod
     def _guided(logits: Tensor, guidance: Tensor) -> Tensor:
-        conditional, unconditional = logits
+        conditional, unconditional = logits.unbind(dim=1)
         scale = guidance[:, None, None].to(logits.dtype)
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
