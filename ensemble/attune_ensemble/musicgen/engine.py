@@ -91,6 +91,7 @@ class _Codes:
     codec: CodecStream
     codes: torch.Tensor
     final: bool
+    ready: torch.cuda.Event | None
 
 
 class MusicGenEngine:
@@ -284,7 +285,7 @@ class MusicGenEngine:
     def _send(self, index: int, slot: _Slot, whole: int, *, final: bool = False) -> None:
         if whole > slot.sent or final:
             codes = self._state.codes(index, slot.window_sent, whole - slot.dropped)
-            self._decoding.put(_Codes(slot.stream, slot.codec, codes, final))
+            self._decoding.put(_Codes(slot.stream, slot.codec, codes, final, _recorded(codes)))
             self._counters.made(max(0, whole - slot.sent))
             slot.sent = max(slot.sent, whole)
         if final:
@@ -305,12 +306,16 @@ class MusicGenEngine:
     # The codec's thread
 
     def _decode(self) -> None:
+        # On a GPU the codec has a stream of its own, so that no step waits for it.
+        side = torch.cuda.Stream() if self._state.position.is_cuda else None
         while (work := self._decoding.get()) is not None:
             if work.stream.ended:
                 continue
             silent = work.stream.first_audio_s is None
             try:
-                work.stream.put(work.codec.push(work.codes, final=work.final))
+                with torch.cuda.stream(side):
+                    _await(work, side)
+                    work.stream.put(work.codec.push(work.codes, final=work.final))
             except Exception as error:
                 _log.exception("decoding music failed")
                 work.stream.fail(_as_attune_error(error))
@@ -319,6 +324,22 @@ class MusicGenEngine:
             if work.final:
                 work.stream.complete()
             self._wake()
+
+
+def _recorded(codes: torch.Tensor) -> torch.cuda.Event | None:
+    """An event behind everything that `codes` come from; None on a CPU."""
+    if not codes.is_cuda:
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _await(work: _Codes, side: torch.cuda.Stream | None) -> None:
+    """Let the stream `side` wait for the codes, and keep their memory until it has read them."""
+    if side is not None and work.ready is not None:
+        side.wait_event(work.ready)
+        work.codes.record_stream(side)
 
 
 def _as_attune_error(error: Exception) -> AttuneError:
