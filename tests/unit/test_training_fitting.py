@@ -132,6 +132,29 @@ def test_valence_starts_from_a_joint_run(manifest, tmp_path):
     assert "0 fresh" in result.stderr
 
 
+def test_a_voice_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path):
+    joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
+    CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / "joint"))
+    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation={**RECIPE["optimisation"], "voice_rate": 0.0})
+    start = tmp_path / "joint" / "model"
+    result = CliRunner().invoke(
+        train, arguments("valence", recipe, manifest, tmp_path / "v", "--start-from", str(start))
+    )
+    assert result.exit_code == 0, result.output
+    weights = ("adapter.safetensors", "head.safetensors")
+    before, after = ({} for _ in range(2))
+    for stored, folder in ((before, start), (after, tmp_path / "v" / "model")):
+        for file in weights:
+            stored.update(load_file(folder / file))
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in after} - {name.split(".")[0] for name in moved} == {
+        "audio_tower",
+        "audio_layers",
+        "audio_norm",
+        "audio_projection",
+    }
+
+
 def test_what_is_wrong_is_said_in_one_line(manifest, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml")
     unknown = CliRunner().invoke(train, ["valence", "--data", "nothing=x", "--output", str(tmp_path / "run")])

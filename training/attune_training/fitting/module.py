@@ -27,6 +27,8 @@ __all__ = ["SCORE", "RegressionModule", "objective"]
 SCORE = "score"
 """What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
 
+_VOICE = tuple(f"model.{part}." for part in ("audio_tower", "audio_layers", "audio_norm", "audio_projection"))
+
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
     """Return the paper's loss of predicted [B, N]; the joint target takes the sum of both (equations 14 and 19)."""
@@ -71,7 +73,8 @@ class RegressionModule(pl.LightningModule):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
-        features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
+        with torch.set_grad_enabled(settings.voice_rate > 0):
+            features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
         encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
         loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
         if self.categories is not None:
@@ -96,15 +99,21 @@ class RegressionModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over what is trained, one cycle of the learning rate over the whole run."""
         settings = self.recipe.optimisation
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        voice, others = self._parameter_groups()
+        rates = [settings.learning_rate * settings.voice_rate, settings.learning_rate]
+        optimizer = torch.optim.AdamW([{"params": voice}, {"params": others}], weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-self._batches_per_epoch // self.trainer.world_size) + 1
         # At least one and a half steps of warming up: OneCycleLR divides by the steps that are left of them.
         warm_up = max(settings.warm_up, 1.5 / steps)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, settings.learning_rate, total_steps=steps, pct_start=warm_up
-        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What is trained of the audio stream before it meets the words, and everything else."""
+        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for name, parameter in trained_parameters(self).items():
+            groups[not name.startswith(_VOICE)].append(parameter)
+        return groups
 
     # Validation, with the averaged weights
 
