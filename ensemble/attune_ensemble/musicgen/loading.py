@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils import mkldnn
 from transformers import (
     AutoTokenizer,
     EncodecConfig,
@@ -138,6 +139,9 @@ def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max
     decoder = Decoder(model.decoder.to(device, _DTYPES[numerics]))
     if numerics == "int8":
         quantise(decoder)
+    elif device == "cpu" and torch.backends.mkldnn.is_available():
+        # PyTorch's own linear layers read the weights at a third of the speed of oneDNN's where there are few rows.
+        decoder = mkldnn.to_mkldnn(decoder, _DTYPES[numerics])
     projection = getattr(model, "enc_to_dec_proj", None)
     encoder = model.text_encoder.to(device, _DTYPES[numerics])
     if projection is not None:

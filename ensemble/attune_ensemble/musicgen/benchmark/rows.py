@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
+from torch.utils.mkldnn import MkldnnLinear
 
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
@@ -246,8 +247,8 @@ def _traffic(decoder: Any, batch: int, steps: int) -> int:
 
 
 def _weight_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a linear layer's weight, plain or quantised; what a step does not read as a whole counts nothing."""
-    if isinstance(module, torch.nn.Linear):
+    """Bytes of a linear layer's weight, of whatever kind; what a step does not read as a whole counts nothing."""
+    if isinstance(module, torch.nn.Linear | MkldnnLinear):
         return module.weight.numel() * module.weight.element_size()
     if isinstance(module, QuantisedLinear):
         return int(module.weight().numel())
