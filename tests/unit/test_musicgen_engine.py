@@ -93,6 +93,16 @@ def test_a_seed_gives_the_same_music_and_another_seed_another(engine):
     assert not np.array_equal(first, other)
 
 
+def test_warming_up_leaves_no_trace(engine):
+    request = Generation("abc", 0.5, seed=7)
+    before = np.concatenate(list(engine.submit(request)))
+    engine.warm_up()
+    counted = engine.statistics()
+    assert (counted.finished, counted.frames, counted.first_audio_s) == (0, 0, 0.0)
+    assert np.array_equal(np.concatenate(list(engine.submit(request))), before)
+    assert engine.statistics().finished == 1
+
+
 def test_chunks_grow_from_the_first_one(engine):
     stream = engine.submit(generation(frames=56))
     lengths = [len(chunk) for chunk in stream]

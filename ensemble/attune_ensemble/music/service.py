@@ -50,10 +50,11 @@ class MusicService:
         return {name: value for engine in tuple(self._engines.values()) for name, value in engine.metrics().items()}
 
     def _engine(self, name: str) -> MusicEngine:
-        with self._making:  # two requests at once must not make two
-            if name not in self._engines:
-                self._engines[name] = create_engine(name, self._options)
-            return self._engines[name]
+        if name not in self._engines:  # whoever asks for another engine does not wait while this one is made
+            with self._making:  # two requests at once must not make two
+                if name not in self._engines:
+                    self._engines[name] = create_engine(name, self._options)
+        return self._engines[name]
 
     def _choose(self, inputs: Tensors) -> MusicEngine:
         name = text_of(inputs["engine"]) if "engine" in inputs else ""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from attune_client.protocol.errors import AttuneError, InvalidOption, RequestTimeout, ServerError, ServerUnavailable
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
@@ -143,6 +144,15 @@ class MusicGenEngine:
             self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling), text))
             self._changed.notify_all()
         return stream
+
+    def warm_up(self) -> None:
+        """Make a short piece that nobody hears: the first listener then finds libraries, memory and graphs ready.
+
+        Raises what would befall that listener; call it before anybody submits, because what was counted is forgotten.
+        """
+        for _ in self.submit(Generation("music", self.settings.first_chunk_s, 0, SamplingSettings())):
+            pass
+        self._counters = EngineCounters(self.codec.frame_rate)
 
     def statistics(self) -> EngineStatistics:
         """What has been done, and what is going on."""

@@ -59,4 +59,6 @@ def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue:
     """
     chosen = cast(Numerics, numerics) if numerics else _ON_DEVICE[device]
     parts = parts_of(*load_checkpoint(checkpoint), numerics=chosen, device=device)
-    return MusicGenAdapter(engine_of(parts, EngineSettings(slots=slots, queue=queue)), SamplingSettings())
+    engine = engine_of(parts, EngineSettings(slots=slots, queue=queue))
+    engine.warm_up()
+    return MusicGenAdapter(engine, SamplingSettings())
