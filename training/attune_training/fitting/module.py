@@ -28,6 +28,7 @@ SCORE = "score"
 """What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
 
 _VOICE = tuple(f"model.{part}." for part in ("audio_tower", "audio_layers", "audio_norm", "audio_projection"))
+_WORDS = tuple(f"model.{part}." for part in ("text_tower", "text_projection", "lower_text_projection"))
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
@@ -99,21 +100,24 @@ class RegressionModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW over what is trained, one cycle of the learning rate over the whole run."""
         settings = self.recipe.optimisation
-        voice, others = self._parameter_groups()
-        rates = [settings.learning_rate * settings.voice_rate, settings.learning_rate]
-        optimizer = torch.optim.AdamW([{"params": voice}, {"params": others}], weight_decay=settings.weight_decay)
+        rates = [settings.learning_rate * share for share in (settings.voice_rate, settings.words_rate, 1.0)]
+        groups = [{"params": group} for group in self._parameter_groups()]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-self._batches_per_epoch // self.trainer.world_size) + 1
         # At least one and a half steps of warming up: OneCycleLR divides by the steps that are left of them.
         warm_up = max(settings.warm_up, 1.5 / steps)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What is trained of the audio stream before it meets the words, and everything else."""
-        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    def _parameter_groups(self) -> tuple[list[nn.Parameter], ...]:
+        """What is trained of the voice, of the words, and from where they meet."""
+        voice: list[nn.Parameter] = []
+        words: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in trained_parameters(self).items():
-            groups[not name.startswith(_VOICE)].append(parameter)
-        return groups
+            group = voice if name.startswith(_VOICE) else words if name.startswith(_WORDS) else others
+            group.append(parameter)
+        return voice, words, others
 
     # Validation, with the averaged weights
 
