@@ -5,7 +5,8 @@ Letters: B batch, N outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -74,9 +75,9 @@ class RegressionModule(pl.LightningModule):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
-        with torch.set_grad_enabled(settings.voice_rate > 0):
+        with self._resting():
             features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
-        encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
+            encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
         loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
         if self.categories is not None:
             known = (batch.category >= 0) & (batch.audio_present > 0)
@@ -96,6 +97,20 @@ class RegressionModule(pl.LightningModule):
                 self._average[name].lerp_(parameter.detach(), 1 - decay)
             else:
                 self._average[name] = parameter.detach().clone()
+
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Leave out of the graph what has no rate: it is trained by name, and costs no backward pass."""
+        settings = self.recipe.optimisation
+        voice, words, _ = self._parameter_groups()
+        resting = [*(voice if not settings.voice_rate else ()), *(words if not settings.words_rate else ())]
+        for parameter in resting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in resting:
+                parameter.requires_grad_(True)
 
     def configure_optimizers(self) -> Any:
         """AdamW over what is trained, one cycle of the learning rate over the whole run."""
