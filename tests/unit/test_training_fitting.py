@@ -157,6 +157,22 @@ def test_a_stream_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path, r
     assert {name.split(".")[0] for name in after} - {name.split(".")[0] for name in moved} == stays
 
 
+def test_the_words_may_come_from_another_model(manifest, tmp_path):
+    joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
+    for name, seed in (("voice", "1"), ("words", "2")):
+        CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / name, "--seed", seed))
+    resting = {**RECIPE["optimisation"], "epochs": 1, "voice_rate": 0.0, "words_rate": 0.0}
+    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation=resting)
+    models = [tmp_path / name / "model" for name in ("voice", "words")]
+    starts = ("--start-from", str(models[0]), "--words-from", str(models[1]))
+    result = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "both", *starts))
+    assert result.exit_code == 0, result.output
+    voice, words, both = (load_file(folder / "head.safetensors") for folder in (*models, tmp_path / "both" / "model"))
+    assert torch.equal(both["audio_projection.weight"], voice["audio_projection.weight"])
+    assert torch.equal(both["text_projection.weight"], words["text_projection.weight"])
+    assert not torch.equal(voice["text_projection.weight"], words["text_projection.weight"])
+
+
 def test_what_is_wrong_is_said_in_one_line(manifest, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml")
     unknown = CliRunner().invoke(train, ["valence", "--data", "nothing=x", "--output", str(tmp_path / "run")])

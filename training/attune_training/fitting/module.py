@@ -22,14 +22,15 @@ from attune_training.data.batches import Batch
 from attune_training.fitting.settings import Recipe
 from attune_training.losses import arousal_dominance_loss, smooth_mse
 from attune_training.models import Model
+from attune_training.regressor import VOICE_STREAM, WORDS_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
 
 SCORE = "score"
 """What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
 
-_VOICE = tuple(f"model.{part}." for part in ("audio_tower", "audio_layers", "audio_norm", "audio_projection"))
-_WORDS = tuple(f"model.{part}." for part in ("text_tower", "text_projection", "lower_text_projection"))
+_VOICE = tuple(f"model.{part}." for part in VOICE_STREAM)
+_WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
