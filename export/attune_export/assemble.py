@@ -51,11 +51,10 @@ KNOWLEDGE_DIR = "knowledge"
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
 TOWERS = {
-    "whisper": ("whisper-tiny.en", "tiny.en.pt", "all-minilm-l6-v2"),
-    "hubert": ("hubert-base-ls960", "", "bert-base-uncased"),
+    "whisper": (WHISPER, SENTENCE_MODEL),
+    "hubert": ("hubert-base-ls960", "bert-base-uncased"),
 }
-"""By the kind of a regressor's audio tower: its weights, the file of them that is loaded ("": the folder), and the
-weights of the text tower."""
+"""By the kind of a regressor's audio tower: its weights, and those of the text tower."""
 
 _STAMP = "attune-export.json"
 _VERSION_DIR = "1"
@@ -232,7 +231,7 @@ def _copied(spec: ModelSpec, weights: str, places: dict[str, str]) -> Part:
 
 def _regressor(spec: ModelSpec, artifacts: Path, engine: bool) -> Part:
     folder = artifacts / spec.name
-    audio, audio_file, text = TOWERS[_tower_kind(folder)]
+    audio, text = TOWERS[_tower_kind(folder)]
 
     def build(target: Path) -> float:
         from attune_training.checkpoints import load_regressor
@@ -240,7 +239,7 @@ def _regressor(spec: ModelSpec, artifacts: Path, engine: bool) -> Part:
         from attune_training.regressor import merge_adapters
 
         try:
-            model = load_regressor(folder, PretrainedSources(audio=fetch(audio) / audio_file, text=fetch(text)))
+            model = load_regressor(folder, PretrainedSources(audio=fetch(audio), text=fetch(text)))
         except (OSError, ValueError) as error:
             raise ExportError(f"{spec.name}: the saved regressor cannot be loaded: {error}") from error
         return _export(merge_adapters(model), spec, target, engine)

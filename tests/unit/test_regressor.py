@@ -14,10 +14,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ctranslate2.converters.transformers import WhisperLoader
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BertConfig, BertModel, HubertModel, WhisperFeatureExtractor
+from transformers import (
+    BertConfig,
+    BertModel,
+    HubertModel,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
 from attune_training.checkpoints import load_regressor, save_model, trained_parameters
 from attune_training.config import (
@@ -183,41 +191,45 @@ def test_hubert_tower_equals_transformers_hubert():
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def openai_state(tower):
-    """Name the tower's weights as OpenAI's checkpoint does, in half precision and with spare positions."""
-    renames = {
-        "layers.": "blocks.", ".self_attn.q_proj.": ".attn.query.", ".self_attn.k_proj.": ".attn.key.",
-        ".self_attn.v_proj.": ".attn.value.", ".self_attn.out_proj.": ".attn.out.",
-        ".self_attn_layer_norm.": ".attn_ln.", ".final_layer_norm.": ".mlp_ln.", ".fc1.": ".mlp.0.", ".fc2.": ".mlp.2.",
-        "embed_positions.weight": "positional_embedding",
-    }  # fmt: skip
-    state = {"decoder.ln.weight": torch.ones(3)}
-    for name, value in tower.encoder.state_dict().items():
-        name = "ln_post" + name.removeprefix("layer_norm") if name.startswith("layer_norm") else name
-        for ours, theirs in renames.items():
-            name = name.replace(ours, theirs)
-        state[f"encoder.{name}"] = value.half()
-    state["encoder.positional_embedding"] = torch.cat([state["encoder.positional_embedding"], torch.ones(9, 32).half()])
-    return state
+def save_ctranslate2_whisper(folder, quantization):
+    """Write a random Whisper of the tiny tower's shape with CTranslate2's own converter; return its encoder."""
+    audio = tiny_config("valence").audio
+    whisper = WhisperForConditionalGeneration(
+        WhisperConfig(
+            d_model=audio.width, encoder_layers=audio.num_layers, encoder_attention_heads=audio.num_heads,
+            encoder_ffn_dim=audio.feedforward, num_mel_bins=audio.num_mels, decoder_layers=1, decoder_attention_heads=2,
+            decoder_ffn_dim=8, vocab_size=10, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
+        )
+    )  # fmt: skip
+    spec = WhisperLoader().get_model_spec(whisper)
+    spec.register_vocabulary([str(token) for token in range(10)])
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    folder.mkdir()
+    spec.save(str(folder))
+    return whisper.model.encoder.state_dict()
 
 
-def test_whisper_tower_loads_openais_file(tmp_path):
-    original = tiny_tower("whisper")
-    torch.save({"dims": {}, "model_state_dict": openai_state(original)}, tmp_path / "tiny.pt")
-    loaded = build_audio_tower(original.config, tmp_path / "tiny.pt")
-    for name, value in original.encoder.state_dict().items():
-        torch.testing.assert_close(loaded.encoder.state_dict()[name], value.half().float())
+@pytest.mark.parametrize("quantization", [None, "float16"])
+def test_whisper_tower_loads_ctranslate2s_folder(tmp_path, quantization):
+    original = save_ctranslate2_whisper(tmp_path / "whisper", quantization)
+    loaded = build_audio_tower(tiny_config("valence").audio, tmp_path / "whisper").encoder.state_dict()
+    assert loaded.keys() == original.keys()
+    for name, value in loaded.items():
+        expected = original[name][: len(value)]  # the tower has as many positions as it needs
+        torch.testing.assert_close(value, expected.half().float() if quantization else expected)
 
 
-def test_whisper_file_of_another_shape_is_refused(tmp_path):
-    state = openai_state(tiny_tower("whisper"))
-    torch.save({"model_state_dict": state}, tmp_path / "tiny.pt")
+def test_whisper_of_another_shape_or_format_is_refused(tmp_path):
+    save_ctranslate2_whisper(tmp_path / "whisper", "float16")
     wider = replace(tiny_config("valence").audio, width=64)
     with pytest.raises(ValueError, match="does not hold weights of the configured shape"):
-        build_audio_tower(wider, tmp_path / "tiny.pt")
-    torch.save({"other": 1}, tmp_path / "no.pt")
-    with pytest.raises(ValueError, match="not OpenAI's Whisper checkpoint"):
-        build_audio_tower(wider, tmp_path / "no.pt")
+        build_audio_tower(wider, tmp_path / "whisper")
+    with pytest.raises(ValueError, match=r"holds no model.bin"):
+        build_audio_tower(wider, tmp_path)
+    (tmp_path / "model.bin").write_bytes(b"PK not a model")
+    with pytest.raises(ValueError, match="is not a model of CTranslate2"):
+        build_audio_tower(wider, tmp_path)
 
 
 def test_hubert_and_bert_load_from_folders(tmp_path):

@@ -68,8 +68,8 @@ ArchitectureName = Literal[UnimodalName, "cross-modal-joint", "cross-modal-separ
 class PretrainedSources:
     """Where the frozen towers' weights are.
 
-    ``audio`` is OpenAI's Whisper checkpoint file (``tiny.en.pt``) for a ``whisper`` tower, or a folder of
-    transformers' HuBERT for a ``hubert`` tower. ``text`` is a folder of transformers' BERT.
+    ``audio`` is a folder: Whisper in CTranslate2's format for a ``whisper`` tower, transformers' HuBERT for a
+    ``hubert`` tower. ``text`` is a folder of transformers' BERT.
     """
 
     audio: Path
@@ -78,17 +78,17 @@ class PretrainedSources:
 
 @dataclass(frozen=True, slots=True)
 class AudioTowerConfig:
-    """Shape of the audio tower; the defaults are Whisper tiny's encoder.
+    """Shape of the audio tower; the defaults are Whisper base's encoder.
 
     ``max_samples`` is the longest waveform (8 s in the paper). With ``layer_mix`` the tower returns a learned
     softmax mix of all its layers' outputs in place of the last one.
     """
 
     kind: Literal["whisper", "hubert"] = "whisper"
-    width: int = 384
-    num_layers: int = 4
-    num_heads: int = 6
-    feedforward: int = 1536
+    width: int = 512
+    num_layers: int = 6
+    num_heads: int = 8
+    feedforward: int = 2048
     max_samples: int = 8 * SAMPLE_RATE
     layer_mix: bool = True
     # Whisper only.
@@ -155,7 +155,7 @@ class RegressorConfig(_ModelShape):
     hidden_dim: int = 256
     num_heads: int = 4
     extra_audio_layers: int = 2
-    extra_feedforward: int = 768
+    extra_feedforward: int = 1024
     dropout: float = 0.1
     lower_text_layers: bool = False
 
@@ -187,7 +187,7 @@ class UnimodalConfig(_ModelShape):
     audio: AudioTowerConfig = field(default_factory=AudioTowerConfig)
     hidden_dim: int = 256
     num_layers: int = 2
-    feedforward: int = 768
+    feedforward: int = 1024
     dropout: float = 0.1
 
     @property
@@ -268,7 +268,7 @@ def _checked(kind: type, raw: object) -> dict[str, Any]:
 
 
 def embedded_config(target: Target) -> RegressorConfig:
-    """Return the ``embedded`` profile's model: Whisper tiny.en's encoder and all-MiniLM-L6-v2."""
+    """Return the ``embedded`` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
     return RegressorConfig(target, lower_text_layers=True)
 
 

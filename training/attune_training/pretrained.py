@@ -1,6 +1,6 @@
 """The towers that a model stands on, by name: their shapes, their pinned weights, and their tokenizer.
 
-``embedded``: Whisper tiny.en's encoder and all-MiniLM-L6-v2. ``paper``: HuBERT-base and BERT-base-uncased (section
+``embedded``: Whisper base's encoder and all-MiniLM-L6-v2. ``paper``: HuBERT-base and BERT-base-uncased (section
 III-C2). ``tiny``: random and small, the same in every process, for trying a command in seconds.
 """
 
@@ -122,7 +122,7 @@ def _sources(towers: TowersName) -> PretrainedSources | None:
         return None
     if towers == "paper":
         return PretrainedSources(weights("hubert-base-ls960"), weights("bert-base-uncased"))
-    return PretrainedSources(weights("whisper-tiny.en") / "tiny.en.pt", weights("all-minilm-l6-v2"))
+    return PretrainedSources(weights("whisper-base-ct2"), weights("all-minilm-l6-v2"))
 
 
 def _tokens(towers: TowersName) -> TextTokens:

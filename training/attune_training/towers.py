@@ -32,6 +32,7 @@ from transformers.utils import logging as transformers_logging
 
 from attune_training.config import SAMPLE_RATE, AudioTowerConfig, TextTowerConfig
 from attune_training.layers import attend, length_mask
+from attune_training.whisper_weights import read_whisper_encoder
 
 __all__ = [
     "MIN_SAMPLES",
@@ -230,44 +231,15 @@ class WhisperTower(AudioTower):
         return self.encoder
 
     def load(self, path: Path) -> None:
-        """Load the encoder of OpenAI's checkpoint file, its positions cut to the tower's length.
+        """Load the encoder of a published Whisper, its positions cut to the tower's length.
 
         Raises:
-            ValueError: the file is no Whisper checkpoint, or its shape is not the configured one.
+            ValueError: the path holds no Whisper, or its shape is not the configured one.
         """
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(checkpoint, dict) or "model_state_dict" not in checkpoint:
-            raise ValueError(f"{path} is not OpenAI's Whisper checkpoint: it has no 'model_state_dict'")
-        state = {
-            _whisper_name(name.removeprefix("encoder.")): value.float()
-            for name, value in checkpoint["model_state_dict"].items()
-            if name.startswith("encoder.")
-        }
+        state = read_whisper_encoder(path)
         positions = state["embed_positions.weight"]
         state["embed_positions.weight"] = positions[: self.encoder.config.max_source_positions]
         _load_strictly(self.encoder, state, path)
-
-
-_WHISPER_RENAMES = (
-    ("positional_embedding", "embed_positions.weight"),
-    ("ln_post.", "layer_norm."),
-    ("blocks.", "layers."),
-    (".attn.query.", ".self_attn.q_proj."),
-    (".attn.key.", ".self_attn.k_proj."),
-    (".attn.value.", ".self_attn.v_proj."),
-    (".attn.out.", ".self_attn.out_proj."),
-    (".attn_ln.", ".self_attn_layer_norm."),
-    (".mlp_ln.", ".final_layer_norm."),
-    (".mlp.0.", ".fc1."),
-    (".mlp.2.", ".fc2."),
-)
-
-
-def _whisper_name(name: str) -> str:
-    """Translate OpenAI's name of an encoder weight to transformers' name."""
-    for theirs, ours in _WHISPER_RENAMES:
-        name = name.replace(theirs, ours)
-    return name
 
 
 class HubertTower(AudioTower):
