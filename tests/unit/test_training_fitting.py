@@ -132,10 +132,17 @@ def test_valence_starts_from_a_joint_run(manifest, tmp_path):
     assert "0 fresh" in result.stderr
 
 
-def test_a_voice_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path):
+@pytest.mark.parametrize(
+    ("rate", "stays"),
+    [
+        ("voice_rate", {"audio_tower", "audio_layers", "audio_norm", "audio_projection"}),
+        ("words_rate", {"text_tower", "text_projection"}),
+    ],
+)
+def test_a_stream_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path, rate, stays):
     joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
     CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / "joint"))
-    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation={**RECIPE["optimisation"], "voice_rate": 0.0})
+    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation={**RECIPE["optimisation"], rate: 0.0})
     start = tmp_path / "joint" / "model"
     result = CliRunner().invoke(
         train, arguments("valence", recipe, manifest, tmp_path / "v", "--start-from", str(start))
@@ -147,12 +154,23 @@ def test_a_voice_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path):
         for file in weights:
             stored.update(load_file(folder / file))
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert {name.split(".")[0] for name in after} - {name.split(".")[0] for name in moved} == {
-        "audio_tower",
-        "audio_layers",
-        "audio_norm",
-        "audio_projection",
-    }
+    assert {name.split(".")[0] for name in after} - {name.split(".")[0] for name in moved} == stays
+
+
+def test_the_words_may_come_from_another_model(manifest, tmp_path):
+    joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
+    for name, seed in (("voice", "1"), ("words", "2")):
+        CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / name, "--seed", seed))
+    resting = {**RECIPE["optimisation"], "epochs": 1, "voice_rate": 0.0, "words_rate": 0.0}
+    recipe = write_recipe(tmp_path / "recipe.yaml", optimisation=resting)
+    models = [tmp_path / name / "model" for name in ("voice", "words")]
+    starts = ("--start-from", str(models[0]), "--words-from", str(models[1]))
+    result = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "both", *starts))
+    assert result.exit_code == 0, result.output
+    voice, words, both = (load_file(folder / "head.safetensors") for folder in (*models, tmp_path / "both" / "model"))
+    assert torch.equal(both["audio_projection.weight"], voice["audio_projection.weight"])
+    assert torch.equal(both["text_projection.weight"], words["text_projection.weight"])
+    assert not torch.equal(voice["text_projection.weight"], words["text_projection.weight"])
 
 
 def test_what_is_wrong_is_said_in_one_line(manifest, tmp_path):

@@ -7,6 +7,7 @@ weights as stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -94,11 +95,11 @@ class WarmStart:
     fresh: tuple[str, ...]
 
 
-def warm_start(model: Model, folder: Path) -> WarmStart:
+def warm_start(model: Model, folder: Path, parts: Sequence[str] = ()) -> WarmStart:
     """Copy into ``model`` what a saved model has trained, wherever name and shape agree.
 
     So the valence model and the arousal-dominance model can start from a joint run: they take its adapters, its trunk
-    and the output stages of their own dimensions.
+    and the output stages of their own dimensions. With ``parts``, names of submodules, nothing else is copied.
 
     Raises:
         FileNotFoundError: ``folder`` holds no saved model.
@@ -109,6 +110,8 @@ def warm_start(model: Model, folder: Path) -> WarmStart:
         raise ValueError(f"{folder} has a {config.audio.kind} tower where the model has {model.config.audio.kind}")
     stored = _read_weights(folder, config)
     wanted = trained_parameters(model)
+    if parts:
+        wanted = {name: value for name, value in wanted.items() if name.split(".")[0] in parts}
     copied = [name for name, value in wanted.items() if name in stored and stored[name].shape == value.shape]
     # Biases of one length say nothing; a matrix that fits does.
     if not any(_is_trunk(name) and wanted[name].ndim > 1 for name in copied):

@@ -39,6 +39,8 @@ from attune_training.layers import (
 from attune_training.towers import AudioTower, TextTower, build_audio_tower
 
 __all__ = [
+    "VOICE_STREAM",
+    "WORDS_STREAM",
     "AudioTowerConfig",
     "EmotionModel",
     "LoraSettings",
@@ -53,6 +55,13 @@ __all__ = [
     "merge_adapters",
     "paper_config",
 ]
+
+
+VOICE_STREAM = ("audio_tower", "audio_layers", "audio_norm", "audio_projection")
+"""The parts of a regressor that hear the voice, before the streams meet."""
+
+WORDS_STREAM = ("text_tower", "text_projection", "lower_text_projection")
+"""The parts that read the words."""
 
 
 class OutputStages(nn.Module):

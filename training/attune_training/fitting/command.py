@@ -22,6 +22,8 @@ __all__ = ["RUN_OPTIONS", "arousal_dominance", "command_with", "joint", "valence
 
 Options = tuple[Callable[[Any], Any], ...]
 
+_MODEL = click.Path(exists=True, file_okay=False, path_type=Path)
+
 RUN_OPTIONS: Options = (
     click.option("--recipe", default="paper", show_default=True, help=f"{', '.join(recipe_names())}, or a YAML file."),
     click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
@@ -39,7 +41,8 @@ _OPTIONS: Options = (
     data_option("a corpus of the recipe by its name, or any corpus by its kind"),
     click.option("--split", help="How to split corpora that are not in the recipe.  [default: stratified]"),
     click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder; the same one resumes."),
-    click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A saved model."),
+    click.option("--start-from", type=_MODEL, help="A saved model."),
+    click.option("--words-from", type=_MODEL, help="Another one, whose stream of words is taken."),
     *RUN_OPTIONS,
 )
 
@@ -72,6 +75,7 @@ def _run(
     split: str | None,
     output: Path,
     start_from: Path | None,
+    words_from: Path | None,
     epochs: int | None,
     seed: int | None,
     bad_rows: BadRows,
@@ -87,7 +91,9 @@ def _run(
         options = RunOptions(
             accelerator=accelerator, devices=devices, workers=workers, bad_rows=bad_rows, progress_bar=not as_json
         )
-        result = fit(settings, target, paths, output, start_from=start_from, options=options, say=say)
+        result = fit(
+            settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, say=say
+        )
     click.echo(json.dumps(_record(result)) if as_json else _words(result))
 
 

@@ -50,17 +50,26 @@ class RunError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What makes two starts one run: ``data`` is each corpus's digest, ``start_from`` that of the first weights."""
+    """What makes two starts one run: digests of each corpus, of the first weights and of those of the words."""
 
     target: Target
     recipe: str
     data: dict[str, str]
     start_from: str
+    words_from: str
 
     @classmethod
-    def of(cls, target: Target, recipe: Recipe, data: dict[str, str], start_from: Path | None) -> RunIdentity:
-        """Return the identity of a run; ``start_from`` is the folder of a saved model."""
-        return cls(target, recipe.to_yaml(), data, _digest(start_from) if start_from else "")
+    def of(
+        cls,
+        target: Target,
+        recipe: Recipe,
+        data: dict[str, str],
+        start_from: Path | None = None,
+        words_from: Path | None = None,
+    ) -> RunIdentity:
+        """Return the identity of a run; ``start_from`` and ``words_from`` are folders of saved models."""
+        start, words = (_digest(folder) if folder else "" for folder in (start_from, words_from))
+        return cls(target, recipe.to_yaml(), data, start, words)
 
 
 @dataclass(frozen=True, slots=True)

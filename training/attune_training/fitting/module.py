@@ -5,7 +5,8 @@ Letters: B batch, N outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,13 +22,15 @@ from attune_training.data.batches import Batch
 from attune_training.fitting.settings import Recipe
 from attune_training.losses import arousal_dominance_loss, smooth_mse
 from attune_training.models import Model
+from attune_training.regressor import VOICE_STREAM, WORDS_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
 
 SCORE = "score"
 """What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
 
-_VOICE = tuple(f"model.{part}." for part in ("audio_tower", "audio_layers", "audio_norm", "audio_projection"))
+_VOICE = tuple(f"model.{part}." for part in VOICE_STREAM)
+_WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
@@ -73,9 +76,9 @@ class RegressionModule(pl.LightningModule):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
-        with torch.set_grad_enabled(settings.voice_rate > 0):
+        with self._resting():
             features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
-        encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
+            encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
         loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
         if self.categories is not None:
             known = (batch.category >= 0) & (batch.audio_present > 0)
@@ -96,24 +99,41 @@ class RegressionModule(pl.LightningModule):
             else:
                 self._average[name] = parameter.detach().clone()
 
+    @contextmanager
+    def _resting(self) -> Iterator[None]:
+        """Leave out of the graph what has no rate: it is trained by name, and costs no backward pass."""
+        settings = self.recipe.optimisation
+        voice, words, _ = self._parameter_groups()
+        resting = [*(voice if not settings.voice_rate else ()), *(words if not settings.words_rate else ())]
+        for parameter in resting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in resting:
+                parameter.requires_grad_(True)
+
     def configure_optimizers(self) -> Any:
         """AdamW over what is trained, one cycle of the learning rate over the whole run."""
         settings = self.recipe.optimisation
-        voice, others = self._parameter_groups()
-        rates = [settings.learning_rate * settings.voice_rate, settings.learning_rate]
-        optimizer = torch.optim.AdamW([{"params": voice}, {"params": others}], weight_decay=settings.weight_decay)
+        rates = [settings.learning_rate * share for share in (settings.voice_rate, settings.words_rate, 1.0)]
+        groups = [{"params": group} for group in self._parameter_groups()]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-self._batches_per_epoch // self.trainer.world_size) + 1
         # At least one and a half steps of warming up: OneCycleLR divides by the steps that are left of them.
         warm_up = max(settings.warm_up, 1.5 / steps)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What is trained of the audio stream before it meets the words, and everything else."""
-        groups: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    def _parameter_groups(self) -> tuple[list[nn.Parameter], ...]:
+        """What is trained of the voice, of the words, and from where they meet."""
+        voice: list[nn.Parameter] = []
+        words: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in trained_parameters(self).items():
-            groups[not name.startswith(_VOICE)].append(parameter)
-        return groups
+            group = voice if name.startswith(_VOICE) else words if name.startswith(_WORDS) else others
+            group.append(parameter)
+        return voice, words, others
 
     # Validation, with the averaged weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from attune_training.fitting.plots import draw_curves, draw_predictions
 from attune_training.fitting.settings import Optimisation, Recipe
 from attune_training.models import trainable_parameters
 from attune_training.pretrained import ReadyModel, build, load
+from attune_training.regressor import WORDS_STREAM
 
 __all__ = ["RunOptions", "fit"]
 
@@ -60,13 +61,15 @@ def fit(
     folder: Path,
     *,
     start_from: Path | None = None,
+    words_from: Path | None = None,
     options: RunOptions = RunOptions(),
     say: Say = lambda line: None,
 ) -> RunResult:
     """Train ``target`` by ``recipe`` on the corpora at ``paths``, or go on with what ``folder`` has of the same run.
 
-    ``start_from`` is the folder of a saved model whose weights are taken where they fit. The best epoch by the
-    validation score is kept, and measured on the test part once, at the end. A finished run is read back.
+    ``start_from`` is the folder of a saved model whose weights are taken where they fit; ``words_from`` that of one
+    whose stream of words takes the place of its own. The best epoch by the validation score is kept, and measured on
+    the test part once, at the end. A finished run is read back.
 
     Raises:
         RunError: the folder holds another run, or a corpus has no path.
@@ -75,12 +78,12 @@ def fit(
     """
     parts = open_parts(recipe, target, paths, options.bad_rows)
     digests = {name: part.corpus.digest for name, part in parts.items()}
-    identity = RunIdentity.of(target, recipe, digests, start_from)
+    identity = RunIdentity.of(target, recipe, digests, start_from, words_from)
     claim_folder(folder, identity, options.accelerator, _facts(parts))
     if is_finished(folder):
         say(f"{folder} holds this run, finished")
         return read_result(folder)
-    ready = _fresh_model(recipe, target, start_from, say)
+    ready = _fresh_model(recipe, target, {start_from: (), words_from: WORDS_STREAM}, say)
     say(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
     seconds = _train(ready, recipe, parts, folder, options, say)
     return _measure(folder, parts, seconds)
@@ -98,14 +101,16 @@ def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
     }
 
 
-def _fresh_model(recipe: Recipe, target: Target, start_from: Path | None, say: Say) -> ReadyModel:
+def _fresh_model(recipe: Recipe, target: Target, starts: Mapping[Path | None, Sequence[str]], say: Say) -> ReadyModel:
+    """Return a model that takes of each saved one the parts named beside it, or all."""
     torch.manual_seed(recipe.seed)
     settings = recipe.model
     lora = settings.lora.settings() if settings.lora else None
     ready = build(settings.towers, settings.architecture, target, lora)
-    if start_from is not None:
-        start = warm_start(ready.model, start_from)
-        say(f"started from {start_from}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
+    for folder, parts in starts.items():
+        if folder is not None:
+            start = warm_start(ready.model, folder, parts)
+            say(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
     return ready
 
 

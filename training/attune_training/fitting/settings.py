@@ -126,9 +126,9 @@ class Optimisation:
 
     ``warm_up`` is the share of steps with a rising rate. Training stops early after ``patience`` epochs without a
     better validation score. ``averaging`` is the decay per step of the moving average of the weights that is validated
-    and kept (0: none). ``voice_rate`` is the audio stream's share of the learning rate: at 0 its tower, its layers and
-    its projection stay as the start has them. ``categories`` is the weight of an auxiliary loss: the acted category,
-    told from the voice by a layer that training throws away (0: none).
+    and kept (0: none). ``voice_rate`` and ``words_rate`` are the streams' shares of the learning rate: at 0 a stream's
+    tower, layers and projections stay as the start has them, up to where the streams meet. ``categories`` is the weight
+    of an auxiliary loss: the acted category, told from the voice by a layer that training throws away (0: none).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -136,6 +136,7 @@ class Optimisation:
     epochs: int = 20
     learning_rate: float = 8e-4
     voice_rate: float = 1.0
+    words_rate: float = 1.0
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     warm_up: float = 0.2
