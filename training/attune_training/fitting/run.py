@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def fit(
     if is_finished(folder):
         say(f"{folder} holds this run, finished")
         return read_result(folder)
-    ready = _fresh_model(recipe, target, {start_from: (), words_from: WORDS_STREAM}, say)
+    ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, WORDS_STREAM)), say)
     say(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
     seconds = _train(ready, recipe, parts, folder, options, say)
     return _measure(folder, parts, seconds)
@@ -101,13 +101,15 @@ def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
     }
 
 
-def _fresh_model(recipe: Recipe, target: Target, starts: Mapping[Path | None, Sequence[str]], say: Say) -> ReadyModel:
+def _fresh_model(
+    recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], say: Say
+) -> ReadyModel:
     """Return a model that takes of each saved one the parts named beside it, or all."""
     torch.manual_seed(recipe.seed)
     settings = recipe.model
     lora = settings.lora.settings() if settings.lora else None
     ready = build(settings.towers, settings.architecture, target, lora)
-    for folder, parts in starts.items():
+    for folder, parts in starts:
         if folder is not None:
             start = warm_start(ready.model, folder, parts)
             say(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
