@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.codec import ChunkedCodec
+from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineBusy, EngineSettings, MusicGenEngine
@@ -101,6 +101,25 @@ def test_warming_up_leaves_no_trace(engine):
     assert (counted.finished, counted.frames, counted.first_audio_s) == (0, 0, 0.0)
     assert np.array_equal(np.concatenate(list(engine.submit(request))), before)
     assert engine.statistics().finished == 1
+
+
+def test_one_thread_computes(parts, engine, monkeypatch):
+    encode, push = parts[2].encode, CodecStream.push
+    names = []
+    monkeypatch.setattr(
+        parts[2], "encode", lambda prompt: names.append(threading.current_thread().name) or encode(prompt)
+    )
+    on_cpu = engine._state.position.device.type == "cpu"
+
+    def pushed(stream, codes, *, final=False):
+        names.append(threading.current_thread().name)
+        return push(stream, codes, final=final)
+
+    if on_cpu:
+        monkeypatch.setattr(CodecStream, "push", pushed)
+    assert len(whole(engine.submit(generation("never heard before")))) == 80
+    assert set(names) == {"musicgen-decoder"}
+    assert len(names) > 1 or not on_cpu
 
 
 def test_chunks_grow_from_the_first_one(engine):

@@ -29,33 +29,37 @@ class Conditioner:
         self._states: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
-    def states(self, prompt: str, width: int) -> Tensor:
-        """Hidden states [T, D] of a prompt; one row of zeros for an empty one.
+    def check(self, prompt: str) -> None:
+        """Raise `InvalidOption` for more than `max_tokens` tokens: nothing is cut off in silence. For any thread."""
+        self._tokens(prompt)
 
-        Raises `InvalidOption` for more than `max_tokens` tokens: nothing is cut off in silence.
+    def states(self, prompt: str, width: int) -> Tensor:
+        """Hidden states [T, D] of a prompt; one row of zeros for an empty one. For one thread.
+
+        Raises `InvalidOption` as `check` does.
         """
-        with self._lock:
-            if prompt in self._states:
-                self._states.move_to_end(prompt)
-                return self._states[prompt]
-        states = self.encode(prompt) if prompt.strip() else self._nothing(width)
-        with self._lock:
-            self._states[prompt] = states
-            while len(self._states) > self._remembered:
-                self._states.popitem(last=False)
-        return states
+        if prompt not in self._states:
+            self._states[prompt] = self.encode(prompt) if prompt.strip() else self._nothing(width)
+        self._states.move_to_end(prompt)
+        while len(self._states) > self._remembered:
+            self._states.popitem(last=False)
+        return self._states[prompt]
 
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
         """What `states` remembers, made anew."""
-        parameter = next(self._encoder.parameters())
-        inputs = self._tokenizer(prompt, return_tensors="pt").to(parameter.device)
-        count = inputs["input_ids"].shape[1]
-        if count > self.max_tokens:
-            raise InvalidOption(f"prompt has {count} tokens; it may have {self.max_tokens}")
+        inputs = self._tokens(prompt).to(next(self._encoder.parameters()).device)
         hidden = self._encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         projected: Tensor = hidden if self._projection is None else self._projection(hidden)
         return projected[0]
+
+    def _tokens(self, prompt: str) -> Any:
+        with self._lock:  # tokenizers refuse a second thread
+            inputs = self._tokenizer(prompt, return_tensors="pt")
+        count = inputs["input_ids"].shape[1]
+        if count > self.max_tokens:
+            raise InvalidOption(f"prompt has {count} tokens; it may have {self.max_tokens}")
+        return inputs
 
     def _nothing(self, width: int) -> Tensor:
         parameter = next(self._encoder.parameters())

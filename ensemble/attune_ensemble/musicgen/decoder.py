@@ -59,21 +59,20 @@ class DecoderShape:
 class KeyValueCache:
     """Keys and values of every slot: of the music so far, and of the text.
 
-    `self_keys` and `self_values` are [layers, slots, 2, H, max_positions, E], the third axis the two rows of a slot: so
-    the rows of the first slots are one stretch of memory, which attention reads where it lies. `text_keys` and
-    `text_values` are [layers, slots, H, max_text, E]; `text_mask` is [slots, max_text].
+    `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
+    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. `text` is
+    [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
+    there is text, otherwise minus infinity.
     """
 
     def __init__(
         self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        music = (shape.layers, slots, 2, shape.heads, positions, shape.head_width)
-        text = (shape.layers, slots, shape.heads, max_text, shape.head_width)
-        self.self_keys = torch.zeros(music, dtype=dtype, device=device)
-        self.self_values = torch.zeros(music, dtype=dtype, device=device)
-        self.text_keys = torch.zeros(text, dtype=dtype, device=device)
-        self.text_values = torch.zeros(text, dtype=dtype, device=device)
-        self.text_mask = torch.zeros(slots, max_text, dtype=torch.bool, device=device)
+        music = (shape.layers, slots, 2, 2, shape.heads, positions, shape.head_width)
+        text = (shape.layers, slots, 2, shape.heads, max_text, shape.head_width)
+        self.music, self.text, self.text_mask = (
+            torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
+        )
 
     @property
     def slots(self) -> int:
@@ -83,20 +82,18 @@ class KeyValueCache:
     @property
     def positions(self) -> int:
         """How many positions a slot holds."""
-        return self.self_keys.shape[4]
+        return self.music.shape[5]
 
     @property
     def num_bytes(self) -> int:
         """Memory taken."""
-        tensors = (self.self_keys, self.self_values, self.text_keys, self.text_values, self.text_mask)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return self.music.nbytes + self.text.nbytes + self.text_mask.nbytes
 
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
-        for tensor in (self.self_keys, self.self_values):
-            _exchange(tensor[:, :, :, :, :used], 1, first, second)
-        for tensor, axis in ((self.text_keys, 1), (self.text_values, 1), (self.text_mask, 0)):
-            _exchange(tensor, axis, first, second)
+        _exchange(self.music[..., :used, :], 1, first, second)
+        _exchange(self.text, 1, first, second)
+        _exchange(self.text_mask, 0, first, second)
 
 
 def _exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
@@ -125,20 +122,36 @@ class DecoderLayer(nn.Module):
         self.expand, self.contract = source.fc1, source.fc2
         self.activation = source.activation_fn
 
-    def text_memory(self, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [H, T, E] of text [T, D]."""
-        keys, values = self.text_key_value(text).chunk(2, dim=-1)
-        return self._heads(keys), self._heads(values)
+    def text_memory(self, text: Tensor) -> Tensor:
+        """Keys and values [2, H, T, E] of text [T, D]."""
+        memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
+        return memory.permute(1, 2, 0, 3)
 
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value [..., H, E] of hidden [..., D]."""
-        fused = self.query_key_value(self.attention_norm(hidden))
-        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in fused.chunk(3, dim=-1))
-        return query, key, value
+    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """What the music so far says to hidden [S, 2, D], whose keys and values go into memory [S, 2, 2, H, *, E].
 
-    def hear_text(self, hidden: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """What text says to hidden [S, Q, D]: keys and values [S, H, T, E], mask [S, T]."""
+        `at` are slots and positions, [S] each; the mask [2 S, 1, 1, used] is added to the scores.
+        """
+        query, key_value = self._project(hidden)
+        slots, positions = at
+        memory[slots, :, :, :, positions] = key_value
+        keys, values = memory[..., : mask.shape[-1], :].flatten(0, 1).unbind(1)  # [2 S, H, used, E]
+        query = query.flatten(0, 1).unsqueeze(2)
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # [2 S, H, 1, E]
+        return self.attention_output(attended.reshape(hidden.shape))
+
+    def read_music(self, hidden: Tensor, memory: Tensor) -> Tensor:
+        """The same for a whole beginning at once: hidden [2, P, D] of one slot, its memory [2, 2, H, P, E]."""
+        query, key_value = self._project(hidden)
+        memory.copy_(key_value.permute(0, 2, 3, 1, 4))
+        keys, values = memory.unbind(1)
+        attended = functional.scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True)
+        return self.attention_output(attended.transpose(1, 2).flatten(2))
+
+    def hear_text(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; the mask [S, T] is added to the scores."""
         query = self.text_query(self.text_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        keys, values = memory.unbind(1)
         attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None, :])
         return self.text_output(attended.transpose(1, 2).flatten(2))
 
@@ -146,8 +159,10 @@ class DecoderLayer(nn.Module):
         """The layer's last block."""
         return self.contract(self.activation(self.expand(self.feedforward_norm(hidden))))
 
-    def _heads(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Query [..., H, E], and key and value [..., 2, H, E], of hidden [..., D]."""
+        fused = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
+        return fused[..., 0, :, :], fused[..., 1:, :, :]
 
 
 class Decoder(nn.Module):
@@ -175,12 +190,10 @@ class Decoder(nn.Module):
     def set_text(self, cache: KeyValueCache, slot: int, text: Tensor) -> None:
         """Give a slot its text: hidden states [T, D] of the text encoder, projected; one row of zeros for no text."""
         length = text.shape[0]
-        cache.text_mask[slot] = False
-        cache.text_mask[slot, :length] = True
+        cache.text_mask[slot, :length] = 0
+        cache.text_mask[slot, length:] = -torch.inf
         for index, layer in enumerate(self._stack):
-            keys, values = layer.text_memory(text)
-            cache.text_keys[index, slot, :, :length] = keys
-            cache.text_values[index, slot, :, :length] = values
+            cache.text[index, slot, :, :, :length] = layer.text_memory(text)
 
     def step(self, cache: KeyValueCache, tokens: Tensor, position: Tensor, used: int, guidance: Tensor) -> Tensor:
         """One step of the first S slots.
@@ -198,25 +211,11 @@ class Decoder(nn.Module):
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
-        visible = torch.arange(used, device=position.device)[None, :] <= position[:, None]  # [S, used]
-        visible = visible.repeat_interleave(2, dim=0)[:, None, None, :]  # [2 S, 1, 1, used]
-        text_mask = cache.text_mask[:slots]
-        rows = torch.arange(slots, device=position.device)
+        mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
+        at = (torch.arange(slots, device=position.device), position)
         for index, layer in enumerate(self._stack):
-            query, key, value = layer.project(hidden)  # [S, 2, H, E]
-            keys, values = cache.self_keys[index, :slots], cache.self_values[index, :slots]
-            keys[rows, :, :, position] = key
-            values[rows, :, :, position] = value
-            attended = functional.scaled_dot_product_attention(
-                query.flatten(0, 1).unsqueeze(2),
-                keys.flatten(0, 1)[:, :, :used],
-                values.flatten(0, 1)[:, :, :used],
-                attn_mask=visible,
-            )  # [2 S, H, 1, E]
-            hidden = hidden + layer.attention_output(attended.reshape(hidden.shape))
-            hidden[:, :1] += layer.hear_text(
-                hidden[:, :1], cache.text_keys[index, :slots], cache.text_values[index, :slots], text_mask
-            )
+            hidden = hidden + layer.hear_music(hidden, cache.music[index, :slots], at, mask)
+            hidden[:, :1] += layer.hear_text(hidden[:, :1], cache.text[index, :slots], text_mask)
             hidden = hidden + layer.feed_forward(hidden)
         return self._guided(self._logits(hidden), guidance)
 
@@ -226,18 +225,8 @@ class Decoder(nn.Module):
         hidden = self._embed(tokens.T) + self.positions[:length]  # [P, D]
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
         for index, layer in enumerate(self._stack):
-            query, key, value = (part.transpose(1, 2) for part in layer.project(hidden))  # [2, H, P, E]
-            cache.self_keys[index, slot, :, :, :length] = key
-            cache.self_values[index, slot, :, :, :length] = value
-            attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-            hidden = hidden + layer.attention_output(attended.transpose(1, 2).flatten(2))
-            heard = layer.hear_text(
-                hidden[:1],
-                cache.text_keys[index, slot : slot + 1],
-                cache.text_values[index, slot : slot + 1],
-                cache.text_mask[slot : slot + 1],
-            )
-            hidden[:1] += heard
+            hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
+            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], cache.text_mask[slot][None])
             hidden = hidden + layer.feed_forward(hidden)
 
     @property
@@ -259,6 +248,13 @@ class Decoder(nn.Module):
         scale = guidance[:, None, None].to(logits.dtype)
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
+
+
+def _mask(position: Tensor, used: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of both rows of slots at `position` [S], [2 S, 1, 1, used]."""
+    later = torch.arange(used, device=position.device)[None, :] > position[:, None]
+    mask = torch.zeros(later.shape, dtype=dtype, device=position.device).masked_fill(later, -torch.inf)
+    return mask.repeat_interleave(2, dim=0)[:, None, None, :]
 
 
 def _fused(*layers: nn.Linear) -> nn.Linear:

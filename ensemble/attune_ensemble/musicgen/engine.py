@@ -1,7 +1,7 @@
 """The running batch: requests join and leave it at any step, on one thread that owns the decoder.
 
 The loop admits what waits (first come, first served), steps every slot that may go on, and hands whole frames to the
-codec's thread. A slot waits, without being stepped, while its listener has enough audio that it has not taken. Slots in
+codec. A slot waits, without being stepped, while its listener has enough audio that it has not taken. Slots in
 use are kept in front, so that a step is over a slice of the preallocated tensors.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
@@ -17,11 +16,13 @@ from dataclasses import dataclass
 
 import torch
 
-from attune_client.protocol.errors import AttuneError, InvalidOption, RequestTimeout, ServerError, ServerUnavailable
+from attune_client.protocol.errors import InvalidOption, RequestTimeout
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
+from attune_ensemble.musicgen.decoding import CodecRunner, Codes
+from attune_ensemble.musicgen.failures import EngineBusy, as_attune_error
 from attune_ensemble.musicgen.requests import Generation, MusicStream
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.statistics import EngineCounters, EngineStatistics
@@ -30,10 +31,6 @@ from attune_ensemble.musicgen.stepping import Stepper
 __all__ = ["EngineBusy", "EngineSettings", "EngineStatistics", "MusicGenEngine"]
 
 _log = logging.getLogger(__name__)
-
-
-class EngineBusy(ServerUnavailable):
-    """Every slot is taken and the queue is full: try again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +74,10 @@ class _Slot:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request that no slot is free for yet; its text is encoded already."""
+    """A request that no slot is free for yet."""
 
     stream: MusicStream
     piece: Piece
-    text: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Codes:
-    """Work for the codec's thread."""
-
-    stream: MusicStream
-    codec: CodecStream
-    codes: torch.Tensor
-    final: bool
-    ready: torch.cuda.Event | None
 
 
 class MusicGenEngine:
@@ -110,16 +95,12 @@ class MusicGenEngine:
         self._kept = max(1, min(round(settings.kept_s * rate), positions - 1))
         self._queue: deque[_Waiting] = deque()
         self._slots: list[_Slot] = []  # in the order of the device's slots; those that are stepped come first
-        self._decoding: queue.SimpleQueue[_Codes | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._closing = False
         self._counters = EngineCounters(rate)
-        self._threads = [
-            threading.Thread(target=self._run, name="musicgen-decoder", daemon=True),
-            threading.Thread(target=self._decode, name="musicgen-codec", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._runner = CodecRunner(decoder.embedding.weight.device, self._decoded)
+        self._thread = threading.Thread(target=self._run, name="musicgen-decoder", daemon=True)
+        self._thread.start()
 
     # Any thread
 
@@ -127,13 +108,13 @@ class MusicGenEngine:
         """Queue a request.
 
         Raises:
-            InvalidOption: its length is below one frame.
+            InvalidOption: its length is below one frame, or its prompt too long.
             EngineBusy: the queue is full, or the engine is closing.
         """
         frames = round(request.duration_s * self.codec.frame_rate)
         if frames < 1:
             raise InvalidOption(f"duration_s must be at least one frame ({1 / self.codec.frame_rate:.3g} s)")
-        text = self._conditioner.states(request.prompt, self._decoder.shape.width)
+        self._conditioner.check(request.prompt)
         stream = MusicStream(request, self.codec.sample_rate, self._wake)
         with self._changed:
             if self._closing:
@@ -141,7 +122,7 @@ class MusicGenEngine:
             # A free slot counts: those who come at once wait for the loop to seat them.
             if len(self._slots) + len(self._queue) >= self.settings.slots + self.settings.queue:
                 raise EngineBusy(f"{self.settings.queue} requests for music are waiting already: try again later")
-            self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling), text))
+            self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling)))
             self._changed.notify_all()
         return stream
 
@@ -160,12 +141,12 @@ class MusicGenEngine:
             return self._counters.read(len(self._slots), len(self._queue))
 
     def close(self) -> None:
-        """End every request that is not complete, and the threads."""
+        """End every request that is not complete, and the engine's threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._thread.join()
+        self._runner.close()
 
     def _wake(self) -> None:
         with self._changed:
@@ -185,7 +166,6 @@ class MusicGenEngine:
             slot.stream.fail(EngineBusy("the music engine was closed"))
         for waiting in self._queue:
             waiting.stream.fail(EngineBusy("the music engine was closed"))
-        self._decoding.put(None)
 
     def _gather(self) -> bool:
         """Let requests leave and join until there is a slot to step; False when the engine closes."""
@@ -228,11 +208,12 @@ class MusicGenEngine:
 
     def _begin(self, waiting: _Waiting) -> None:
         try:
-            self._state.begin(len(self._slots), waiting.piece, waiting.text)
+            text = self._conditioner.states(waiting.stream.request.prompt, self._decoder.shape.width)
+            self._state.begin(len(self._slots), waiting.piece, text)
         except Exception as error:
             _log.exception("a request for music could not begin")
             self._counters.failed()
-            waiting.stream.fail(_as_attune_error(error))
+            waiting.stream.fail(as_attune_error(error))
             return
         self._counters.admitted(time.monotonic() - waiting.stream.submitted_s)
         first = max(1, math.ceil(self.settings.first_chunk_s * self.codec.frame_rate))
@@ -293,15 +274,16 @@ class MusicGenEngine:
         return max(1, math.ceil(self.settings.longest_chunk_s * self.codec.frame_rate))
 
     def _send(self, index: int, slot: _Slot, whole: int, *, final: bool = False) -> None:
-        if whole > slot.sent or final:
-            codes = self._state.codes(index, slot.window_sent, whole - slot.dropped)
-            self._decoding.put(_Codes(slot.stream, slot.codec, codes, final, _recorded(codes)))
-            self._counters.made(max(0, whole - slot.sent))
-            slot.sent = max(slot.sent, whole)
+        if whole <= slot.sent and not final:
+            return
+        codes = self._state.codes(index, slot.window_sent, whole - slot.dropped)
+        self._counters.made(max(0, whole - slot.sent))
+        slot.sent = max(slot.sent, whole)
         if final:
             # The slot is free from here on; the stream ends when the codec has caught up.
             slot.done = True
             self._counters.finished()
+        self._runner.submit(Codes(slot.stream, slot.codec, codes, final))
 
     def _give_up(self, cause: Exception) -> None:
         """End what may have caused a failure: for want of memory the youngest request alone, otherwise all of them."""
@@ -309,52 +291,13 @@ class MusicGenEngine:
         guilty = running[-1:] if isinstance(cause, torch.cuda.OutOfMemoryError) else running
         for slot in guilty:
             self._counters.failed()
-            slot.stream.fail(_as_attune_error(cause))
+            slot.stream.fail(as_attune_error(cause))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    # The codec's thread
+    # The thread of the codec, which on a CPU is the decoder's
 
-    def _decode(self) -> None:
-        # On a GPU the codec has a stream of its own, so that no step waits for it.
-        side = torch.cuda.Stream() if self._state.position.is_cuda else None
-        while (work := self._decoding.get()) is not None:
-            if work.stream.ended:
-                continue
-            silent = work.stream.first_audio_s is None
-            try:
-                with torch.cuda.stream(side):
-                    _await(work, side)
-                    work.stream.put(work.codec.push(work.codes, final=work.final))
-            except Exception as error:
-                _log.exception("decoding music failed")
-                work.stream.fail(_as_attune_error(error))
-            if silent and work.stream.first_audio_s is not None:
-                self._counters.heard(work.stream.first_audio_s - work.stream.submitted_s)
-            if work.final:
-                work.stream.complete()
-            self._wake()
-
-
-def _recorded(codes: torch.Tensor) -> torch.cuda.Event | None:
-    """An event behind everything that `codes` come from; None on a CPU."""
-    if not codes.is_cuda:
-        return None
-    event = torch.cuda.Event()
-    event.record()
-    return event
-
-
-def _await(work: _Codes, side: torch.cuda.Stream | None) -> None:
-    """Let the stream `side` wait for the codes, and keep their memory until it has read them."""
-    if side is not None and work.ready is not None:
-        side.wait_event(work.ready)
-        work.codes.record_stream(side)
-
-
-def _as_attune_error(error: Exception) -> AttuneError:
-    if isinstance(error, AttuneError):
-        return error
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return EngineBusy("the GPU has no memory left for this request: try again later")
-    return ServerError("making the music failed; the server's log says more")
+    def _decoded(self, stream: MusicStream, first: bool) -> None:
+        if first and stream.first_audio_s is not None:
+            self._counters.heard(stream.first_audio_s - stream.submitted_s)
+        self._wake()

@@ -11,6 +11,7 @@ from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.musicgen.loading import Numerics, engine_of, load_checkpoint, parts_of
 from attune_ensemble.musicgen.requests import Generation
+from attune_ensemble.musicgen.threads import on_own_thread
 
 __all__ = ["HEARTBEAT_S", "MusicGenAdapter", "load_engine"]
 
@@ -58,7 +59,11 @@ def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue:
     Raises `CheckpointError` where the folder holds no MusicGen, or the numerics do not fit the device.
     """
     chosen = cast(Numerics, numerics) if numerics else _ON_DEVICE[device]
-    parts = parts_of(*load_checkpoint(checkpoint), numerics=chosen, device=device)
-    engine = engine_of(parts, EngineSettings(slots=slots, queue=queue))
+
+    def load() -> MusicGenEngine:
+        parts = parts_of(*load_checkpoint(checkpoint), numerics=chosen, device=device)
+        return engine_of(parts, EngineSettings(slots=slots, queue=queue))
+
+    engine = on_own_thread(load)
     engine.warm_up()
     return MusicGenAdapter(engine, SamplingSettings())

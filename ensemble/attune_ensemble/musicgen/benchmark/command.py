@@ -16,6 +16,7 @@ from attune_ensemble.musicgen.benchmark.quality import Fidelity, fidelity_rows, 
 from attune_ensemble.musicgen.benchmark.report import decoder_table, draw, part_table
 from attune_ensemble.musicgen.benchmark.rows import Measured, Setup, decoder_rows, part_rows
 from attune_ensemble.musicgen.loading import SIZES, Numerics
+from attune_ensemble.musicgen.threads import on_own_thread
 
 __all__ = ["music"]
 
@@ -84,7 +85,7 @@ def _check_quality(setup: Setup, seconds: float, as_json: bool) -> None:
 def _time(
     setup: Setup, batches: Sequence[int], lengths: Sequence[float], compiled: bool, plot: Path | None, as_json: bool
 ) -> None:
-    bandwidth = copy_bandwidth(setup.device)
+    bandwidth = on_own_thread(lambda: copy_bandwidth(setup.device))
     parts: list[Measured] = []
     rows: list[Measured] = []
     for row in part_rows(setup, lengths[0]):

@@ -24,6 +24,7 @@ from attune_ensemble.musicgen.loading import Numerics, Parts, engine_of, load_ch
 from attune_ensemble.musicgen.requests import Generation
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.stepping import Stepper
+from attune_ensemble.musicgen.threads import on_own_thread
 
 __all__ = ["PROMPT", "Measured", "Setup", "decoder_rows", "part_rows"]
 
@@ -67,7 +68,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is measured, and where."""
+    """What is measured, and where; each thing on a thread of its own, so that none slows down the next."""
 
     size: str
     checkpoint: Path | None
@@ -81,19 +82,26 @@ class Setup:
 
     def model(self) -> tuple[Any, Any]:
         """Transformers' model and a tokenizer; the same weights every time."""
+        return on_own_thread(self._model)
+
+    def parts(self, numerics: Numerics) -> Parts:
+        """The engine's parts, from a fresh model."""
+        return on_own_thread(lambda: parts_of(*self._model(), numerics=numerics, device=self.device))
+
+    def median_s(self, run: Callable[[], Any]) -> float:
+        """The median time of `run`, after one that does not count."""
+
+        def measure() -> float:
+            timed(run, self.device)
+            return statistics.median(timed(run, self.device) for _ in range(self.repeats))
+
+        return on_own_thread(measure)
+
+    def _model(self) -> tuple[Any, Any]:
         if self.checkpoint is not None:
             return load_checkpoint(self.checkpoint)
         torch.manual_seed(0)
         return random_checkpoint(self.size, device=self.device), _letters
-
-    def parts(self, numerics: Numerics) -> Parts:
-        """The engine's parts, from a fresh model."""
-        return parts_of(*self.model(), numerics=numerics, device=self.device)
-
-    def median_s(self, run: Callable[[], Any]) -> float:
-        """The median time of `run`, after one that does not count."""
-        timed(run, self.device)
-        return statistics.median(timed(run, self.device) for _ in range(self.repeats))
 
 
 def _letters(prompt: str, **_: Any) -> Any:
@@ -126,7 +134,7 @@ def decoder_rows(setup: Setup, batch: int, seconds: float, *, compiled: bool) ->
 def _transformers_rows(setup: Setup, batch: int, seconds: float, compiled: bool) -> Iterator[Measured]:
     reset_memory(setup.device)
     model, tokenizer = setup.model()
-    model = model.to(setup.device, torch.float32 if setup.device == "cpu" else torch.bfloat16)
+    model = on_own_thread(lambda: model.to(setup.device, torch.float32 if setup.device == "cpu" else torch.bfloat16))
     prompts = tokenizer(PROMPT, return_tensors="pt")["input_ids"].to(setup.device).repeat(batch, 1)
     yield _transformers_row(setup, model, prompts, "transformers generate, eager", seconds)
     static = {"cache_implementation": "static"}
@@ -166,27 +174,27 @@ def _without_codec(model: Any) -> Iterator[None]:
 
 def _stepping_row(setup: Setup, parts: Parts, name: str, batch: int, seconds: float, *, graphs: bool) -> Measured:
     """The step in a bare loop, without the codec."""
-    frames = round(seconds * FRAME_RATE)
-    state = BatchState(parts.decoder, batch, frames + parts.decoder.shape.codebooks, _MAX_TEXT)
+    frames, shape = round(seconds * FRAME_RATE), parts.decoder.shape
+    state = on_own_thread(lambda: BatchState(parts.decoder, batch, frames + shape.codebooks, _MAX_TEXT))
     steps = state.pattern.steps(frames)
     stepper = Stepper(state, graphs=graphs)
-    text = parts.conditioner.states(PROMPT, parts.decoder.shape.width)
 
+    @torch.inference_mode()
     def run() -> None:
+        text = parts.conditioner.states(PROMPT, shape.width)
         for slot in range(batch):
             state.begin(slot, Piece(frames, slot, SamplingSettings()), text)
         for position in range(steps):
             stepper.step(batch, position + 1)
 
-    with torch.inference_mode():
-        wall_s = setup.median_s(run)
+    wall_s = setup.median_s(run)
     return _row(setup, name, batch, seconds, wall_s, steps, parts.decoder)
 
 
 def _engine_rows(setup: Setup, parts: Parts, numerics: str, batch: int, seconds: float) -> Iterator[Measured]:
     """The whole engine, its codec included: requests that come at once, and twice as many that come and go."""
     settings = EngineSettings(slots=batch, window_s=max(30.0, seconds), ahead_s=2 * seconds + 1)
-    engine = engine_of(parts, settings)
+    engine = on_own_thread(lambda: engine_of(parts, settings))
     steps = _steps(seconds, parts.decoder.shape.codebooks, parts.decoder.shape.channels)
     try:
         wall_s, first_s = _play(setup, engine, [seconds] * batch)
