@@ -207,6 +207,23 @@ def test_a_slid_window_goes_on_as_if_it_had_begun_with_what_was_kept():
     assert int(state.dropped[0]) == 8
 
 
+def test_compiled_layers_make_the_same_step():
+    tokens = []
+    for backend in (None, "aot_eager"):
+        decoder = Decoder(tiny_musicgen().decoder)
+        if backend is not None:
+            decoder.compile_layers(backend)
+        text = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            state = BatchState(decoder, 2, 32, 8)
+            for slot in range(2):
+                state.begin(slot, Piece(200, slot, SamplingSettings(guidance=1.0 + 2 * slot)), text)
+            for position in range(20):
+                state.step(2, 16 if position < 16 else 32)
+        tokens.append(state.history)
+    assert torch.equal(*tokens)
+
+
 # The checkpoint's folder, and what the service makes of it
 
 

@@ -122,6 +122,20 @@ class DecoderLayer(nn.Module):
         self.expand, self.contract = source.fc1, source.fc2
         self.activation = source.activation_fn
 
+    def forward(
+        self,
+        hidden: Tensor,
+        music: Tensor,
+        text: Tensor,
+        at: tuple[Tensor, Tensor],
+        music_mask: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """One step of hidden [S, 2, D]; the rest as in `hear_music` and `hear_text`."""
+        hidden = hidden + self.hear_music(hidden, music, at, music_mask)
+        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_mask)
+        return hidden + self.feed_forward(hidden)
+
     def text_memory(self, text: Tensor) -> Tensor:
         """Keys and values [2, H, T, E] of text [T, D]."""
         memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
@@ -214,9 +228,7 @@ class Decoder(nn.Module):
         mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
         at = (torch.arange(slots, device=position.device), position)
         for index, layer in enumerate(self._stack):
-            hidden = hidden + layer.hear_music(hidden, cache.music[index, :slots], at, mask)
-            hidden[:, :1] += layer.hear_text(hidden[:, :1], cache.text[index, :slots], text_mask)
-            hidden = hidden + layer.feed_forward(hidden)
+            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, mask, text_mask)
         return self._guided(self._logits(hidden), guidance)
 
     def prefill(self, cache: KeyValueCache, slot: int, tokens: Tensor) -> None:
@@ -228,6 +240,14 @@ class Decoder(nn.Module):
             hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
             hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], cache.text_mask[slot][None])
             hidden = hidden + layer.feed_forward(hidden)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Let torch.compile fuse what lies between the matrix products of a step.
+
+        All layers share what is compiled, once for each number of slots and anew where the context's length changes.
+        """
+        for layer in self._stack:
+            layer.compile(backend=backend)
 
     @property
     def _stack(self) -> Iterable[DecoderLayer]:

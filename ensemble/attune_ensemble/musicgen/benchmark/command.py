@@ -37,7 +37,7 @@ def _numbers(text: str) -> list[float]:
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None, help="[default: cuda where there is one]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Counted runs of each row.")
-@click.option("--compile", "compiled", is_flag=True, help="Transformers under torch.compile as well.")
+@click.option("--compile", "compiled", is_flag=True, help="With torch.compile as well.")
 @click.option("--check-quality", is_flag=True, help="Compare faster numerics with float32 instead of timing.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="PNG file to draw.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line alone.")
@@ -100,6 +100,6 @@ def _time(
         click.echo(f"{describe(setup.device)}; copy bandwidth {bandwidth / 1e9:.1f} GB/s\n")
         click.echo(f"{decoder_table(rows, bandwidth)}\n\n{part_table(parts)}\n")
     if plot is not None:
-        draw(rows, f"MusicGen {setup.size}: {describe(setup.device)}", plot)
+        draw(rows, f"MusicGen {setup.size}\n{describe(setup.device)}", plot)
     figures = [asdict(row) | {"speed": row.speed} for row in rows]
     click.echo(json.dumps({"bandwidth": bandwidth, "rows": figures, "parts": [asdict(row) for row in parts]}))

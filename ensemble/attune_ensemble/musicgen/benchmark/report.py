@@ -63,5 +63,7 @@ def draw(rows: Sequence[Measured], title: str, path: Path) -> None:
     axes.set_yticks(positions, [f"{row.name}, batch {row.batch}, {row.seconds:g} s" for row in rows])
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="seconds of audio per second (dotted: real time)", title=title)
+    axes.set(xlabel="seconds of audio per second (dotted: real time)")
+    axes.margins(x=0.08)
+    figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)

@@ -126,6 +126,9 @@ def decoder_rows(setup: Setup, batch: int, seconds: float, *, compiled: bool) ->
         parts = setup.parts("int8")
         yield _stepping_row(setup, parts, "static cache, fused, int8", batch, seconds, graphs=False)
         yield from _engine_rows(setup, parts, "int8", batch, seconds)
+    elif compiled:
+        parts.decoder.compile_layers()
+        yield _stepping_row(setup, parts, "static cache, torch.compile, CUDA graphs", batch, seconds, graphs=True)
 
 
 # Transformers
