@@ -165,7 +165,10 @@ MUSIC_GENERATOR = ModelSpec(
             optional=True,
         ),
     ),
-    outputs=_MUSIC_RESULTS,
+    outputs=(
+        *_MUSIC_RESULTS,
+        TensorSpec("error", _BYTES, (1,), "for the calling model of a lease: what ended the music early"),
+    ),
     decoupled=True,
 )
 

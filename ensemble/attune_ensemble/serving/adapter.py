@@ -43,13 +43,19 @@ from attune_client.protocol.tensors import ModelSpec, TensorSpec
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.tensors import Tensors, text_of
 
-__all__ = ["LEASE", "Adapter", "Outputs"]
+__all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
 
 Outputs = Mapping[str, npt.ArrayLike]
 """The tensors of a response by name; a number, str or bytes stands for a tensor of one element."""
 
 LEASE = "lease"
 """The input that tells a streaming model, called by another one, when its caller has given up."""
+
+ERROR = "error"
+"""The output that tells the calling model of a lease what ended a stream.
+
+Once a response has gone out, Triton no longer hands an error response to a calling model, which then waits for ever.
+"""
 
 _MAX_CONCURRENT = 16
 _CALL_TIMEOUT_S = 300.0
@@ -105,10 +111,11 @@ class Adapter:
         def work(sender: Any, inputs: Tensors) -> None:
             # An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
             final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            answer = self._error_output if LEASE in inputs else self._error_response
             try:
                 self._send_all(sender, inputs, function)
             except Exception as error:
-                sender.send(self._error_response(error), flags=final)
+                sender.send(answer(error), flags=final)
             else:
                 sender.send(flags=final)
 
@@ -205,10 +212,18 @@ class Adapter:
         return self._pb.Tensor(spec.name, np.ascontiguousarray(array))  # a scalar becomes [1]
 
     def _error_response(self, error: Exception) -> Any:
-        if not isinstance(error, AttuneError):
-            self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
-            error = ServerError(f"{self._spec.name} failed; see the server's log")
-        return self._pb.InferenceResponse(error=self._pb.TritonError(error.to_wire(), self._error_code(error)))
+        told = self._told(error)
+        return self._pb.InferenceResponse(error=self._pb.TritonError(told.to_wire(), self._error_code(told)))
+
+    def _error_output(self, error: Exception) -> Any:
+        return self._response({ERROR: self._told(error).to_wire()})
+
+    def _told(self, error: Exception) -> AttuneError:
+        """What a client may know of an error; the log gets the rest."""
+        if isinstance(error, AttuneError):
+            return error
+        self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
+        return ServerError(f"{self._spec.name} failed; see the server's log")
 
     def _error_code(self, error: AttuneError) -> Any:
         codes = self._pb.TritonError
@@ -234,11 +249,17 @@ class Adapter:
     def _tensors(self, name: str, response: Any) -> Tensors:
         """The tensors of a called model's response, copied out of the memory that it shares with the server."""
         if response.has_error():
-            error = from_wire(response.error().message())
-            if type(error) is ServerError:
-                self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
-            raise error
-        return {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+            raise self._answered(name, response.error().message())
+        tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+        if ERROR in tensors:
+            raise self._answered(name, text_of(tensors[ERROR]))
+        return tensors
+
+    def _answered(self, name: str, message: str) -> AttuneError:
+        error = from_wire(message)
+        if type(error) is ServerError:
+            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
+        return error
 
 
 def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Iterator[Tensors]:
