@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.musicgen.codec import ChunkedCodec
@@ -271,6 +275,31 @@ def test_a_listener_in_the_queue_is_called_back_until_its_turn(served):
 def test_a_prompt_that_is_too_long_says_how_long_it_may_be(served):
     with pytest.raises(InvalidOption, match=r"prompt has 300 tokens; it may have 256"):
         next(served.generate(asked("a" * 300), chunk_s=1.0))
+
+
+def test_a_program_may_end_while_music_plays(checkpoint):
+    program = f"""
+from pathlib import Path
+from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.engines import EngineOptions, create_engine
+from attune_ensemble.music.spec import MusicSpec
+from attune_ensemble.musicgen.music_engine import load_engine
+
+engine = load_engine(Path({str(checkpoint)!r}), "cpu", "float32", slots=1, queue=1)
+music = engine.generate(MusicRequest("calm", MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), 600.0, seed=3), 1.0)
+while not len(next(music)):
+    pass
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_workers_stay_awake_where_musicgen_plays(checkpoint, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    create_engine("composer", EngineOptions(musicgen=checkpoint))
+    assert "OMP_WAIT_POLICY" in os.environ
+    create_engine("musicgen", EngineOptions(musicgen=checkpoint))
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):

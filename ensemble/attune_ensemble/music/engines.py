@@ -9,6 +9,7 @@ from pathlib import Path
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_ensemble.music.engine import MusicEngine
 from attune_ensemble.musicgen.statistics import METRICS
+from attune_ensemble.musicgen.threads import keep_workers_awake
 
 __all__ = ["EngineOptions", "available_engines", "create_engine", "engine_metrics"]
 
@@ -72,6 +73,7 @@ def _composer(options: EngineOptions) -> MusicEngine:
 
 
 def _musicgen(options: EngineOptions) -> MusicEngine:
+    keep_workers_awake()
     try:
         from attune_ensemble.musicgen.music_engine import load_engine
     except ImportError as error:

@@ -7,6 +7,7 @@ use are kept in front, so that a step is over a slice of the preallocated tensor
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import threading
@@ -101,6 +102,7 @@ class MusicGenEngine:
         self._runner = CodecRunner(decoder.embedding.weight.device, self._decoded)
         self._thread = threading.Thread(target=self._run, name="musicgen-decoder", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that is still computing as the interpreter ends would abort it
 
     # Any thread
 
@@ -147,6 +149,7 @@ class MusicGenEngine:
             self._changed.notify_all()
         self._thread.join()
         self._runner.close()
+        atexit.unregister(self.close)
 
     def _wake(self) -> None:
         with self._changed:
