@@ -47,7 +47,7 @@ format: setup  ## apply the formatting
 	@$(BIN)/ruff format .
 
 bench: export  ## time the served pipeline and the composer
-	@$(BIN)/attune serve --free-ports -- $(BIN)/attune bench samples/*.wav
+	@$(BIN)/attune serve --free-ports -- $(BIN)/attune bench pipeline samples/*.wav
 
 clean:  ## remove what was built (the downloaded weights stay in the user's cache)
 	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache

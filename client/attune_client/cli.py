@@ -7,22 +7,28 @@ missing says which extra to install.
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 import click
 
-ENTRY_POINT_GROUP = "attune.commands"
+COMMANDS = "attune.commands"
+BENCHMARKS = "attune.benchmarks"
 
 
 class EntryPointGroup(click.Group):
-    """A click group that finds its sub-commands among the installed entry points."""
+    """A click group that finds its sub-commands among the installed entry points of one group."""
+
+    def __init__(self, name: str | None = None, *, entry_point_group: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._entry_point_group = entry_point_group
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the sub-commands, sorted."""
-        return sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+        return sorted(point.name for point in entry_points(group=self._entry_point_group))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The sub-command of that name, imported now; one whose extra is missing explains itself."""
-        for point in entry_points(group=ENTRY_POINT_GROUP, name=cmd_name):
+        for point in entry_points(group=self._entry_point_group, name=cmd_name):
             return _load(point)
         return None
 
@@ -52,7 +58,16 @@ def _unavailable(point: EntryPoint, missing: str) -> click.Command:
     return command
 
 
-@click.group(cls=EntryPointGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=EntryPointGroup,
+    entry_point_group=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="attune")
 def main() -> None:
     """Speech in, therapeutic music out."""
+
+
+@click.group(cls=EntryPointGroup, entry_point_group=BENCHMARKS)
+def bench() -> None:
+    """Time the served pipeline, or the music engine by itself."""

@@ -25,6 +25,7 @@ from attune_client.protocol import ModelSpec
 from attune_client.protocol.models import (
     AROUSAL_DOMINANCE_MODEL,
     EMOTION_CLASSIFIER,
+    MUSIC_GENERATOR,
     MUSIC_PROMPT,
     SENTENCE_ENCODER,
     SPEECH_TO_TEXT,
@@ -47,9 +48,11 @@ LABELS_FILE = "labels.txt"
 ENGINE_SCRIPT = "build_engine.sh"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
+MUSICGEN_DIR = "musicgen"
 
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
+DEFAULT_MUSICGEN = "musicgen-small"
 TOWERS = {
     "whisper": (WHISPER, SENTENCE_MODEL),
     "hubert": ("hubert-base-ls960", "bert-base-uncased"),
@@ -101,18 +104,22 @@ def assemble(
     profile: str = "embedded",
     artifacts: Path | None = None,
     emotion_map: Path | None = None,
+    musicgen: str | None = None,
     force: bool = False,
     console: Console | None = None,
 ) -> list[Placed]:
     """Place every model's files in `repository`, beside its configurations; one line a model on `console`.
 
     `artifacts` is a folder with `valence/` and `arousal_dominance/`, saved regressors; the `embedded` profile has its
-    own. `emotion_map` is what `attune train emotion-map` wrote, in place of the one that ships. With `force` everything
-    is built again. Raises ExportError or WeightsError; parts that were finished stay.
+    own. `emotion_map` is what `attune train emotion-map` wrote, in place of the one that ships. `musicgen` is the name
+    of pinned weights or a folder of transformers' MusicGen; the profiles with a GPU have MusicGen small of their own
+    accord, `embedded` none. With `force` everything is built again. Raises ExportError or WeightsError; parts that were
+    finished stay.
     """
     console = console or Console(stderr=True)
     placed = []
-    for part in plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map):
+    parts = plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen)
+    for part in parts:
         if force or not _is_placed(_folder(repository, part), part):
             for name in part.weights:  # here, because a fetch draws a progress bar of its own
                 fetch(name)
@@ -185,7 +192,12 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def plan(
-    repository: Path, *, profile: str, artifacts: Path | None, emotion_map: Path | None = None
+    repository: Path,
+    *,
+    profile: str,
+    artifacts: Path | None,
+    emotion_map: Path | None = None,
+    musicgen: str | None = None,
 ) -> tuple[Part, ...]:
     """What has to be placed for a profile, in the order of the pipeline.
 
@@ -203,6 +215,7 @@ def plan(
         _emotion_classifier(emotion_map or shipped_artifacts() / "emotion_map", engines),
         encoder,
         _knowledge(repository, encoder),
+        *_musicgen(musicgen or ("" if profile == "embedded" else DEFAULT_MUSICGEN)),
     )
 
 
@@ -227,6 +240,25 @@ def _copied(spec: ModelSpec, weights: str, places: dict[str, str]) -> Part:
             shutil.copyfile(source / name, folder / target)
 
     return Part(spec.name, _weights_digests(weights) | places, (weights,), build)
+
+
+def _musicgen(source: str) -> tuple[Part, ...]:
+    """The part of MusicGen's checkpoint, as it is: pinned weights by name, or a folder; none for an empty source."""
+    if not source:
+        return ()
+    weights: tuple[str, ...] = ()
+    if source in manifest():
+        made_from, weights = _weights_digests(source), (source,)
+    elif (Path(source) / "config.json").is_file():
+        made_from = _digests_of(Path(source))
+    else:
+        known = [name for name in manifest() if name.startswith(MUSICGEN_DIR)]
+        raise ExportError(f"{source} is neither a folder with a MusicGen checkpoint nor one of {', '.join(known)}")
+
+    def build(folder: Path) -> None:
+        shutil.copytree(fetch(source) if weights else Path(source), folder / MUSICGEN_DIR)
+
+    return (Part(MUSIC_GENERATOR.name, made_from, weights, build),)
 
 
 def _regressor(spec: ModelSpec, artifacts: Path, engine: bool) -> Part:

@@ -31,10 +31,29 @@ __all__ = ["export"]
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A folder written by `attune train emotion-map`, in place of the one that ships.",
 )
+@click.option(
+    "--musicgen",
+    metavar="NAME|DIR",
+    help="MusicGen's weights by name (such as musicgen-medium), or a folder; the gpu profiles have musicgen-small.",
+)
 @click.option("--force", is_flag=True, help="Build everything again.")
-def export(repository: Path, profile: str, artifacts: Path | None, emotion_map: Path | None, force: bool) -> None:
+def export(
+    repository: Path,
+    profile: str,
+    artifacts: Path | None,
+    emotion_map: Path | None,
+    musicgen: str | None,
+    force: bool,
+) -> None:
     """Fetch the pinned weights and place every model in the repository."""
     try:
-        assemble(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, force=force)
+        assemble(
+            repository,
+            profile=profile,
+            artifacts=artifacts,
+            emotion_map=emotion_map,
+            musicgen=musicgen,
+            force=force,
+        )
     except AttuneError as error:
         raise click.ClickException(str(error)) from error

@@ -71,6 +71,16 @@ class Deployment:
 # One intra-op thread: the two regressors run side by side, each on a core of its own.
 _ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 
+# Sixteen slots of MusicGen small take 5 GB of keys and values. Every request that plays or waits has a thread.
+_MUSICGEN = {
+    "engine": "musicgen",
+    "chunk_s": "1.0",
+    "numerics": "bfloat16",
+    "slots": "16",
+    "queue": "64",
+    "max_concurrent": "80",
+}
+
 DEPLOYMENTS: dict[str, Deployment] = {
     "speech_to_text": Deployment(
         Kind.PYTHON,
@@ -93,7 +103,7 @@ DEPLOYMENTS: dict[str, Deployment] = {
         Kind.PYTHON,
         on_gpu=True,
         parameters={"engine": "composer", "chunk_s": "1.0"},
-        gpu_parameters={"engine": "composer", "chunk_s": "1.0"},
+        gpu_parameters=_MUSICGEN,
     ),
     "speech_emotion": Deployment(Kind.PYTHON),
     "music_therapy": Deployment(Kind.PYTHON),

@@ -70,6 +70,8 @@ class TritonPythonModel:
 
     def play(self, inputs):
         for index in range(200):
+            if (inputs["prompt"][0], index) in [(b"unplayable", 0), (b"breaks off", 1)]:
+                raise InvalidOption(f"{{inputs['prompt'][0].decode()}} at chunk {{index}}")
             time.sleep({CHUNK_S})
             with (self.triton.folder / "chunks").open("a") as file:
                 file.write(".")
@@ -124,10 +126,14 @@ def describe(client: grpc.InferenceServerClient, words: str) -> str:
 
 
 def start_therapy(client: grpc.InferenceServerClient, words: str) -> Callable[[], Any]:
+    return start_stream(client, "music_therapy", [text("audio", words)])
+
+
+def start_stream(client: grpc.InferenceServerClient, model: str, inputs: list[grpc.InferInput]) -> Callable[[], Any]:
     """Start a stream; returns what waits for its next response, and raises the error that it ends with."""
     responses: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
     client.start_stream(lambda result, error: responses.put((result, error)))
-    client.async_stream_infer("music_therapy", [text("audio", words)])
+    client.async_stream_infer(model, inputs)
 
     def take() -> Any:
         result, error = responses.get(timeout=WAIT_S)
@@ -188,6 +194,28 @@ def test_the_traceback_is_in_the_log(client, server):
 
 def test_an_error_of_a_called_model_keeps_its_class(client):
     take = start_therapy(client, "bad")
+    with pytest.raises(InferenceServerException) as caught:
+        take()
+    assert isinstance(from_wire(caught.value.message()), InvalidOption)
+
+
+@pytest.mark.parametrize(("words", "chunks"), [("unplayable", 0), ("breaks off", 1)])
+def test_an_error_in_a_called_stream_ends_it_wherever_it_comes(client, words, chunks):
+    take = start_therapy(client, words)
+    for _ in range(1 + chunks):
+        take()
+    with pytest.raises(InferenceServerException) as caught:
+        take()
+    error = from_wire(caught.value.message())
+    assert isinstance(error, InvalidOption)
+    assert str(error) == f"{words} at chunk {chunks}"
+
+
+@pytest.mark.parametrize(("words", "chunks"), [("unplayable", 0), ("breaks off", 1)])
+def test_an_error_in_a_stream_reaches_the_client(client, words, chunks):
+    take = start_stream(client, "music_generator", [text("prompt", words), text("music_spec", "")])
+    for _ in range(chunks):
+        take()
     with pytest.raises(InferenceServerException) as caught:
         take()
     assert isinstance(from_wire(caught.value.message()), InvalidOption)

@@ -140,7 +140,7 @@ def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
     for name in ("attune_client.commands", "attune_client.aio", "attune_client.client", "attune_client.wire"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    point = EntryPoint("play", "attune_client.commands:play [client]", cli.ENTRY_POINT_GROUP)
+    point = EntryPoint("play", "attune_client.commands:play [client]", cli.COMMANDS)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
     result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])
     assert result.exit_code == 1

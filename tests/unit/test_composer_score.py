@@ -14,7 +14,7 @@ from attune_ensemble.music.composer.harmony import INTERVALS, Chord, Key, progre
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
-from attune_ensemble.music.engines import create_engine
+from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
 
 QUARTET = ("piano", "strings", "cello", "flute")
@@ -216,6 +216,6 @@ def test_roles(instruments, role, players):
 
 
 def test_engines_are_created_by_name():
-    assert create_engine("composer").name == "composer"
+    assert create_engine("composer", EngineOptions()).name == "composer"
     with pytest.raises(InvalidOption, match="composer"):
-        create_engine("pianola")
+        create_engine("pianola", EngineOptions())

@@ -138,6 +138,31 @@ def test_an_emotion_map_of_ones_own_takes_the_place_of_the_shipped_one(repositor
     assert changed == {"emotion_classifier"}
 
 
+def test_musicgen_is_placed_where_it_is_asked_for(repository, tmp_path):
+    """A folder of one's own on a CPU; on a GPU the small one unless another is named."""
+
+    def planned(**options):
+        parts = plan(repository, profile="embedded", artifacts=None, **options)
+        return [part for part in parts if part.model == "music_generator"]
+
+    assert planned() == []
+    (medium,) = planned(musicgen="musicgen-medium")
+    assert medium.weights == ("musicgen-medium",)
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(ExportError, match=r"own is neither a folder .* nor one of musicgen-small, musicgen-medium"):
+        planned(musicgen=str(own))
+    (own / "config.json").write_text("{}")
+    (part,) = planned(musicgen=str(own))
+    before = part.fingerprint()
+    placed = place(repository, part)
+    assert (repository / "music_generator/1/musicgen/config.json").read_text() == "{}"
+    assert placed.size_bytes == 2
+    (own / "config.json").write_text('{"changed": 1}')
+    (part,) = planned(musicgen=str(own))
+    assert part.fingerprint() != before
+
+
 def test_the_command_reports_errors_in_one_line(repository):
     outcome = CliRunner().invoke(export, ["--repository", str(repository), "--profile", "gpu"])
     assert outcome.exit_code == 1

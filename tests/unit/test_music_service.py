@@ -10,6 +10,8 @@ import pytest
 from attune_client.protocol.errors import InvalidOption, InvalidRequest
 from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
+from attune_ensemble.music.engines import EngineOptions
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import bytes_tensor, text_of
@@ -37,7 +39,7 @@ class CountingEngine:
 def engine(monkeypatch):
     engine = CountingEngine()
 
-    def create(name):
+    def create(name, options):
         if name != "counter":
             raise InvalidOption(f"no engine {name}")
         return engine
@@ -51,21 +53,21 @@ def inputs(**more):
 
 
 def test_the_engine_announces_itself_before_it_works(engine):
-    responses = MusicService("counter", 1.0).play(inputs(duration_s=np.array([3], np.float32)))
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
     assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
 
 
 def test_closing_stops_the_engine(engine):
-    responses = MusicService("counter", 1.0).play(inputs())
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs())
     next(responses), next(responses)
     responses.close()
     assert engine.made == 1
 
 
 def test_defaults_and_options_reach_the_engine(engine):
-    service = MusicService("counter", 1.0)
+    service = MusicService("counter", 1.0, EngineOptions())
     for options, duration_s, seed in (({}, 30.0, 0), ({"seed": np.array([7])}, 30.0, 7)):
         list(service.play(inputs(**options)))
         assert (engine.request.duration_s, engine.request.seed) == (duration_s, seed)
@@ -88,7 +90,7 @@ def test_defaults_and_options_reach_the_engine(engine):
 )
 def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, options, words):
     with pytest.raises(InvalidOption, match=words):
-        next(MusicService("counter", 1.0).play(inputs(**options)))
+        next(MusicService("counter", 1.0, EngineOptions()).play(inputs(**options)))
 
 
 def test_text_that_is_not_utf8_is_refused():
@@ -97,7 +99,7 @@ def test_text_that_is_not_utf8_is_refused():
 
 
 def test_pieces_played_at_once_are_the_pieces_played_alone():
-    service = MusicService("composer", 1.0)
+    service = MusicService("composer", 1.0, EngineOptions())
     requests = [inputs(seed=np.array([seed]), duration_s=np.array([6.0])) for seed in range(4)]
 
     def play(request):
@@ -138,3 +140,30 @@ def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
     assert set(next(responses)) == {"music"}
     responses.close()
     assert closed == ["music_generator"]
+
+
+def test_settings_of_sampling_are_read_and_the_composer_refuses_them():
+    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)))
+    assert request.sampling == SamplingSettings(top_k=5, guidance=2.0)
+    assert read_request(inputs()).sampling is None
+    responses = MusicService("composer", 1.0, EngineOptions()).play(inputs(top_k=np.array([5], np.int32)))
+    next(responses)
+    with pytest.raises(InvalidOption, match="are for musicgen"):
+        next(responses)
+
+
+def test_silence_of_an_engine_is_not_sent(monkeypatch):
+    class Waiting(CountingEngine):
+        def generate(self, request, chunk_s):
+            yield np.zeros((0, 1), np.float32)
+            yield np.ones((4, 1), np.float32)
+
+        def metrics(self):
+            return {"waits": 1.0}
+
+    monkeypatch.setattr(service_module, "create_engine", lambda *_, **__: Waiting())
+    service = MusicService("waiting", 1.0, EngineOptions())
+    _announcement, nothing, chunk = service.play(inputs())
+    assert nothing == {}
+    assert chunk["music"].shape == (4, 1)
+    assert service.metrics() == {"waits": 1.0}

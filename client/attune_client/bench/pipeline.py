@@ -1,6 +1,6 @@
-"""`attune bench`: the served pipeline as a user meets it.
+"""`attune bench pipeline`: the served pipeline as a user meets it.
 
-    attune serve -- attune bench samples/*.wav
+    attune serve -- attune bench pipeline samples/*.wav
 
 Measures the time to the first audio of a recording, against the recording's own length; ten recordings in one
 `attune analyse` call, against ten calls; and a minute of music, against real time.
@@ -31,7 +31,7 @@ MUSIC_S = 60.0
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Counted runs of each.")
 @click.option("--server-pid", type=int, envvar="ATTUNE_SERVER_PID", help="To report the server's peak memory.")
 @server_options
-def bench(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: str, timeout_s: float) -> None:
+def pipeline(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: str, timeout_s: float) -> None:
     """Time a running server on recordings: first audio, ten recordings at once, a minute of music."""
     click.echo(hardware_line())
     with AttuneClient(url, timeout_s=timeout_s) as client:

@@ -73,6 +73,13 @@ _MUSIC_OPTIONS = (
     TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
 )
 
+_SAMPLING_OPTIONS = (
+    TensorSpec("temperature", _FP32, (1,), "of musicgen's sampling, 0..10; 0 takes the likeliest token", optional=True),
+    TensorSpec("top_k", _INT32, (1,), "musicgen samples from this many tokens; 0: from all", optional=True),
+    TensorSpec("top_p", _FP32, (1,), "musicgen samples from tokens that hold this much probability", optional=True),
+    TensorSpec("guidance", _FP32, (1,), "musicgen's classifier-free guidance, 1 (none) to 20", optional=True),
+)
+
 _MUSIC_RESULTS = (
     TensorSpec("music", _FP32, (-1, -1), "[N, C] the next chunk of music, in -1..1"),
     TensorSpec("sample_rate", _INT32, (1,), "of the music, in Hz"),
@@ -149,6 +156,7 @@ MUSIC_GENERATOR = ModelSpec(
         TensorSpec("prompt", _BYTES, (1,), "the prompt"),
         TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
         *_MUSIC_OPTIONS,
+        *_SAMPLING_OPTIONS,
         TensorSpec(
             "lease",
             _BYTES,
@@ -157,7 +165,10 @@ MUSIC_GENERATOR = ModelSpec(
             optional=True,
         ),
     ),
-    outputs=_MUSIC_RESULTS,
+    outputs=(
+        *_MUSIC_RESULTS,
+        TensorSpec("error", _BYTES, (1,), "for the calling model of a lease: what ended the music early"),
+    ),
     decoupled=True,
 )
 

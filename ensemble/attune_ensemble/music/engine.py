@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
+from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 
 Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
@@ -20,6 +21,8 @@ Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 class MusicRequest:
     """One piece of music to make: the prompt in words, its specification, length in seconds, and seed.
 
+    `sampling` is for an engine that samples, None for that engine's own settings.
+
     Raises `InvalidOption` for a length outside 1..600 s or a negative seed.
     """
 
@@ -27,6 +30,7 @@ class MusicRequest:
     spec: MusicSpec
     duration_s: float
     seed: int
+    sampling: SamplingSettings | None = None
 
     def __post_init__(self) -> None:
         if not MIN_MUSIC_S <= self.duration_s <= MAX_MUSIC_S:
@@ -43,9 +47,14 @@ class MusicEngine(Protocol):
     name: str
     sample_rate: int
 
+    def metrics(self) -> Mapping[str, float]:
+        """What the engine counts, by the names that `engine_metrics` explains."""
+        ...
+
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the music as [N, C] float32 chunks of about `chunk_s` seconds, `duration_s` in all.
 
-        Work for a chunk is done when it is asked for: closing the iterator stops the work.
+        Closing the iterator stops the work. An empty chunk means that there is nothing yet, and lets the caller look
+        whether anybody still listens.
         """
         ...

@@ -19,6 +19,7 @@ import contextlib
 import json
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,7 @@ from attune_client.protocol.tensors import ModelSpec, TensorSpec
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.tensors import Tensors, text_of
 
-__all__ = ["LEASE", "Adapter", "Outputs"]
+__all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
 
 Outputs = Mapping[str, npt.ArrayLike]
 """The tensors of a response by name; a number, str or bytes stands for a tensor of one element."""
@@ -50,8 +51,15 @@ Outputs = Mapping[str, npt.ArrayLike]
 LEASE = "lease"
 """The input that tells a streaming model, called by another one, when its caller has given up."""
 
+ERROR = "error"
+"""The output that tells the calling model of a lease what ended a stream.
+
+Once a response has gone out, Triton no longer hands an error response to a calling model, which then waits for ever.
+"""
+
 _MAX_CONCURRENT = 16
 _CALL_TIMEOUT_S = 300.0
+_METRICS_PERIOD_S = 1.0
 
 
 class Adapter:
@@ -66,9 +74,11 @@ class Adapter:
     def __init__(self, spec: ModelSpec, args: Mapping[str, str], pb_utils: Any) -> None:
         self._spec = spec
         self._pb = pb_utils
-        self._pool = ThreadPoolExecutor(_MAX_CONCURRENT, thread_name_prefix=spec.name)
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings: dict[str, str] = {name: value["string_value"] for name, value in parameters.items()}
+        self._pool = ThreadPoolExecutor(
+            int(self.settings.get("max_concurrent", _MAX_CONCURRENT)), thread_name_prefix=spec.name
+        )
         self.device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
@@ -93,6 +103,7 @@ class Adapter:
 
     def stream(self, requests: Sequence[Any], function: Callable[[Tensors], Generator[Outputs]]) -> None:
         """Answer each request of a decoupled model in a thread: every item that `function` yields is sent at once.
+        An empty one is not: it is a chance to see that the client has gone.
 
         When the client cancels, or the caller's lease ends, the generator is closed and its last item dropped.
         """
@@ -100,14 +111,37 @@ class Adapter:
         def work(sender: Any, inputs: Tensors) -> None:
             # An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
             final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            answer = self._error_output if LEASE in inputs else self._error_response
             try:
                 self._send_all(sender, inputs, function)
             except Exception as error:
-                sender.send(self._error_response(error), flags=final)
+                sender.send(answer(error), flags=final)
             else:
                 sender.send(flags=final)
 
         self._start(requests, work)
+
+    def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
+        """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
+
+        The server collects what was last written, so a thread writes once a second.
+        """
+        if not meanings:
+            return
+        labels = {"model": self._spec.name}
+        families = [
+            (name, self._pb.MetricFamily(name=name, description=meaning, kind=self._pb.MetricFamily.GAUGE))
+            for name, meaning in meanings.items()
+        ]
+        gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
+
+        def write() -> None:
+            while True:
+                for name, value in read().items():
+                    gauges[name][1].set(value)
+                time.sleep(_METRICS_PERIOD_S)
+
+        threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True).start()
 
     def call(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], timeout_s: float = _CALL_TIMEOUT_S) -> Tensors:
         """Call another model of the repository.
@@ -156,7 +190,8 @@ class Adapter:
                 if given_up():
                     self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
                     return
-                sender.send(self._response(outputs))
+                if outputs:
+                    sender.send(self._response(outputs))
 
     def _respond(self, make_outputs: Callable[[], Outputs]) -> Any:
         try:
@@ -177,10 +212,18 @@ class Adapter:
         return self._pb.Tensor(spec.name, np.ascontiguousarray(array))  # a scalar becomes [1]
 
     def _error_response(self, error: Exception) -> Any:
-        if not isinstance(error, AttuneError):
-            self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
-            error = ServerError(f"{self._spec.name} failed; see the server's log")
-        return self._pb.InferenceResponse(error=self._pb.TritonError(error.to_wire(), self._error_code(error)))
+        told = self._told(error)
+        return self._pb.InferenceResponse(error=self._pb.TritonError(told.to_wire(), self._error_code(told)))
+
+    def _error_output(self, error: Exception) -> Any:
+        return self._response({ERROR: self._told(error).to_wire()})
+
+    def _told(self, error: Exception) -> AttuneError:
+        """What a client may know of an error; the log gets the rest."""
+        if isinstance(error, AttuneError):
+            return error
+        self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
+        return ServerError(f"{self._spec.name} failed; see the server's log")
 
     def _error_code(self, error: AttuneError) -> Any:
         codes = self._pb.TritonError
@@ -206,11 +249,17 @@ class Adapter:
     def _tensors(self, name: str, response: Any) -> Tensors:
         """The tensors of a called model's response, copied out of the memory that it shares with the server."""
         if response.has_error():
-            error = from_wire(response.error().message())
-            if type(error) is ServerError:
-                self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
-            raise error
-        return {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+            raise self._answered(name, response.error().message())
+        tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
+        if ERROR in tensors:
+            raise self._answered(name, text_of(tensors[ERROR]))
+        return tensors
+
+    def _answered(self, name: str, message: str) -> AttuneError:
+        error = from_wire(message)
+        if type(error) is ServerError:
+            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
+        return error
 
 
 def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Iterator[Tensors]:

@@ -26,7 +26,17 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
 # What the python models import inside NVIDIA's image, beside this project's own sources.
-_CONTAINER_PACKAGES = ("chromadb", "faster-whisper", "pyyaml", "scipy", "soundfile", "soxr", "tokenizers")
+_CONTAINER_PACKAGES = (
+    "chromadb",
+    "faster-whisper",
+    "pyyaml",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 _ROOT = Path(__file__).parents[3]
 _PORT = click.IntRange(1, 65535)
 

@@ -47,9 +47,9 @@ def measure(name: str, duration_s: float, chunk_s: float) -> Result:
     """Play one specification twice in this process, which must be new."""
     started, cpu_started = time.perf_counter(), time.process_time()
     from attune_ensemble.music.engine import MusicRequest
-    from attune_ensemble.music.engines import create_engine
+    from attune_ensemble.music.engines import EngineOptions, create_engine
 
-    engine = create_engine("composer")
+    engine = create_engine("composer", EngineOptions())
     figures = []
     for seed in (1, 2):
         chunks = engine.generate(MusicRequest("", SPECS[name], duration_s, seed), chunk_s)

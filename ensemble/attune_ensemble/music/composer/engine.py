@@ -41,11 +41,17 @@ class ComposerEngine:
         """Yield the piece as stereo chunks [N, 2] of `chunk_s` seconds, the last one shorter; `duration_s` in all.
 
         The same request gives the same samples, whatever the size of the chunks. Raises `InvalidOption` for a chunk
-        that is not longer than nothing.
+        that is not longer than nothing, and for settings of sampling, of which there is none here.
         """
+        if request.sampling is not None:
+            raise InvalidOption("temperature, top_k, top_p and guidance are for musicgen: the composer samples nothing")
         if not (math.isfinite(chunk_s) and chunk_s > 0):
             raise InvalidOption(f"chunk_s must be greater than 0, not {chunk_s}")
         return _chunks(self._blocks(request), max(1, round(chunk_s * SAMPLE_RATE)))
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing is counted."""
+        return {}
 
     def score(self, request: MusicRequest) -> Score:
         """The score of the piece that `generate` plays."""

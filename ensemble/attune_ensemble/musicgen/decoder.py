@@ -1,0 +1,294 @@
+"""MusicGen's decoder, a step at a time over slots: preallocated key-value cache, fused projections, no Python per head.
+
+A slot has two rows: one that hears the text, one that does not (classifier-free guidance). The second row's
+cross-attention is over nothing, and without biases nothing comes of it, so it is left out.
+
+Letters: S slots, H heads, E width of a head, D = H E, K codebooks, V vocabulary, T text tokens, P positions of a
+prefill.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Decoder", "DecoderShape", "KeyValueCache"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderShape:
+    """What the cache and the loop have to know of a decoder."""
+
+    layers: int
+    heads: int
+    width: int
+    feedforward: int
+    codebooks: int
+    vocabulary: int
+    channels: int
+    max_positions: int
+    pad: int
+
+    @classmethod
+    def of(cls, config: Any) -> DecoderShape:
+        """Read transformers' `MusicgenDecoderConfig`."""
+        return cls(
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            width=config.hidden_size,
+            feedforward=config.ffn_dim,
+            codebooks=config.num_codebooks,
+            vocabulary=config.vocab_size,
+            channels=config.audio_channels,
+            max_positions=config.max_position_embeddings,
+            pad=config.vocab_size,
+        )
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head."""
+        return self.width // self.heads
+
+
+class KeyValueCache:
+    """Keys and values of every slot: of the music so far, and of the text.
+
+    `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
+    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. `text` is
+    [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
+    there is text, otherwise minus infinity.
+    """
+
+    def __init__(
+        self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        music = (shape.layers, slots, 2, 2, shape.heads, positions, shape.head_width)
+        text = (shape.layers, slots, 2, shape.heads, max_text, shape.head_width)
+        self.music, self.text, self.text_mask = (
+            torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
+        )
+
+    @property
+    def slots(self) -> int:
+        """How many requests fit at a time."""
+        return self.text_mask.shape[0]
+
+    @property
+    def positions(self) -> int:
+        """How many positions a slot holds."""
+        return self.music.shape[5]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory taken."""
+        return self.music.nbytes + self.text.nbytes + self.text_mask.nbytes
+
+    def swap(self, first: int, second: int, used: int) -> None:
+        """Exchange two slots, of which `used` positions hold anything."""
+        _exchange(self.music[..., :used, :], 1, first, second)
+        _exchange(self.text, 1, first, second)
+        _exchange(self.text_mask, 0, first, second)
+
+
+def _exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+    one, other = tensor.select(axis, first), tensor.select(axis, second)
+    kept = one.clone()
+    one.copy_(other)
+    other.copy_(kept)
+
+
+class DecoderLayer(nn.Module):
+    """One layer, its query, key and value projections fused."""
+
+    def __init__(self, source: Any, heads: int) -> None:
+        """Take the weights of transformers' `MusicgenDecoderLayer`."""
+        super().__init__()
+        attention, text = source.self_attn, source.encoder_attn
+        self.heads = heads
+        self.attention_norm = source.self_attn_layer_norm
+        self.query_key_value = _fused(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.attention_output = attention.out_proj
+        self.text_norm = source.encoder_attn_layer_norm
+        self.text_query = text.q_proj
+        self.text_key_value = _fused(text.k_proj, text.v_proj)
+        self.text_output = text.out_proj
+        self.feedforward_norm = source.final_layer_norm
+        self.expand, self.contract = source.fc1, source.fc2
+        self.activation = source.activation_fn
+
+    def forward(
+        self,
+        hidden: Tensor,
+        music: Tensor,
+        text: Tensor,
+        at: tuple[Tensor, Tensor],
+        music_mask: Tensor,
+        text_mask: Tensor,
+    ) -> Tensor:
+        """One step of hidden [S, 2, D]; the rest as in `hear_music` and `hear_text`."""
+        hidden = hidden + self.hear_music(hidden, music, at, music_mask)
+        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_mask)
+        return hidden + self.feed_forward(hidden)
+
+    def text_memory(self, text: Tensor) -> Tensor:
+        """Keys and values [2, H, T, E] of text [T, D]."""
+        memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
+        return memory.permute(1, 2, 0, 3)
+
+    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """What the music so far says to hidden [S, 2, D], whose keys and values go into memory [S, 2, 2, H, *, E].
+
+        `at` are slots and positions, [S] each; the mask [2 S, 1, 1, used] is added to the scores.
+        """
+        query, key_value = self._project(hidden)
+        slots, positions = at
+        memory[slots, :, :, :, positions] = key_value
+        keys, values = memory[..., : mask.shape[-1], :].flatten(0, 1).unbind(1)  # [2 S, H, used, E]
+        query = query.flatten(0, 1).unsqueeze(2)
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # [2 S, H, 1, E]
+        return self.attention_output(attended.reshape(hidden.shape))
+
+    def read_music(self, hidden: Tensor, memory: Tensor) -> Tensor:
+        """The same for a whole beginning at once: hidden [2, P, D] of one slot, its memory [2, 2, H, P, E]."""
+        query, key_value = self._project(hidden)
+        memory.copy_(key_value.permute(0, 2, 3, 1, 4))
+        keys, values = memory.unbind(1)
+        attended = functional.scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True)
+        return self.attention_output(attended.transpose(1, 2).flatten(2))
+
+    def hear_text(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
+        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; the mask [S, T] is added to the scores."""
+        query = self.text_query(self.text_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        keys, values = memory.unbind(1)
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None, :])
+        return self.text_output(attended.transpose(1, 2).flatten(2))
+
+    def feed_forward(self, hidden: Tensor) -> Tensor:
+        """The layer's last block."""
+        return self.contract(self.activation(self.expand(self.feedforward_norm(hidden))))
+
+    def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Query [..., H, E], and key and value [..., 2, H, E], of hidden [..., D]."""
+        fused = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
+        return fused[..., 0, :, :], fused[..., 1:, :, :]
+
+
+class Decoder(nn.Module):
+    """The decoder with its embeddings and heads, made from transformers' `MusicgenForCausalLM`."""
+
+    positions: Tensor
+    offsets: Tensor
+
+    def __init__(self, source: Any, max_positions: int | None = None) -> None:
+        """Take over the weights of `source`; `max_positions` is the longest context, its own by default."""
+        super().__init__()
+        decoder = source.model.decoder
+        self.shape = DecoderShape.of(source.config)
+        self.layers = nn.ModuleList(DecoderLayer(layer, self.shape.heads) for layer in decoder.layers)
+        self.norm = decoder.layer_norm
+        embeddings = torch.cat([table.weight.detach() for table in decoder.embed_tokens])  # [K (V + 1), D]
+        self.embedding = nn.Embedding.from_pretrained(embeddings)
+        self.heads = _fused(*source.lm_heads)  # D -> K V
+        sinusoids = _sinusoids(max_positions or self.shape.max_positions, self.shape.width)
+        self.register_buffer("positions", sinusoids.to(embeddings.dtype), persistent=False)
+        offsets = torch.arange(self.shape.codebooks) * (self.shape.vocabulary + 1)
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def set_text(self, cache: KeyValueCache, slot: int, text: Tensor) -> None:
+        """Give a slot its text: hidden states [T, D] of the text encoder, projected; one row of zeros for no text."""
+        length = text.shape[0]
+        cache.text_mask[slot, :length] = 0
+        cache.text_mask[slot, length:] = -torch.inf
+        for index, layer in enumerate(self._stack):
+            cache.text[index, slot, :, :, :length] = layer.text_memory(text)
+
+    def step(self, cache: KeyValueCache, tokens: Tensor, position: Tensor, used: int, guidance: Tensor) -> Tensor:
+        """One step of the first S slots.
+
+        Args:
+            cache: it gets the step's keys and values.
+            tokens: [S, K], the tokens at `position`.
+            position: [S] int64, where each slot is.
+            used: more than every position: how much of the cache is looked at.
+            guidance: [S], the scale of classifier-free guidance; 1 is none.
+
+        Returns:
+            logits [S, K, V] of the next tokens.
+        """
+        slots = tokens.shape[0]
+        hidden = self._embed(tokens) + self.positions[position]  # [S, D]
+        hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
+        mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
+        at = (torch.arange(slots, device=position.device), position)
+        for index, layer in enumerate(self._stack):
+            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, mask, text_mask)
+        return self._guided(self._logits(hidden), guidance)
+
+    def prefill(self, cache: KeyValueCache, slot: int, tokens: Tensor) -> None:
+        """Fill positions 0..P - 1 of a slot from tokens [K, P] at once; the next step is at position P."""
+        length = tokens.shape[1]
+        hidden = self._embed(tokens.T) + self.positions[:length]  # [P, D]
+        hidden = torch.stack([hidden, hidden])  # [2, P, D]
+        for index, layer in enumerate(self._stack):
+            hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
+            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], cache.text_mask[slot][None])
+            hidden = hidden + layer.feed_forward(hidden)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Let torch.compile fuse what lies between the matrix products of a step.
+
+        All layers share what is compiled, once for each number of slots and anew where the context's length changes.
+        """
+        for layer in self._stack:
+            layer.compile(backend=backend)
+
+    @property
+    def _stack(self) -> Iterable[DecoderLayer]:
+        return cast(Iterable[DecoderLayer], self.layers)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        """The sum of the codebooks' embeddings, [..., D] of tokens [..., K]."""
+        return self.embedding(tokens + self.offsets).sum(dim=-2)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [S, 2, K, V] of hidden [S, 2, D]."""
+        logits: Tensor = self.heads(self.norm(hidden))
+        return logits.unflatten(-1, (self.shape.codebooks, self.shape.vocabulary))
+
+    @staticmethod
+    def _guided(logits: Tensor, guidance: Tensor) -> Tensor:
+        conditional, unconditional = logits.unbind(dim=1)
+        scale = guidance[:, None, None].to(logits.dtype)
+        guided = unconditional + scale * (conditional - unconditional)
+        return torch.where(scale > 1, guided, conditional)
+
+
+def _mask(position: Tensor, used: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of both rows of slots at `position` [S], [2 S, 1, 1, used]."""
+    later = torch.arange(used, device=position.device)[None, :] > position[:, None]
+    mask = torch.zeros(later.shape, dtype=dtype, device=position.device).masked_fill(later, -torch.inf)
+    return mask.repeat_interleave(2, dim=0)[:, None, None, :]
+
+
+def _fused(*layers: nn.Linear) -> nn.Linear:
+    """One linear layer with the outputs of several, which have no biases."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    fused = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
+    fused.weight = nn.Parameter(weight, requires_grad=False)
+    return fused
+
+
+def _sinusoids(positions: int, width: int) -> Tensor:
+    """MusicGen's position embeddings [positions, width]: cosines, then sines."""
+    half = width // 2
+    rate = torch.exp(torch.arange(half).float() * -(math.log(10_000) / (half - 1)))
+    angle = torch.arange(positions).float()[:, None] * rate[None, :]
+    table = torch.cat([angle.cos(), angle.sin()], dim=1)
+    return functional.pad(table, (0, width - 2 * half))

@@ -1,0 +1,87 @@
+"""From codes to audio, behind the decoder.
+
+On a GPU the codec has a thread and a stream of its own, so that no step waits for it. On a CPU it takes its turn
+between two steps: both use every core already, and side by side they would wait for each other at every operation.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import torch
+
+from attune_ensemble.musicgen.codec import CodecStream
+from attune_ensemble.musicgen.failures import as_attune_error
+from attune_ensemble.musicgen.requests import MusicStream
+
+__all__ = ["CodecRunner", "Codes"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Whole frames [K, F] that follow what `codec` has had; `final`: nothing follows them."""
+
+    stream: MusicStream
+    codec: CodecStream
+    codes: torch.Tensor
+    final: bool
+
+
+class CodecRunner:
+    """Decodes in the order of `submit`, and puts the audio into the streams.
+
+    `decoded` is called after each, before a stream ends, with the stream and whether that was its first audio. What
+    fails ends its own stream.
+    """
+
+    def __init__(self, device: torch.device, decoded: Callable[[MusicStream, bool], None]) -> None:
+        self._decoded = decoded
+        self._queue: SimpleQueue[tuple[Codes, torch.cuda.Event] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        if device.type == "cuda":
+            self._thread = threading.Thread(target=self._run, name="musicgen-codec", daemon=True)
+            self._thread.start()
+
+    def submit(self, work: Codes) -> None:
+        """Decode it: now, or behind what was submitted before."""
+        if self._thread is None:
+            self._decode(work)
+        else:
+            event = torch.cuda.Event()
+            event.record()
+            self._queue.put((work, event))
+
+    def close(self) -> None:
+        """Return when everything submitted is decoded."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            while (item := self._queue.get()) is not None:
+                work, ready = item
+                side.wait_event(ready)
+                work.codes.record_stream(side)  # their memory must last until this stream has read them
+                self._decode(work)
+
+    def _decode(self, work: Codes) -> None:
+        stream = work.stream
+        if stream.ended:
+            return
+        silent = stream.first_audio_s is None
+        try:
+            stream.put(work.codec.push(work.codes, final=work.final))
+        except Exception as error:
+            _log.exception("decoding music failed")
+            stream.fail(as_attune_error(error))
+        self._decoded(stream, silent and stream.first_audio_s is not None)
+        if work.final:
+            stream.complete()

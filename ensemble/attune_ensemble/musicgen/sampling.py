@@ -1,0 +1,66 @@
+"""Choosing tokens on the device: temperature, top-k, top-p, and noise that depends on nobody else in the batch.
+
+Sampling is the Gumbel-max trick: the largest of log-probability plus noise is a sample. The noise is a hash of (seed,
+position, codebook, token), so a request draws the same numbers alone, beside others, and whenever it joined.
+
+Letters: S slots, K codebooks, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["choose", "uniform_noise"]
+
+# Constants of the finalisers of SplitMix64, as signed 64-bit integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_FRACTION_BITS = 24
+
+
+def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+    """Return tokens [S, K] of logits [S, K, V].
+
+    `temperature` and `top_p` are [S] float32; `top_k`, `seed` and `position` are [S] int64. Rows of temperature 0 take
+    the likeliest token.
+    """
+    greedy = logits.argmax(dim=-1)  # [S, K]
+    scaled = logits.float() / temperature.clamp(min=1e-6)[:, None, None]
+    ordered, order = scaled.sort(dim=-1, descending=True)  # [S, K, V]
+    rank = torch.arange(logits.shape[-1], device=logits.device)
+    limit = torch.where(top_k > 0, top_k, logits.shape[-1])[:, None, None]
+    ordered = ordered.masked_fill(rank >= limit, float("-inf"))
+    probability = ordered.softmax(dim=-1)
+    # A token stays if those before it hold less than top_p; the first always does.
+    before = probability.cumsum(dim=-1) - probability
+    ordered = ordered.masked_fill((before >= top_p[:, None, None]) & (rank > 0), float("-inf"))
+    noise = uniform_noise(seed, position, logits.shape[1], logits.shape[2]).gather(-1, order)
+    gumbel = -torch.log(-torch.log(noise))
+    best = (ordered + gumbel).argmax(dim=-1, keepdim=True)
+    sampled = order.gather(-1, best).squeeze(-1)
+    return torch.where(temperature[:, None] > 0, sampled, greedy)
+
+
+def uniform_noise(seed: Tensor, position: Tensor, codebooks: int, vocabulary: int) -> Tensor:
+    """Return numbers strictly between 0 and 1, [S, K, V], a hash of seed [S], position [S], codebook and token."""
+    codebook = torch.arange(codebooks, device=seed.device)[None, :, None]
+    token = torch.arange(vocabulary, device=seed.device)[None, None, :]
+    stream = _mix(_mix(seed) + position)  # [S]
+    bits = _mix(stream[:, None, None] + (codebook * vocabulary + token) * _GOLDEN)
+    fraction = (bits >> (64 - _FRACTION_BITS)) & ((1 << _FRACTION_BITS) - 1)
+    return (fraction.float() + 0.5) / (1 << _FRACTION_BITS)
+
+
+def _mix(value: Tensor) -> Tensor:
+    """SplitMix64's finaliser, with logical shifts on signed integers; products wrap."""
+    value = value + _GOLDEN
+    value = (value ^ _shifted(value, 30)) * _MIX_1
+    value = (value ^ _shifted(value, 27)) * _MIX_2
+    return value ^ _shifted(value, 31)
+
+
+def _shifted(value: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right of signed 64-bit integers."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

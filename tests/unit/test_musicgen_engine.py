@@ -1,0 +1,268 @@
+"""The MusicGen engine against transformers' generate, and under random schedules of requests.
+
+.venv/bin/pytest tests/unit/test_musicgen_engine.py
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
+from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
+from attune_ensemble.musicgen.conditioning import Conditioner
+from attune_ensemble.musicgen.decoder import Decoder
+from attune_ensemble.musicgen.engine import EngineBusy, EngineSettings, MusicGenEngine
+from attune_ensemble.musicgen.requests import Generation
+from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
+
+PROMPTS = ["abc", "a longer prompt", "x"]
+GREEDY = SamplingSettings(temperature=0.0)
+SETTINGS = EngineSettings(slots=2, window_s=1.5, kept_s=1.0, first_chunk_s=0.1, longest_chunk_s=0.4)
+
+
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ATOL = 1e-5
+"""Of samples. One different token would be far above it; a GPU may sum in another order beside others."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(1, "cpu"), (2, "cpu"), pytest.param((1, "cuda"), marks=ON_GPU), pytest.param((2, "cuda"), marks=ON_GPU)],
+    ids=["mono", "stereo", "mono-gpu", "stereo-gpu"],
+)
+def model(request):
+    channels, device = request.param
+    torch.backends.cudnn.allow_tf32 = False
+    return tiny_musicgen(channels).to(device)
+
+
+@pytest.fixture(scope="module")
+def parts(model):
+    channels = model.decoder.config.audio_channels
+    projection = getattr(model, "enc_to_dec_proj", None)
+    return (
+        Decoder(model.decoder),
+        ChunkedCodec(model.audio_encoder, channels),
+        Conditioner(model.text_encoder, projection, Letters(), max_tokens=64),
+    )
+
+
+@pytest.fixture
+def engine(parts):
+    engine = MusicGenEngine(*parts, SETTINGS)
+    yield engine
+    engine.close()
+
+
+def whole(stream):
+    return np.concatenate(list(stream))
+
+
+def generation(prompt="abc", frames=20, **more):
+    return Generation(prompt, frames / FRAME_RATE, **more)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_greedy_music_is_that_of_transformers(model, engine, guidance):
+    expected = generated_by_transformers(model, PROMPTS, 20, guidance)
+    sampling = SamplingSettings(temperature=0.0, guidance=guidance)
+    streams = [engine.submit(generation(prompt, sampling=sampling)) for prompt in PROMPTS]
+    for stream, audio in zip(streams, expected, strict=True):
+        assert audio.std() > 0.01
+        assert np.abs(whole(stream) - audio).max() < ATOL
+
+
+def test_no_text_is_the_unconditional_model(model, engine):
+    inputs = model.get_unconditional_inputs(num_samples=1)
+    delay = model.decoder.num_codebooks // model.decoder.config.audio_channels - 1
+    expected = model.generate(**inputs, do_sample=False, max_new_tokens=20 + delay)[0].T.cpu().numpy()
+    made = whole(engine.submit(generation("", sampling=SamplingSettings(temperature=0.0, guidance=1.0))))
+    assert np.abs(made - expected).max() < ATOL
+
+
+def test_a_seed_gives_the_same_music_and_another_seed_another(engine):
+    first, again, other = (whole(engine.submit(generation(seed=seed))) for seed in (7, 7, 8))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_warming_up_leaves_no_trace(engine):
+    request = Generation("abc", 0.5, seed=7)
+    before = np.concatenate(list(engine.submit(request)))
+    engine.warm_up()
+    counted = engine.statistics()
+    assert (counted.finished, counted.frames, counted.first_audio_s) == (0, 0, 0.0)
+    assert np.array_equal(np.concatenate(list(engine.submit(request))), before)
+    assert engine.statistics().finished == 1
+
+
+def test_one_thread_computes(parts, engine, monkeypatch):
+    encode, push = parts[2].encode, CodecStream.push
+    names = []
+    monkeypatch.setattr(
+        parts[2], "encode", lambda prompt: names.append(threading.current_thread().name) or encode(prompt)
+    )
+    on_cpu = engine._state.position.device.type == "cpu"
+
+    def pushed(stream, codes, *, final=False):
+        names.append(threading.current_thread().name)
+        return push(stream, codes, final=final)
+
+    if on_cpu:
+        monkeypatch.setattr(CodecStream, "push", pushed)
+    assert len(whole(engine.submit(generation("never heard before")))) == 80
+    assert set(names) == {"musicgen-decoder"}
+    assert len(names) > 1 or not on_cpu
+
+
+def test_chunks_grow_from_the_first_one(engine):
+    stream = engine.submit(generation(frames=56))
+    lengths = [len(chunk) for chunk in stream]
+    assert lengths[0] >= 0.1 * 160
+    assert lengths[0] < 0.2 * 160
+    assert sum(lengths) == 56 * 4
+    assert max(lengths) <= 0.4 * 160 + 4
+
+
+REQUESTS = [
+    generation(prompt, frames, seed=seed, sampling=sampling)
+    for seed, (prompt, frames, sampling) in enumerate(
+        [
+            ("abc", 20, SamplingSettings()),
+            ("hello", 7, SamplingSettings(top_k=5, guidance=1.0)),
+            ("x", 33, SamplingSettings(temperature=0.7, top_p=0.8)),
+            ("abc", 75, GREEDY),  # longer than a window
+            ("", 12, SamplingSettings(temperature=1.3)),
+        ]
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def alone(parts):
+    """What each request gives when nobody else is there."""
+    engine = MusicGenEngine(*parts, SETTINGS)
+    music = [whole(engine.submit(request)) for request in REQUESTS]
+    engine.close()
+    return music
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(REQUESTS) - 1), st.integers(0, 3), st.booleans()), min_size=2, max_size=7))
+def test_music_does_not_depend_on_who_else_is_there_nor_on_when_it_joined(parts, alone, schedule):
+    engine = MusicGenEngine(*parts, SETTINGS)
+    listeners, results = [], {}
+
+    def listen(key, stream, cancelled):
+        chunks = iter(stream)
+        results[key] = [next(chunks)] if cancelled else list(chunks)
+        chunks.close()
+
+    for key, (index, wait_for, cancelled) in enumerate(schedule):
+        listener = threading.Thread(target=listen, args=(key, engine.submit(REQUESTS[index]), cancelled))
+        listener.start()
+        listeners.append(listener)
+        if wait_for:
+            listeners[max(0, key - wait_for)].join()
+    for listener in listeners:
+        listener.join(timeout=60)
+        assert not listener.is_alive()
+    for key, (index, _, _) in enumerate(schedule):
+        heard = np.concatenate(results[key])
+        np.testing.assert_allclose(heard, alone[index][: len(heard)], rtol=0, atol=ATOL)
+    engine.close()
+    assert engine.statistics().failed == 0
+
+
+def test_a_cancelled_request_frees_its_slot(engine):
+    streams = [engine.submit(generation(frames=50_000)) for _ in range(2)]
+    iterators = [iter(stream) for stream in streams]
+    for iterator in iterators:
+        next(iterator)
+    waiting = engine.submit(generation(frames=8))
+    iterators[0].close()
+    assert len(whole(waiting)) == 32
+    streams[1].cancel()
+    with pytest.raises(RequestCancelled):
+        list(iterators[1])
+
+
+def test_a_full_queue_is_refused_and_a_deadline_ends_what_waits(parts):
+    engine = MusicGenEngine(*parts, EngineSettings(slots=1, queue=1, window_s=1.5, kept_s=1.0))
+    first = engine.submit(generation(frames=50_000))
+    next(iter_first := iter(first))
+    late = engine.submit(generation(deadline_s=0.05))
+    with pytest.raises(EngineBusy, match="1 requests for music are waiting already"):
+        engine.submit(generation())
+    with pytest.raises(RequestTimeout, match="not finished in time"):
+        list(late)
+    iter_first.close()
+    assert len(whole(engine.submit(generation(frames=8)))) == 32
+    engine.close()
+    with pytest.raises(EngineBusy, match="closing"):
+        engine.submit(generation())
+
+
+def test_a_slow_listener_stops_its_slot_and_nobody_else(parts):
+    engine = MusicGenEngine(*parts, EngineSettings(slots=2, window_s=1.5, kept_s=1.0, ahead_s=1.0, longest_chunk_s=0.5))
+    slow = engine.submit(generation(frames=400))
+    while slow.buffered_s <= 1.0:
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.2)
+    assert slow.buffered_s < 2.5
+    assert len(whole(engine.submit(generation(frames=40)))) == 160
+    assert len(whole(slow)) == 1600
+    engine.close()
+
+
+def test_a_request_that_cannot_begin_hurts_no_other(parts, engine, monkeypatch):
+    begin = engine._state.begin
+
+    def fail(slot, piece, text):
+        if piece.seed == 13:
+            raise RuntimeError("no memory")
+        begin(slot, piece, text)
+
+    monkeypatch.setattr(engine._state, "begin", fail)
+    bad, good = engine.submit(generation(seed=13)), engine.submit(generation(seed=1))
+    assert len(whole(good)) == 80
+    with pytest.raises(Exception, match="server's log"):
+        list(bad)
+
+
+def test_want_of_memory_ends_the_youngest_request_alone(parts, engine, monkeypatch):
+    step, failures = engine._stepper.step, iter([torch.OutOfMemoryError("CUDA out of memory")])
+
+    def stepping(slots, used):
+        if slots == 2 and (error := next(failures, None)) is not None:
+            raise error
+        step(slots, used)
+
+    monkeypatch.setattr(engine._stepper, "step", stepping)
+    old, young = engine.submit(generation(frames=400)), engine.submit(generation(frames=400))
+    with pytest.raises(EngineBusy, match="no memory left"):
+        list(young)
+    assert len(whole(old)) == 1600
+    assert engine.statistics().failed == 1
+
+
+def test_there_is_no_click_where_the_window_slides(engine):
+    music = whole(engine.submit(generation(frames=1200, sampling=SamplingSettings())))
+    jumps = np.abs(np.diff(music, axis=0)).max(axis=1)
+    window, kept = round(1.5 * FRAME_RATE), round(1.0 * FRAME_RATE)
+    joins = np.arange(window, 1200, window - kept) * 4
+    assert len(joins) > 40
+    near = np.concatenate([jumps[join - 8 : join + 8] for join in joins])
+    assert np.quantile(near, 0.99) < 1.2 * np.quantile(jumps, 0.99)
+
+
+def test_nothing_shorter_than_a_frame_is_asked_for(engine):
+    with pytest.raises(InvalidOption, match="at least one frame"):
+        engine.submit(Generation("abc", 0.001))
