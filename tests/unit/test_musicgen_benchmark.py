@@ -66,6 +66,30 @@ def test_faster_numerics_are_held_beside_float32(checkpoint):
         assert row["likelihood"] == pytest.approx(plain["likelihood"], abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--batch", "0", "'0' is no list of whole numbers from 1 on"),
+        ("--batch", "1,1.5", "whole numbers"),
+        ("--seconds", "ten", "numbers from 0.1 on, such as 1,4"),
+        ("--seconds", "0.01", "numbers from 0.1 on"),
+        ("--seconds", "nan", "numbers from 0.1 on"),
+        ("--seconds", "inf", "numbers from 0.1 on"),
+    ],
+)
+def test_what_is_no_number_is_named(checkpoint, option, value, message):
+    result = run(checkpoint, option, value)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_a_gpu_that_is_not_there_is_named(checkpoint, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run(checkpoint, "--device", "cuda")
+    assert result.exit_code == 2
+    assert "there is no GPU" in result.output
+
+
 def test_options_that_exclude_each_other(checkpoint):
     result = run(checkpoint, "--random-weights")
     assert result.exit_code == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -21,19 +23,36 @@ from attune_ensemble.musicgen.threads import on_own_thread
 __all__ = ["music"]
 
 
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of numbers, such as 1,4") from error
+_SHORTEST_S = 0.1
+
+
+class _Numbers(click.ParamType):
+    """Numbers of the kind of `least`, none below it, with commas between them."""
+
+    name = "numbers"
+
+    def __init__(self, least: float) -> None:
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
+        try:
+            numbers = [type(self._least)(part) for part in value.split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or not all(self._least <= number < math.inf for number in numbers):
+            whole = "whole " if isinstance(self._least, int) else ""
+            self.fail(f"{value!r} is no list of {whole}numbers from {self._least:g} on, such as 1,4", param, ctx)
+        return numbers
 
 
 @click.command()
 @click.option("--size", type=click.Choice(list(SIZES)), default="small", show_default=True)
 @click.option("--random-weights", is_flag=True, help="What is measured unless --checkpoint names a folder.")
 @click.option("--checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Real weights.")
-@click.option("--batch", "batches", default="1,4", show_default=True, help="Pieces at a time.")
-@click.option("--seconds", "lengths", default="10", show_default=True, help="Length of a piece.")
+@click.option("--batch", "batches", type=_Numbers(1), default="1,4", show_default=True, help="Pieces at a time.")
+@click.option(
+    "--seconds", "lengths", type=_Numbers(_SHORTEST_S), default="10", show_default=True, help="Length of a piece."
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default=None, help="[default: cuda where there is one]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 @click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Counted runs of each row.")
@@ -45,8 +64,8 @@ def music(
     size: str,
     random_weights: bool,
     checkpoint: Path | None,
-    batches: str,
-    lengths: str,
+    batches: list[int],
+    lengths: list[float],
     device: str | None,
     threads: int | None,
     repeats: int,
@@ -58,15 +77,16 @@ def music(
     """Time MusicGen: transformers' generate, this engine step by step, and the memory's speed."""
     if random_weights and checkpoint is not None:
         raise click.UsageError("--random-weights and --checkpoint exclude each other")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("there is no GPU that PyTorch can use: leave --device out, or say cpu")
     if threads:
         torch.set_num_threads(threads)
     setup = Setup(size, checkpoint, device or ("cuda" if torch.cuda.is_available() else "cpu"), repeats)
-    seconds = _numbers(lengths)
     try:
         if check_quality:
-            _check_quality(setup, seconds[0], as_json)
+            _check_quality(setup, lengths[0], as_json)
         else:
-            _time(setup, [int(batch) for batch in _numbers(batches)], seconds, compiled, plot, as_json)
+            _time(setup, batches, lengths, compiled, plot, as_json)
     except AttuneError as error:
         raise click.ClickException(str(error)) from error
 
