@@ -18,7 +18,8 @@ from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.engine import EngineBusy, EngineSettings, MusicGenEngine
+from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.musicgen.failures import EngineBusy
 from attune_ensemble.musicgen.requests import Generation
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 

@@ -26,7 +26,6 @@ from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.loading import CheckpointError
 from attune_ensemble.musicgen.music_engine import load_engine
-from attune_ensemble.musicgen.pattern import DelayPattern
 from attune_ensemble.musicgen.sampling import choose, uniform_noise
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.statistics import METRICS
@@ -37,23 +36,20 @@ from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicge
 
 @pytest.mark.parametrize(("channels", "codebooks"), [(1, 4), (2, 8)])
 def test_the_pattern_is_that_of_transformers(channels, codebooks):
-    model = tiny_musicgen(channels)
-    pattern, frames = DelayPattern(codebooks, channels, PAD), 6
+    model, frames = tiny_musicgen(channels), 6
+    with torch.inference_mode():
+        state = BatchState(Decoder(model.decoder), 1, 32, 8)
+        state.begin(0, Piece(frames, 0, SamplingSettings()), torch.zeros(1, 16))
+        steps = state.pattern.steps(frames)
+        for position in range(steps):
+            state.step(1, position + 1)
     start = torch.full((codebooks, 1), PAD)
-    _, mask = model.decoder.build_delay_pattern_mask(start, PAD, max_length=1 + pattern.steps(frames))
-    ours = np.stack([pattern.valid(position, frames) for position in range(1 + pattern.steps(frames))], axis=1)
-    assert np.array_equal(ours, mask.numpy() == -1)
-
-
-@given(st.integers(1, 9), st.sampled_from([(4, 1), (8, 2), (1, 1)]))
-def test_delaying_and_aligning_are_inverse(frames, shape):
-    codebooks, channels = shape
-    pattern = DelayPattern(codebooks, channels, PAD)
-    codes = np.arange(codebooks * frames).reshape(codebooks, frames)
-    delayed = pattern.delayed(codes)
-    assert delayed.shape == (codebooks, 1 + pattern.steps(frames))
-    assert (delayed[:, 0] == PAD).all()
-    assert np.array_equal(pattern.aligned(delayed), codes)
+    _, mask = model.decoder.build_delay_pattern_mask(start, PAD, max_length=1 + steps)
+    assert torch.equal(state.history[0, :, : 1 + steps] != PAD, mask == -1)
+    # Every codebook's frames stand in line again.
+    codes = state.codes(0, 0, frames)
+    assert codes.shape == (codebooks, frames)
+    assert torch.equal(codes, state.history[0][:, : 1 + steps][mask == -1].view(codebooks, frames))
 
 
 # Sampling

@@ -28,7 +28,6 @@ class DecoderShape:
     layers: int
     heads: int
     width: int
-    feedforward: int
     codebooks: int
     vocabulary: int
     channels: int
@@ -42,7 +41,6 @@ class DecoderShape:
             layers=config.num_hidden_layers,
             heads=config.num_attention_heads,
             width=config.hidden_size,
-            feedforward=config.ffn_dim,
             codebooks=config.num_codebooks,
             vocabulary=config.vocab_size,
             channels=config.audio_channels,
@@ -83,11 +81,6 @@ class KeyValueCache:
     def positions(self) -> int:
         """How many positions a slot holds."""
         return self.music.shape[5]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory taken."""
-        return self.music.nbytes + self.text.nbytes + self.text_mask.nbytes
 
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""

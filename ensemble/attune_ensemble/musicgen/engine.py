@@ -29,7 +29,7 @@ from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.musicgen.stepping import Stepper
 
-__all__ = ["EngineBusy", "EngineSettings", "EngineStatistics", "MusicGenEngine"]
+__all__ = ["EngineSettings", "MusicGenEngine"]
 
 _log = logging.getLogger(__name__)
 

@@ -56,12 +56,11 @@ class CheckpointError(AttuneError):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Shape of a published model: decoder layers, width and heads; T5 base or large."""
+    """Shape of a published model's decoder; all of them hear T5 base."""
 
     layers: int
     width: int
     heads: int
-    text: Literal["t5-base"] = "t5-base"
 
 
 SIZES = {"small": Size(24, 1024, 16), "medium": Size(48, 1536, 24), "large": Size(48, 2048, 32)}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 
 __all__ = ["METRICS", "EngineCounters", "EngineStatistics"]
 
@@ -115,11 +116,6 @@ class EngineCounters:
                 failed=self._failed,
                 steps_per_s=(self._steps - steps) / elapsed_s,
                 audio_per_s=(self._frames - frames) / self._frame_rate / elapsed_s,
-                first_audio_s=_median(self._first_audio_s),
-                queue_wait_s=_median(self._queue_wait_s),
+                first_audio_s=median(self._first_audio_s or [0.0]),
+                queue_wait_s=median(self._queue_wait_s or [0.0]),
             )
-
-
-def _median(values: deque[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else 0.0

@@ -133,6 +133,7 @@ class Adapter:
             (name, self._pb.MetricFamily(name=name, description=meaning, kind=self._pb.MetricFamily.GAUGE))
             for name, meaning in meanings.items()
         ]
+        # A metric ends with its family, so both are held.
         gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
 
         def write() -> None:

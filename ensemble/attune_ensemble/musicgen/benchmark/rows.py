@@ -21,6 +21,7 @@ from attune_ensemble.musicgen.benchmark.machine import memory_in_use, reset_memo
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineSettings
 from attune_ensemble.musicgen.loading import Numerics, Parts, engine_of, load_checkpoint, parts_of, random_checkpoint
+from attune_ensemble.musicgen.pattern import DelayPattern
 from attune_ensemble.musicgen.requests import Generation
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.stepping import Stepper
@@ -150,7 +151,7 @@ def _transformers_rows(setup: Setup, batch: int, seconds: float, compiled: bool)
 def _transformers_row(setup: Setup, model: Any, prompts: Tensor, name: str, seconds: float, **options: Any) -> Measured:
     """Transformers' generate of tokens for prompts [B, T]; its codec is left out."""
     shape = model.decoder.config
-    steps = _steps(seconds, model.decoder.num_codebooks, shape.audio_channels)
+    steps = DelayPattern(shape.num_codebooks, shape.audio_channels, shape.vocab_size).steps(round(seconds * FRAME_RATE))
     sampling = {"do_sample": True, "top_k": 250, "guidance_scale": 3.0}
 
     def run() -> None:
@@ -198,7 +199,8 @@ def _engine_rows(setup: Setup, parts: Parts, numerics: str, batch: int, seconds:
     """The whole engine, its codec included: requests that come at once, and twice as many that come and go."""
     settings = EngineSettings(slots=batch, window_s=max(30.0, seconds), ahead_s=2 * seconds + 1)
     engine = on_own_thread(lambda: engine_of(parts, settings))
-    steps = _steps(seconds, parts.decoder.shape.codebooks, parts.decoder.shape.channels)
+    shape = parts.decoder.shape
+    steps = DelayPattern(shape.codebooks, shape.channels, shape.pad).steps(round(seconds * FRAME_RATE))
     try:
         wall_s, first_s = _play(setup, engine, [seconds] * batch)
         name = f"the engine, {numerics}, with the codec"
@@ -239,10 +241,6 @@ def _row(
 ) -> Measured:
     traffic, memory = _traffic(decoder, batch, steps), memory_in_use(setup.device)
     return Measured(name, batch, seconds, batch * seconds, wall_s, steps, traffic, memory, first_audio_s)
-
-
-def _steps(seconds: float, codebooks: int, channels: int) -> int:
-    return round(seconds * FRAME_RATE) + codebooks // channels - 1
 
 
 def _traffic(decoder: Any, batch: int, steps: int) -> int:
