@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 SAMPLE := samples/sense_and_sensibility_0870.wav
 SECONDS := 30
 
-.PHONY: help setup export run serve test check format bench clean
+.PHONY: help setup export run serve test test-slow check format bench clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 setup: $(VENV)/.installed  ## create .venv with everything in it
 
@@ -36,6 +36,9 @@ serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (HTTP) until interrup
 
 test: export  ## all tests, the real server among them
 	@$(BIN)/python -m pytest
+
+test-slow: export  ## the tests that take minutes each
+	@$(BIN)/python -m pytest -m slow
 
 check: setup  ## lint, formatting and types
 	@$(BIN)/ruff check .
