@@ -5,14 +5,13 @@ Speed does not depend on the values of the weights, so a benchmark needs no down
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.utils import mkldnn
 from transformers import (
     AutoTokenizer,
     EncodecConfig,
@@ -27,6 +26,7 @@ from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.musicgen.linear import Int8Linear, OneDnnLinear, is_int8_available
 
 __all__ = [
     "SIZES",
@@ -139,8 +139,7 @@ def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max
     if numerics == "int8":
         quantise(decoder)
     elif device == "cpu" and torch.backends.mkldnn.is_available():
-        # PyTorch's own linear layers read the weights at a third of the speed of oneDNN's where there are few rows.
-        decoder = mkldnn.to_mkldnn(decoder, _DTYPES[numerics])
+        _replace_linear(decoder, OneDnnLinear)
     projection = getattr(model, "enc_to_dec_proj", None)
     encoder = model.text_encoder.to(device, _DTYPES[numerics])
     if projection is not None:
@@ -155,10 +154,20 @@ def engine_of(parts: Parts, settings: EngineSettings) -> MusicGenEngine:
     return MusicGenEngine(parts.decoder, parts.codec, parts.conditioner, settings)
 
 
-def quantise(decoder: nn.Module) -> None:
-    """Replace every linear layer by one with 8-bit weights, a scale for each output; inputs as they come."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a successor in another package, which this one does not need
-        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+def quantise(module: nn.Module) -> None:
+    """Replace every linear layer in `module` by one with 8-bit weights.
 
-        quantize_dynamic(decoder, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
+    Raises:
+        CheckpointError: this build of PyTorch has no kernels for them.
+    """
+    if not is_int8_available():
+        raise CheckpointError("int8 numerics need PyTorch's kernels for x86: choose float32 or bfloat16 here")
+    _replace_linear(module, Int8Linear)
+
+
+def _replace_linear(module: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, kind(child))
+        else:
+            _replace_linear(child, kind)
