@@ -144,8 +144,8 @@ def test_what_is_no_number_is_not_preferred(logits, allowed, temperature):
 
 
 def test_top_p_of_1_leaves_every_token_though_sums_round(monkeypatch):
-    logits = torch.full((1, 1, 2048), -18.0)
-    logits[..., 0] = 0.0  # of .00003 in all that the rest have, the last comes after a sum that rounds to 1
+    logits = torch.linspace(-17.9, -18.1, 2048)[None, None].clone()
+    logits[..., 0] = 0.0  # the sum of all before the last rounds to more than 1
     noise = torch.full((1, 1, 2048), 0.5**24)
     noise[..., -1] = 1 - 0.5**24
     monkeypatch.setattr(sampling_module, "uniform_noise", lambda *_: noise)
