@@ -21,12 +21,12 @@ from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
+from attune_ensemble.musicgen import sampling as sampling_module
 from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.loading import CheckpointError
 from attune_ensemble.musicgen.music_engine import load_engine
-from attune_ensemble.musicgen import sampling as sampling_module
 from attune_ensemble.musicgen.sampling import choose, gumbel, uniform_noise
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.statistics import METRICS

@@ -33,14 +33,22 @@ __all__ = [
     "CheckpointError",
     "Numerics",
     "Parts",
+    "as_served",
     "engine_of",
     "load_checkpoint",
+    "numerics_on",
     "parts_of",
     "random_checkpoint",
 ]
 
 Numerics = Literal["float32", "bfloat16", "float16", "int8"]
-"""Numbers of the decoder: `int8` is float32 with 8-bit weights in the linear layers, on a CPU alone."""
+"""Numbers of the decoder: `int8` is float32 with 8-bit weights and inputs in the linear layers."""
+
+_ON_DEVICE: dict[str, tuple[Numerics, ...]] = {
+    "cpu": ("int8", "float32", "bfloat16"),
+    "cuda": ("bfloat16", "float16", "float32"),
+}
+"""What a kind of device offers, its usual numerics first."""
 
 _DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -80,13 +88,17 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     """Transformers' model and tokenizer from a local folder.
 
     Raises:
-        CheckpointError: the folder holds no MusicGen.
+        CheckpointError: the folder holds no MusicGen, or its weights are no finite numbers.
     """
     try:
         model = MusicgenForConditionalGeneration.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no MusicGen checkpoint: {error}") from error
+    for name, weight in model.state_dict().items():
+        # Sampling would make tokens of anything, and noise would pass for music.
+        if not torch.isfinite(weight).all():
+            raise CheckpointError(f"{folder} holds weights that are no finite numbers: {name}")
     return model.eval(), tokenizer
 
 
@@ -126,20 +138,30 @@ def random_checkpoint(size: str, *, stereo: bool = False, device: str = "cpu") -
         return MusicgenForConditionalGeneration(config).eval()
 
 
+def numerics_on(device: str, name: str = "") -> Numerics:
+    """The numerics of that name on a device such as `cpu` or `cuda:1`; without a name the device's usual ones.
+
+    Raises:
+        CheckpointError: the device offers none of that name.
+    """
+    offered = _ON_DEVICE.get(device.partition(":")[0], _ON_DEVICE["cuda"])
+    for numerics in offered:
+        if name in ("", numerics):
+            return numerics
+    raise CheckpointError(f"numerics must be one of {', '.join(offered)} on {device}; got {name!r}")
+
+
 def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max_prompt_tokens: int = 256) -> Parts:
     """The engine's parts, made of transformers' model, which is used up: its weights move.
 
     Raises:
-        CheckpointError: int8 is asked for on a GPU.
+        CheckpointError: the device does not offer the numerics.
     """
-    if numerics == "int8" and device != "cpu":
-        raise CheckpointError("int8 numerics are for a CPU: choose bfloat16 or float16 on a GPU")
+    numerics = numerics_on(device, numerics)
     channels = model.decoder.config.audio_channels
     decoder = Decoder(model.decoder.to(device, _DTYPES[numerics]))
-    if numerics == "int8":
-        quantise(decoder)
-    elif device == "cpu" and torch.backends.mkldnn.is_available():
-        _replace_linear(decoder, OneDnnLinear)
+    if device == "cpu":
+        decoder = as_served(decoder, numerics)
     projection = getattr(model, "enc_to_dec_proj", None)
     encoder = model.text_encoder.to(device, _DTYPES[numerics])
     if projection is not None:
@@ -154,15 +176,19 @@ def engine_of(parts: Parts, settings: EngineSettings) -> MusicGenEngine:
     return MusicGenEngine(parts.decoder, parts.codec, parts.conditioner, settings)
 
 
-def quantise(module: nn.Module) -> None:
-    """Replace every linear layer in `module` by one with 8-bit weights.
+def as_served(decoder: Decoder, numerics: Numerics) -> Decoder:
+    """The decoder with the linear layers that it has on a CPU; its dtype stays.
 
     Raises:
-        CheckpointError: this build of PyTorch has no kernels for them.
+        CheckpointError: this build of PyTorch has no kernels for int8.
     """
-    if not is_int8_available():
-        raise CheckpointError("int8 numerics need PyTorch's kernels for x86: choose float32 or bfloat16 here")
-    _replace_linear(module, Int8Linear)
+    if numerics == "int8":
+        if not is_int8_available():
+            raise CheckpointError("int8 numerics need PyTorch's kernels for x86: choose float32 or bfloat16 here")
+        _replace_linear(decoder, Int8Linear)
+    elif torch.backends.mkldnn.is_available():
+        _replace_linear(decoder, OneDnnLinear)
+    return decoder
 
 
 def _replace_linear(module: nn.Module, kind: Callable[[nn.Linear], nn.Module]) -> None:
