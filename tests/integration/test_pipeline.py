@@ -104,10 +104,19 @@ def test_every_emotion_retrieves_itself(client):
         assert answer["description"][0].decode() == emotion.description
 
 
-def test_free_text_finds_a_fitting_description(client):
-    found = client.prompt("I feel furious and ready to shout")
-    assert found.retrieved_emotion in {e.label for e in load_emotions()}
-    assert 0 < found.similarity <= 1
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("I feel furious and ready to shout", "furious"),
+        ("I feel so alone since she left", "lonely"),
+        ("music to fall asleep", "sleepy"),
+    ],
+)
+def test_free_text_finds_a_fitting_description(client, text, label):
+    found = client.prompt(text)
+    assert found.retrieved_emotion == label
+    assert found.description == next(e.description for e in load_emotions() if e.label == label)
+    assert 0.2 < found.similarity < 1
     assert found.prompt_writer == "template"
 
 

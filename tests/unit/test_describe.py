@@ -12,7 +12,7 @@ from attune_client.protocol.models import MUSIC_PROMPT
 from attune_ensemble.describe import MusicDescriber
 from attune_ensemble.knowledge import load_emotions
 from attune_ensemble.prompts import TemplatePromptWriter
-from attune_ensemble.retrieval import Retrieved, query_text
+from attune_ensemble.retrieval import Retrieved
 from attune_ensemble.tensors import bytes_tensor, decode
 
 EMOTIONS = load_emotions()
@@ -59,7 +59,7 @@ def test_an_emotion_is_searched_for_in_its_octant(describe, index, encoder):
     outputs = describe(emotion=bytes_tensor(EMOTION.label), vad=np.array([3, 3, 3], np.float32))
     assert set(outputs) == {tensor.name for tensor in MUSIC_PROMPT.outputs}
     assert index.octant == EMOTION.octant
-    assert encoder.text == query_text(EMOTION.label)
+    assert encoder.text == f"{EMOTION.label} music for a {EMOTION.label} mood"
     assert (outputs["retrieved_emotion"], outputs["similarity"]) == (EMOTION.label, [0.5])
     assert json.loads(outputs["music_spec"])["mode"] == EMOTION.mode
 
