@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 import numpy.typing as npt
+from grpc.aio import AioRpcError
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -169,6 +170,9 @@ class AsyncAttuneClient:
             raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
         except InferenceServerException as error:
             raise translate(error, self._url) from None
+        except AioRpcError as error:  # tritonclient translates it everywhere but in a stream
+            foreign = InferenceServerException(error.details() or "the connection broke", str(error.code()))
+            raise translate(foreign, self._url) from None
         finally:
             responses.cancel()
 
