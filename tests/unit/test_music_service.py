@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from attune_client.protocol.errors import InvalidOption, InvalidRequest
-from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.engines import EngineOptions
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.tensors import bytes_tensor, text_of
+from attune_ensemble.tensors import bytes_tensor
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 
@@ -54,7 +53,9 @@ def inputs(**more):
 
 def test_the_engine_announces_itself_before_it_works(engine):
     responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
-    assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
+    announcement = next(responses)
+    assert (announcement["engine"], announcement["sample_rate"]) == ("counter", [8_000])
+    assert announcement["duration_s"] == [3.0]
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
 
@@ -68,10 +69,30 @@ def test_closing_stops_the_engine(engine):
 
 def test_defaults_and_options_reach_the_engine(engine):
     service = MusicService("counter", 1.0, EngineOptions())
-    for options, duration_s, seed in (({}, 30.0, 0), ({"seed": np.array([7])}, 30.0, 7)):
-        list(service.play(inputs(**options)))
-        assert (engine.request.duration_s, engine.request.seed) == (duration_s, seed)
+    for options, duration_s in (({}, 30.0), ({"duration_s": np.array([2.0]), "seed": np.array([7])}, 2.0)):
+        announcement, *_ = service.play(inputs(**options))
+        assert engine.request.duration_s == duration_s
+        assert announcement["seed"] == [engine.request.seed]
         assert (engine.request.spec, engine.request.prompt) == (SPEC, "slow")
+    assert engine.request.seed == 7
+
+
+def test_a_seed_that_was_not_sent_is_drawn_and_every_json_reader_keeps_it(engine):
+    service = MusicService("counter", 1.0, EngineOptions())
+    seeds = {next(service.play(inputs()))["seed"][0] for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+def test_a_check_announces_and_plays_nothing(engine):
+    service = MusicService("counter", 1.0, EngineOptions())
+    nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor(""), "check_only": np.array([1], np.int32)}
+    (announcement,) = service.play(nothing | {"seed": np.array([3])})
+    assert (announcement["engine"], announcement["seed"]) == ("counter", [3])
+    assert engine.made == 0
+    for wrong in ({"engine": bytes_tensor("theremin")}, {"duration_s": np.array([0.5])}, {"seed": np.array([-1])}):
+        with pytest.raises(InvalidOption):
+            next(service.play(nothing | wrong))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,7 @@ def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, option
 
 def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(InvalidRequest, match="UTF-8"):
-        read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)))
+        read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)), 30.0, 1)
 
 
 def test_pieces_played_at_once_are_the_pieces_played_alone():
@@ -115,37 +136,10 @@ def test_a_spec_survives_json():
     assert MusicSpec.from_json(SPEC.to_json()) == SPEC
 
 
-def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
-    monkeypatch.setattr(pipeline, "recognise_speech", lambda audio, labels, call: {"emotion": audio, "vad": audio})
-    monkeypatch.setattr(
-        pipeline, "write_prompt", lambda emotion, vad, call: {"prompt": emotion, "music_spec": vad, "similarity": vad}
-    )
-    closed, asked = [], {}
-
-    def call_stream(name, sent):
-        asked[name] = sent
-        try:
-            yield {"engine": bytes_tensor("counter")}
-            yield {"music": np.zeros((1, 2))}
-            yield {"music": np.ones((1, 2))}
-        finally:
-            closed.append(name)
-
-    audio = bytes_tensor("a recording")
-    responses = pipeline.play_therapy({"audio": audio, "seed": np.array([3])}, [], None, call_stream)
-    first = next(responses)
-    assert text_of(first["engine"]) == "counter"
-    assert set(first) == {"emotion", "vad", "prompt", "music_spec", "similarity", "engine"}
-    assert set(asked["music_generator"]) == {"prompt", "music_spec", "seed"}
-    assert set(next(responses)) == {"music"}
-    responses.close()
-    assert closed == ["music_generator"]
-
-
 def test_settings_of_sampling_are_read_and_the_composer_refuses_them():
-    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)))
+    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)), 30.0, 1)
     assert request.sampling == SamplingSettings(top_k=5, guidance=2.0)
-    assert read_request(inputs()).sampling is None
+    assert read_request(inputs(), 30.0, 1).sampling is None
     responses = MusicService("composer", 1.0, EngineOptions()).play(inputs(top_k=np.array([5], np.int32)))
     next(responses)
     with pytest.raises(InvalidOption, match="are for musicgen"):

@@ -3,6 +3,7 @@
     AttuneError
     ├── InvalidRequest               the request is at fault; sending it again will not help
     │   ├── InvalidAudio
+    │   │   ├── UnreadableFile       the client cannot read the file: missing, a folder, not permitted
     │   │   ├── EmptyAudio           no bytes, or no samples
     │   │   ├── UnreadableAudio      not WAV, FLAC, MP3 or OGG
     │   │   ├── TruncatedAudio       the file ends before its header says
@@ -15,6 +16,7 @@
     ├── RequestTimeout               the deadline passed
     ├── RequestCancelled             the caller gave it up
     └── ServerError                  anything else; the server's log says more
+        └── StreamEndedEarly         the music ended before its length
 
 The server sends `code: message`; `from_wire` turns that back into the same class on the client.
 """
@@ -37,8 +39,10 @@ __all__ = [
     "ServerError",
     "ServerUnavailable",
     "SilentAudio",
+    "StreamEndedEarly",
     "TruncatedAudio",
     "UnreadableAudio",
+    "UnreadableFile",
     "from_wire",
 ]
 
@@ -63,6 +67,12 @@ class InvalidAudio(InvalidRequest):
     """The recording cannot be used."""
 
     code = "invalid_audio"
+
+
+class UnreadableFile(InvalidAudio):
+    """The recording's file is missing, or the client may not read it."""
+
+    code = "unreadable_file"
 
 
 class EmptyAudio(InvalidAudio):
@@ -135,6 +145,17 @@ class ServerError(AttuneError):
     """The server failed; its log has the details."""
 
     code = "server_error"
+
+
+class StreamEndedEarly(ServerError):
+    """The music ended before its length; a client knows how many seconds came, and how many were due."""
+
+    code = "stream_ended_early"
+
+    def __init__(self, message: str, *, received_s: float | None = None, expected_s: float | None = None) -> None:
+        super().__init__(message)
+        self.received_s = received_s
+        self.expected_s = expected_s
 
 
 def _tree(root: type[AttuneError]) -> dict[str, type[AttuneError]]:

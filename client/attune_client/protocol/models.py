@@ -6,6 +6,8 @@ Letters in comments: B batch, S segments, T samples, L tokens, N frames of music
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 SPEECH_SAMPLE_RATE = 16_000
@@ -22,6 +24,15 @@ MAX_SPEECH_S = 600.0
 
 MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
 """Shortest and longest music that one request may ask for, in seconds."""
+
+MIN_VAD, MAX_VAD = 1.0, 5.0
+"""The ends of the scales of valence, arousal and dominance."""
+
+MAX_TEXT_CHARS = 2_000
+"""Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
+
+MAX_AUDIO_BYTES = 2**30
+"""Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
 
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""
@@ -43,6 +54,7 @@ VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5")
 AROUSAL_DOMINANCE = TensorSpec("arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5")
 VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5")
 EMOTION_PROBABILITIES = TensorSpec("emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions")
+EMOTION_LABELS = TensorSpec("emotion_labels", _BYTES, (NUM_EMOTIONS,), "the 40 emotions, in the probabilities' order")
 EMBEDDING = TensorSpec("embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding")
 
 _SPEECH_RESULTS = (
@@ -50,26 +62,31 @@ _SPEECH_RESULTS = (
     VAD,
     TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
     EMOTION_PROBABILITIES,
+    EMOTION_LABELS,
     TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
     TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
     TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5"),
+    TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
     TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
     TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
 )
 
+_SPEC_DOC = "JSON: tempo_bpm, mode, tonic, instruments, dynamics"
+
+# What was retrieved is missing where a music_spec was given.
 _PROMPT_RESULTS = (
     TensorSpec("retrieved_emotion", _BYTES, (1,), "label of the knowledge-base entry that was retrieved"),
     TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1"),
     TensorSpec("description", _BYTES, (1,), "the entry's music description"),
     TensorSpec("prompt", _BYTES, (1,), "the structured prompt for the music engine"),
     TensorSpec("prompt_writer", _BYTES, (1,), "which writer made the prompt"),
-    TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+    TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
 )
 
 _MUSIC_OPTIONS = (
     TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds", optional=True),
-    TensorSpec("seed", _INT64, (1,), "the same seed and inputs give the same music", optional=True),
+    TensorSpec("seed", _INT64, (1,), "same seed and inputs, same music; drawn and told if left out", optional=True),
     TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
 )
 
@@ -84,6 +101,15 @@ _MUSIC_RESULTS = (
     TensorSpec("music", _FP32, (-1, -1), "[N, C] the next chunk of music, in -1..1"),
     TensorSpec("sample_rate", _INT32, (1,), "of the music, in Hz"),
     TensorSpec("engine", _BYTES, (1,), "the music engine that plays"),
+    TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds"),
+    TensorSpec("seed", _INT64, (1,), "the music's seed"),
+)
+
+_WISH = (
+    TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
+    TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
+    TensorSpec("text", _BYTES, (1,), "free text to search by; the prompt itself beside a music_spec", optional=True),
+    TensorSpec("music_spec", _BYTES, (1,), f"{_SPEC_DOC}; nothing is searched for", optional=True),
 )
 
 SPEECH_TO_TEXT = ModelSpec(
@@ -142,11 +168,7 @@ SENTENCE_ENCODER = ModelSpec(
 
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(
-        TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
-        TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
-        TensorSpec("text", _BYTES, (1,), "free text to search by, in place of an emotion", optional=True),
-    ),
+    inputs=_WISH,
     outputs=_PROMPT_RESULTS,
 )
 
@@ -154,9 +176,10 @@ MUSIC_GENERATOR = ModelSpec(
     "music_generator",
     inputs=(
         TensorSpec("prompt", _BYTES, (1,), "the prompt"),
-        TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+        TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
         *_MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
+        TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
         TensorSpec(
             "lease",
             _BYTES,
@@ -176,12 +199,14 @@ SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE,), outputs=_SPEE
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
-    inputs=(AUDIO_FILE, *_MUSIC_OPTIONS),
-    # The first response carries everything but the music; the ones after it carry the music.
+    # A recording or a wish, one of them.
+    inputs=(replace(AUDIO_FILE, optional=True), *_WISH, *_MUSIC_OPTIONS),
+    # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,
         *_PROMPT_RESULTS,
         TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds"),
+        TensorSpec("server_version", _BYTES, (1,), "version of Attune that serves"),
         *_MUSIC_RESULTS,
     ),
     decoupled=True,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Generator
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
+from attune_client.protocol.checks import check_duration, check_seed
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
@@ -16,7 +16,9 @@ from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import Tensors, text_of
 
 DEFAULT_DURATION_S = 30.0
-DEFAULT_SEED = 0
+DRAWN_SEED_BITS = 53
+"""Size of a seed that is drawn: every reader of JSON keeps a whole number of 53 bits as it is, and few one of 63."""
+
 _SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 
@@ -35,13 +37,26 @@ class MusicService:
         self._engine(default_engine)  # at start-up, not in front of the first listener
 
     def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:
-        """First `engine` and `sample_rate` alone, then one `music` [N, C] after the other, or nothing for now.
+        """First the announcement, then one `music` [N, C] after the other, or nothing for now.
+
+        The announcement is `engine`, `sample_rate`, `duration_s` and `seed`, those that were asked for or else those
+        that were chosen; with `check_only` nothing follows it, and no prompt or specification is looked at.
 
         Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range.
         """
         engine = self._choose(inputs)
-        request = read_request(inputs)
-        yield {"engine": engine.name, "sample_rate": [engine.sample_rate]}
+        duration_s, seed = read_options(inputs)
+        announcement = {
+            "engine": engine.name,
+            "sample_rate": [engine.sample_rate],
+            "duration_s": [duration_s],
+            "seed": [seed],
+        }
+        if "check_only" in inputs and inputs["check_only"].flat[0]:
+            yield announcement
+            return
+        request = read_request(inputs, duration_s, seed)
+        yield announcement
         for chunk in engine.generate(request, self._chunk_s):
             yield {"music": chunk} if len(chunk) else {}
 
@@ -61,13 +76,20 @@ class MusicService:
         return self._engine(name or self._default_engine)
 
 
-def read_request(inputs: Tensors) -> MusicRequest:
-    """The request in an engine's terms; raises `InvalidOption` for a length, seed or specification out of range."""
+def read_options(inputs: Tensors) -> tuple[float, int]:
+    """Length in seconds and seed; a seed that was not sent is drawn. Raises `InvalidOption` for one out of range."""
+    duration_s = inputs["duration_s"].flat[0] if "duration_s" in inputs else DEFAULT_DURATION_S
+    seed = inputs["seed"].flat[0] if "seed" in inputs else secrets.randbits(DRAWN_SEED_BITS)
+    return check_duration(duration_s), check_seed(seed)
+
+
+def read_request(inputs: Tensors, duration_s: float, seed: int) -> MusicRequest:
+    """The request in an engine's terms; raises `InvalidOption` for a specification or sampling out of range."""
     return MusicRequest(
         prompt=text_of(inputs["prompt"]),
         spec=MusicSpec.from_json(text_of(inputs["music_spec"])),
-        duration_s=float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0]),
-        seed=int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0]),
+        duration_s=duration_s,
+        seed=seed,
         sampling=_read_sampling(inputs),
     )
 
