@@ -12,11 +12,13 @@
     │   │   └── NoSpeech             something to hear, but no speech
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
+    │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
     ├── RequestTimeout               the deadline passed
     ├── RequestCancelled             the caller gave it up
     └── ServerError                  anything else; the server's log says more
 
-The server sends `code: message`; `from_wire` turns that back into the same class on the client.
+The server sends `code: message`; `from_wire` turns that back into the same class on the client. What a request holds
+may be of any size, so messages show it `quoted`, and none is longer than `MAX_MESSAGE`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "MAX_MESSAGE",
     "AttuneError",
     "AudioTooLong",
     "EmptyAudio",
@@ -34,13 +37,20 @@ __all__ = [
     "NonFiniteAudio",
     "RequestCancelled",
     "RequestTimeout",
+    "ServerBusy",
     "ServerError",
     "ServerUnavailable",
     "SilentAudio",
     "TruncatedAudio",
     "UnreadableAudio",
     "from_wire",
+    "quoted",
 ]
+
+MAX_MESSAGE = 2_000
+"""Longest message that crosses the wire, in characters."""
+
+_MAX_QUOTED = 80
 
 
 class AttuneError(Exception):
@@ -49,8 +59,11 @@ class AttuneError(Exception):
     code = "error"
 
     def to_wire(self) -> str:
-        """`code: message`, the form in which a server sends it."""
-        return f"{self.code}: {self}"
+        """`code: message`, the form in which a server sends it; a message that is too long loses its end."""
+        message = str(self)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 1]}…"
+        return f"{self.code}: {message}"
 
 
 class InvalidRequest(AttuneError):
@@ -119,6 +132,27 @@ class ServerUnavailable(AttuneError):
     code = "server_unavailable"
 
 
+class ServerBusy(ServerUnavailable):
+    """The server has as much to do as it takes on.
+
+    `retry_after_s` is put at the end of the message, where it also crosses the wire.
+    """
+
+    code = "server_busy"
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message if retry_after_s is None else f"{message}; try again in {retry_after_s} s")
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """When to try again, in seconds from now, as the server estimates it; None where it said nothing."""
+        found = _RETRY_AFTER.search(str(self))
+        return int(found[1]) if found else None
+
+
+_RETRY_AFTER = re.compile(r"; try again in (\d+) s$")
+
+
 class RequestTimeout(AttuneError):
     """The deadline passed before the answer came."""
 
@@ -155,3 +189,10 @@ def from_wire(text: str) -> AttuneError:
     """
     found = _CODE.search(text)
     return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(text)
+
+
+def quoted(text: str) -> str:
+    """`text` in quotation marks, for a message; of a long one the beginning, and how long it is."""
+    if len(text) <= _MAX_QUOTED:
+        return repr(text)
+    return f"{text[:_MAX_QUOTED]!r}… ({len(text)} characters)"
