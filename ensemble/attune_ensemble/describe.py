@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.errors import InvalidOption, quoted
 from attune_ensemble.knowledge import Emotion
 from attune_ensemble.pipeline import Call
 from attune_ensemble.prompts import PromptWriter, music_spec
@@ -54,7 +54,7 @@ class MusicDescriber:
             return _free_text(inputs["text"]), None
         label = text_of(inputs["emotion"])
         if label not in self._by_label:
-            raise InvalidOption(f"{label!r} is not one of the emotions {', '.join(self._by_label)}")
+            raise InvalidOption(f"{quoted(label)} is not one of the emotions {', '.join(self._by_label)}")
         return query_text(label), self._by_label[label].octant
 
 

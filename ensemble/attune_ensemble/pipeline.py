@@ -7,14 +7,16 @@ duration-weighted mean; its emotion leads to a music description, a prompt, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.models import REGRESSOR_MAX_BATCH
+from attune_client.protocol.errors import ServerError
+from attune_client.protocol.models import DEFAULT_MUSIC_S, REGRESSOR_MAX_BATCH
+from attune_ensemble.music.engine import require_whole
 from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
 __all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
@@ -25,6 +27,7 @@ Call = Callable[[str, Mapping[str, npt.NDArray[Any]]], Tensors]
 CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, None, None]]
 """Calls one streaming model by name; closing the generator stops that model."""
 
+_ROUNDING = 1e-2
 _MUSIC_OPTIONS = ("duration_s", "seed", "engine")
 
 
@@ -73,6 +76,8 @@ def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) 
 def _classify(vad: npt.NDArray[np.float32], call: Call) -> npt.NDArray[np.float32]:
     answer = call("emotion_classifier", {"valence": vad[None, :1], "arousal_dominance": vad[None, 1:]})
     probabilities: npt.NDArray[np.float32] = answer["emotion_probabilities"][0]
+    if not abs(float(probabilities.sum()) - 1) < _ROUNDING:
+        raise ServerError(f"the probabilities of the emotions add up to {probabilities.sum():.3g}")
     return probabilities
 
 
@@ -88,16 +93,32 @@ def play_therapy(
 ) -> Generator[Tensors, None, None]:
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
-    Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded.
+    Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; `ServerError` at the end of music
+    that is shorter than what was asked for.
     """
     speech = recognise_speech(inputs["audio"], labels, call)
     prompt = write_prompt(speech["emotion"], speech["vad"], call)
     wanted = {name: prompt[name] for name in ("prompt", "music_spec")}
     options = {name: inputs[name] for name in _MUSIC_OPTIONS if name in inputs}
     with closing(call_stream("music_generator", wanted | options)) as music:
-        announcement = next(music)
+        announcement = next(music, None)
+        if announcement is None:
+            raise ServerError("the music ended before it began")
         yield speech | prompt | announcement
-        yield from music
+        yield from _whole(music, int(announcement["sample_rate"][0]), _duration_s(inputs))
+
+
+def _whole(music: Iterator[Tensors], sample_rate: int, duration_s: float) -> Iterator[Tensors]:
+    """The same music; ServerError if it ends early."""
+    frames = 0
+    for chunk in music:
+        frames += len(chunk["music"])
+        yield chunk
+    require_whole(frames, sample_rate, duration_s)
+
+
+def _duration_s(inputs: Tensors) -> float:
+    return float(inputs["duration_s"][0]) if "duration_s" in inputs else DEFAULT_MUSIC_S
 
 
 def _seconds(value: float) -> npt.NDArray[np.float32]:

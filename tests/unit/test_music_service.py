@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, InvalidRequest
+from attune_client.protocol.errors import InvalidOption, InvalidRequest, ServerError
 from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.engines import EngineOptions
@@ -20,17 +22,18 @@ SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 
 
 class CountingEngine:
-    """Plays one frame a chunk, and counts how far it came."""
+    """Plays one frame a second, and counts how far it came; it stops after `at_most` of them."""
 
-    name, sample_rate = "counter", 8_000
+    name, sample_rate = "counter", 1
 
     def __init__(self):
         self.made = 0
+        self.at_most = 1_000
         self.request = None
 
     def generate(self, request, chunk_s):
         self.request = request
-        for _ in range(round(request.duration_s / chunk_s)):
+        for _ in range(min(self.at_most, round(request.duration_s / chunk_s))):
             self.made += 1
             yield np.full((1, 2), self.made, np.float32)
 
@@ -54,7 +57,7 @@ def inputs(**more):
 
 def test_the_engine_announces_itself_before_it_works(engine):
     responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
-    assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
+    assert next(responses) == {"engine": "counter", "sample_rate": [1]}
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
 
@@ -115,17 +118,22 @@ def test_a_spec_survives_json():
     assert MusicSpec.from_json(SPEC.to_json()) == SPEC
 
 
-def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
+@pytest.fixture
+def recognised(monkeypatch):
+    """Everything that comes before the music."""
     monkeypatch.setattr(pipeline, "recognise_speech", lambda audio, labels, call: {"emotion": audio, "vad": audio})
     monkeypatch.setattr(
         pipeline, "write_prompt", lambda emotion, vad, call: {"prompt": emotion, "music_spec": vad, "similarity": vad}
     )
+
+
+def test_therapy_tells_everything_first_and_closes_the_music(recognised):
     closed, asked = [], {}
 
     def call_stream(name, sent):
         asked[name] = sent
         try:
-            yield {"engine": bytes_tensor("counter")}
+            yield {"engine": bytes_tensor("counter"), "sample_rate": np.array([1])}
             yield {"music": np.zeros((1, 2))}
             yield {"music": np.ones((1, 2))}
         finally:
@@ -135,7 +143,7 @@ def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
     responses = pipeline.play_therapy({"audio": audio, "seed": np.array([3])}, [], None, call_stream)
     first = next(responses)
     assert text_of(first["engine"]) == "counter"
-    assert set(first) == {"emotion", "vad", "prompt", "music_spec", "similarity", "engine"}
+    assert set(first) == {"emotion", "vad", "prompt", "music_spec", "similarity", "engine", "sample_rate"}
     assert set(asked["music_generator"]) == {"prompt", "music_spec", "seed"}
     assert set(next(responses)) == {"music"}
     responses.close()
@@ -156,7 +164,7 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     class Waiting(CountingEngine):
         def generate(self, request, chunk_s):
             yield np.zeros((0, 1), np.float32)
-            yield np.ones((4, 1), np.float32)
+            yield np.ones((30, 1), np.float32)
 
         def metrics(self):
             return {"waits": 1.0}
@@ -165,5 +173,86 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     service = MusicService("waiting", 1.0, EngineOptions())
     _announcement, nothing, chunk = service.play(inputs())
     assert nothing == {}
-    assert chunk["music"].shape == (4, 1)
+    assert chunk["music"].shape == (30, 1)
     assert service.metrics() == {"waits": 1.0}
+
+
+# --- nothing is cut short in silence ---
+
+
+def test_an_engine_that_ends_early_is_an_error_after_what_it_made(engine):
+    engine.at_most = 19
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([600], np.float32)))
+    for _ in range(20):
+        next(responses)
+    with pytest.raises(ServerError, match=r"the music ended after 19\.0 s of 600 s"):
+        next(responses)
+
+
+@pytest.mark.parametrize("options", [{}, {"duration_s": np.array([30], np.float32)}])
+@pytest.mark.parametrize("seconds", [0, 12, 30])
+def test_therapy_does_not_end_early_in_silence(recognised, seconds, options):
+    def call_stream(name, sent):
+        yield {"engine": bytes_tensor("counter"), "sample_rate": np.array([4])}
+        for _ in range(seconds):
+            yield {"music": np.zeros((4, 2))}
+
+    responses = pipeline.play_therapy({"audio": bytes_tensor("a recording"), **options}, [], None, call_stream)
+    for _ in range(1 + seconds):
+        next(responses)
+    if seconds == 30:
+        assert list(responses) == []
+    else:
+        with pytest.raises(ServerError, match=rf"ended after {seconds}\.0 s of 30 s"):
+            next(responses)
+
+
+def test_therapy_without_any_music_is_an_error(recognised):
+    responses = pipeline.play_therapy({"audio": bytes_tensor("a")}, [], None, lambda name, sent: iter_nothing())
+    with pytest.raises(ServerError, match="before it began"):
+        next(responses)
+
+
+def iter_nothing():
+    """A stream that ends at once."""
+    yield from ()
+
+
+# --- an engine that is being made ---
+
+
+def test_listeners_may_go_while_an_engine_is_being_made(monkeypatch):
+    go_on, made = threading.Event(), []
+
+    def create(name, options):
+        if name == "slow":
+            assert go_on.wait(5)
+        made.append(name)
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    first, second = (service.play(inputs(engine=bytes_tensor("slow"))) for _ in range(2))
+    started_s = time.monotonic()
+    assert [next(first), next(first), next(second)] == [{}, {}, {}]
+    assert time.monotonic() - started_s < 1
+    first.close()
+    assert next(service.play(inputs()))["engine"] == "counter"  # another engine's listeners do not wait
+    go_on.set()
+    assert next(response for response in second if response) == {"engine": "counter", "sample_rate": [1]}
+    assert made == ["counter", "slow"]
+
+
+def test_an_engine_that_could_not_be_made_is_tried_again(monkeypatch):
+    failures = [ServerError("no memory")]
+
+    def create(name, options):
+        if name == "big" and failures:
+            raise failures.pop()
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    with pytest.raises(ServerError, match="no memory"):
+        list(service.play(inputs(engine=bytes_tensor("big"))))
+    assert any("music" in response for response in service.play(inputs(engine=bytes_tensor("big"))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import NoSpeech
+from attune_client.protocol.errors import NoSpeech, ServerError
 from attune_client.protocol.models import MUSIC_PROMPT, SPEECH_EMOTION
 from attune_ensemble.pipeline import recognise_speech, weighted_mean, write_prompt
 
@@ -88,3 +88,11 @@ def test_the_prompt_comes_with_its_time():
     assert outputs["prompt"] is emotion
     assert outputs["prompt_s"].shape == (1,)
     assert "prompt" in {tensor.name for tensor in MUSIC_PROMPT.outputs}
+
+
+@pytest.mark.parametrize("sum_", [0.0, 0.9, 2.0, np.nan])
+def test_probabilities_that_do_not_add_up_are_an_error(sum_):
+    server = FakeServer(1)
+    server.emotion_classifier = lambda inputs: {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8] * sum_}
+    with pytest.raises(ServerError, match="add up to"):
+        recognise_speech(AUDIO, LABELS, server)

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
+from attune_client.protocol.errors import InvalidOption, ServerError
+from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S, MUSIC_LENGTH_TOLERANCE_S
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 
@@ -39,6 +39,13 @@ class MusicRequest:
             )
         if self.seed < 0:
             raise InvalidOption(f"seed must not be negative, and is {self.seed}")
+
+
+def require_whole(frames: int, sample_rate: int, duration_s: float) -> None:
+    """Raise ServerError for music of so many frames that was to last `duration_s`: nothing is cut short in silence."""
+    made_s = frames / sample_rate
+    if made_s < duration_s - MUSIC_LENGTH_TOLERANCE_S:
+        raise ServerError(f"the music ended after {made_s:.1f} s of {duration_s:g} s")
 
 
 class MusicEngine(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attune_client.protocol.errors import InvalidOption, ServerUnavailable
+from attune_client.protocol.errors import InvalidOption, ServerUnavailable, quoted
 from attune_ensemble.music.engine import MusicEngine
 from attune_ensemble.musicgen.statistics import METRICS
 from attune_ensemble.musicgen.threads import keep_workers_awake
@@ -62,7 +62,7 @@ def create_engine(name: str, options: EngineOptions) -> MusicEngine:
     """
     available = available_engines(options)
     if name not in available:
-        raise InvalidOption(f"engine must be one of {', '.join(available)}; got {name!r}")
+        raise InvalidOption(f"engine must be one of {', '.join(available)}; got {quoted(name)}")
     return _ENGINES[name](options)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from attune_ensemble.music.engine import MusicEngine, MusicRequest
+from attune_client.protocol.models import DEFAULT_MUSIC_S
+from attune_ensemble.music.engine import MusicEngine, MusicRequest, require_whole
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import Tensors, text_of
 
-DEFAULT_DURATION_S = 30.0
 DEFAULT_SEED = 0
+_HEARTBEAT_S = 0.1
 _SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 
@@ -30,35 +32,50 @@ class MusicService:
         self._default_engine = default_engine
         self._chunk_s = chunk_s
         self._options = options
-        self._engines: dict[str, MusicEngine] = {}
+        self._engines: dict[str, Future[MusicEngine]] = {}
         self._making = threading.Lock()
-        self._engine(default_engine)  # at start-up, not in front of the first listener
+        self._engine(default_engine).result()  # at start-up, not in front of the first listener
 
     def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:
         """First `engine` and `sample_rate` alone, then one `music` [N, C] after the other, or nothing for now.
 
-        Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range.
+        Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range; `ServerError`
+        at the end of music that is shorter than what was asked for.
         """
-        engine = self._choose(inputs)
         request = read_request(inputs)
+        engine = yield from self._choose(inputs)
         yield {"engine": engine.name, "sample_rate": [engine.sample_rate]}
+        frames = 0
         for chunk in engine.generate(request, self._chunk_s):
+            frames += len(chunk)
             yield {"music": chunk} if len(chunk) else {}
+        require_whole(frames, engine.sample_rate, request.duration_s)
 
     def metrics(self) -> dict[str, float]:
         """What the engines that were made count, by name."""
-        return {name: value for engine in tuple(self._engines.values()) for name, value in engine.metrics().items()}
+        made = [future.result() for future in tuple(self._engines.values()) if future.done() and not future.exception()]
+        return {name: value for engine in made for name, value in engine.metrics().items()}
 
-    def _engine(self, name: str) -> MusicEngine:
-        if name not in self._engines:  # whoever asks for another engine does not wait while this one is made
-            with self._making:  # two requests at once must not make two
-                if name not in self._engines:
-                    self._engines[name] = create_engine(name, self._options)
-        return self._engines[name]
+    def _engine(self, name: str) -> Future[MusicEngine]:
+        """The engine of that name, which is made in a thread of its own when it is first asked for."""
+        with self._making:  # two requests at once must not make two
+            if name not in self._engines:
+                maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"make-{name}")
+                self._engines[name] = maker.submit(create_engine, name, self._options)
+                maker.shutdown(wait=False)
+            return self._engines[name]
 
-    def _choose(self, inputs: Tensors) -> MusicEngine:
-        name = text_of(inputs["engine"]) if "engine" in inputs else ""
-        return self._engine(name or self._default_engine)
+    def _choose(self, inputs: Tensors) -> Generator[dict[str, Any], None, MusicEngine]:
+        """The engine that was asked for; while it is being made, nothing again and again, so that listeners may go."""
+        name = (text_of(inputs["engine"]) if "engine" in inputs else "") or self._default_engine
+        future = self._engine(name)
+        while not wait([future], _HEARTBEAT_S).done:
+            yield {}
+        if future.exception():  # whoever asks next tries again
+            with self._making:
+                if self._engines.get(name) is future:
+                    del self._engines[name]
+        return future.result()
 
 
 def read_request(inputs: Tensors) -> MusicRequest:
@@ -66,7 +83,7 @@ def read_request(inputs: Tensors) -> MusicRequest:
     return MusicRequest(
         prompt=text_of(inputs["prompt"]),
         spec=MusicSpec.from_json(text_of(inputs["music_spec"])),
-        duration_s=float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0]),
+        duration_s=float(inputs.get("duration_s", np.array([DEFAULT_MUSIC_S])).flat[0]),
         seed=int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0]),
         sampling=_read_sampling(inputs),
     )

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.errors import InvalidOption, quoted
 
 INSTRUMENTS = (
     "piano",
@@ -94,4 +94,4 @@ class MusicSpec:
 
 def _one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise InvalidOption(f"{field} must be one of {', '.join(allowed)}; got {value!r}")
+        raise InvalidOption(f"{field} must be one of {', '.join(allowed)}; got {quoted(value)}")
