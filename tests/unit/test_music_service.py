@@ -256,3 +256,17 @@ def test_an_engine_that_could_not_be_made_is_tried_again(monkeypatch):
     with pytest.raises(ServerError, match="no memory"):
         list(service.play(inputs(engine=bytes_tensor("big"))))
     assert any("music" in response for response in service.play(inputs(engine=bytes_tensor("big"))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": bytes_tensor("x" * 1_000_000)},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("dorian", "x" * 1_000_000))},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("piano", "x" * 1_000_000))},
+    ],
+)
+def test_what_was_sent_is_not_sent_back_whole(options):
+    with pytest.raises(InvalidOption, match="1000000 characters") as caught:
+        next(MusicService("composer", 1.0, EngineOptions()).play(inputs(**options)))
+    assert len(caught.value.to_wire()) < 1_000
