@@ -207,9 +207,12 @@ def is_final(result: InferResult) -> bool:
 
 def translate(error: InferenceServerException, url: str) -> AttuneError:
     """The error of our own tree for one of tritonclient's."""
+    told = from_wire(error.message())
+    if type(told) is not ServerError:  # the server's own words say more than a status
+        return told
     kind = _BY_STATUS.get(error.status() or "")
     if kind is ServerUnavailable:
         return ServerUnavailable(f"no server answers at {url}; start one with `attune serve`")
     if kind is not None:
         return kind(error.message())
-    return from_wire(error.message())
+    return told

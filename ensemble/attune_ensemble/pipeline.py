@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.checks import check_complete, check_sources, check_vad
+from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import EMOTION_CLASSIFIER, REGRESSOR_MAX_BATCH
 from attune_client.protocol.version import version
 from attune_ensemble.tensors import Tensors, bytes_tensor, decode
@@ -28,6 +29,7 @@ CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, 
 """Calls one streaming model by name; closing the generator stops that model."""
 
 _MUSIC_OPTIONS = ("engine", "duration_s", "seed")
+_ROUNDING = 1e-2
 
 
 def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
@@ -79,7 +81,11 @@ def _classify(vad: npt.NDArray[np.float32], call: Call) -> npt.NDArray[np.float3
         call("emotion_classifier", {"valence": part[:, :1], "arousal_dominance": part[:, 1:]})["emotion_probabilities"]
         for part in np.split(vad, range(most, len(vad), most))
     ]
-    return np.concatenate(parts)
+    probabilities = np.concatenate(parts)
+    sums = probabilities.sum(axis=1)
+    if not (abs(sums - 1) < _ROUNDING).all():  # a NaN fails too
+        raise ServerError(f"the probabilities of the emotions add up to {sums.min():.3g}..{sums.max():.3g}")
+    return probabilities
 
 
 def _feeling(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> Tensors:
@@ -127,6 +133,8 @@ def _to_the_end(music: Iterable[Tensors]) -> Iterator[Tensors]:
         announced = response if "engine" in response else announced
         frames += len(response.get("music", ()))
         yield response
+    if not announced:
+        raise ServerError("the music ended before it began")
     check_complete(frames, int(announced["sample_rate"][0]), float(announced["duration_s"][0]))
 
 

@@ -142,6 +142,15 @@ def test_foreign_errors_join_our_tree(status, message, kind):
     assert type(translate(InferenceServerException(message, status), "host:1")) is kind
 
 
+def test_a_server_that_says_why_it_is_unavailable_is_believed():
+    told = InferenceServerException("music_therapy has 16 at work; try again in 8 s", "StatusCode.UNAVAILABLE")
+    assert "no server answers" in str(translate(told, "host:1"))
+    busy = errors.ServerBusy("speech_emotion has 16 requests at work and 16 waiting", 8)
+    error = translate(InferenceServerException(busy.to_wire(), "StatusCode.UNAVAILABLE"), "host:1")
+    assert isinstance(error, errors.ServerBusy)
+    assert (str(error), error.retry_after_s) == (str(busy), 8)
+
+
 def test_no_server_is_one_clear_line(tmp_path):
     with AttuneClient("127.0.0.1:9", timeout_s=2) as client:
         assert not client.is_ready()

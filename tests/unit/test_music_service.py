@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, InvalidRequest
+from attune_client.protocol.errors import InvalidOption, InvalidRequest, ServerError, StreamEndedEarly
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.engines import EngineOptions
 from attune_ensemble.music.sampling import SamplingSettings
@@ -19,17 +21,18 @@ SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 
 
 class CountingEngine:
-    """Plays one frame a chunk, and counts how far it came."""
+    """Plays one frame a second, and counts how far it came; it stops after `at_most` of them."""
 
-    name, sample_rate = "counter", 8_000
+    name, sample_rate = "counter", 1
 
     def __init__(self):
         self.made = 0
+        self.at_most = 1_000
         self.request = None
 
     def generate(self, request, chunk_s):
         self.request = request
-        for _ in range(round(request.duration_s / chunk_s)):
+        for _ in range(min(self.at_most, round(request.duration_s / chunk_s))):
             self.made += 1
             yield np.full((1, 2), self.made, np.float32)
 
@@ -54,7 +57,7 @@ def inputs(**more):
 def test_the_engine_announces_itself_before_it_works(engine):
     responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
     announcement = next(responses)
-    assert (announcement["engine"], announcement["sample_rate"]) == ("counter", [8_000])
+    assert (announcement["engine"], announcement["sample_rate"]) == ("counter", [1])
     assert announcement["duration_s"] == [3.0]
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
@@ -150,7 +153,7 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     class Waiting(CountingEngine):
         def generate(self, request, chunk_s):
             yield np.zeros((0, 1), np.float32)
-            yield np.ones((4, 1), np.float32)
+            yield np.ones((30, 1), np.float32)
 
         def metrics(self):
             return {"waits": 1.0}
@@ -159,5 +162,71 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     service = MusicService("waiting", 1.0, EngineOptions())
     _announcement, nothing, chunk = service.play(inputs())
     assert nothing == {}
-    assert chunk["music"].shape == (4, 1)
+    assert chunk["music"].shape == (30, 1)
     assert service.metrics() == {"waits": 1.0}
+
+
+# --- nothing is cut short in silence ---
+
+
+def test_an_engine_that_ends_early_is_an_error_after_what_it_made(engine):
+    engine.at_most = 19
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([600], np.float32)))
+    for _ in range(20):
+        next(responses)
+    with pytest.raises(StreamEndedEarly, match=r"19\.0 s of 600 s"):
+        next(responses)
+
+
+# --- an engine that is being made ---
+
+
+def test_listeners_may_go_while_an_engine_is_being_made(monkeypatch):
+    go_on, made = threading.Event(), []
+
+    def create(name, options):
+        if name == "slow":
+            assert go_on.wait(5)
+        made.append(name)
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    first, second = (service.play(inputs(engine=bytes_tensor("slow"))) for _ in range(2))
+    started_s = time.monotonic()
+    assert [next(first), next(first), next(second)] == [{}, {}, {}]
+    assert time.monotonic() - started_s < 1
+    first.close()
+    assert next(service.play(inputs()))["engine"] == "counter"  # another engine's listeners do not wait
+    go_on.set()
+    assert next(response for response in second if response)["engine"] == "counter"
+    assert made == ["counter", "slow"]
+
+
+def test_an_engine_that_could_not_be_made_is_tried_again(monkeypatch):
+    failures = [ServerError("no memory")]
+
+    def create(name, options):
+        if name == "big" and failures:
+            raise failures.pop()
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    with pytest.raises(ServerError, match="no memory"):
+        list(service.play(inputs(engine=bytes_tensor("big"))))
+    assert any("music" in response for response in service.play(inputs(engine=bytes_tensor("big"))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": bytes_tensor("x" * 1_000_000)},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("dorian", "x" * 1_000_000))},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("piano", "x" * 1_000_000))},
+    ],
+)
+def test_what_was_sent_is_not_sent_back_whole(options):
+    with pytest.raises(InvalidOption, match="xxx") as caught:
+        next(MusicService("composer", 1.0, EngineOptions()).play(inputs(**options)))
+    assert len(caught.value.to_wire()) < 1_000

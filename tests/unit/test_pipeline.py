@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, NoSpeech, StreamEndedEarly
+from attune_client.protocol.errors import InvalidOption, NoSpeech, ServerError, StreamEndedEarly
 from attune_client.protocol.models import (
     EMOTION_CLASSIFIER,
     MUSIC_GENERATOR,
@@ -218,3 +218,11 @@ def test_a_vad_off_its_scale_is_refused(vad):
     responses, _server, _generator = therapy(vad=np.array(vad, np.float32))
     with pytest.raises(InvalidOption, match="between 1 and 5"):
         next(responses)
+
+
+@pytest.mark.parametrize("sum_", [0.0, 0.9, 2.0, np.nan])
+def test_probabilities_that_do_not_add_up_are_an_error(sum_):
+    server = FakeServer(1)
+    server.emotion_classifier = lambda inputs: {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8] * sum_}
+    with pytest.raises(ServerError, match="add up to"):
+        recognise_speech(AUDIO, LABELS, server)

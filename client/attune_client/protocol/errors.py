@@ -13,12 +13,14 @@
     │   │   └── NoSpeech             something to hear, but no speech
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
+    │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
     ├── RequestTimeout               the deadline passed
     ├── RequestCancelled             the caller gave it up
     └── ServerError                  anything else; the server's log says more
         └── StreamEndedEarly         the music ended before its length
 
-The server sends `code: message`; `from_wire` turns that back into the same class on the client.
+The server sends `code: message`; `from_wire` turns that back into the same class on the client. What a request holds
+may be of any size, so messages show it short (`checks.quote`), and none is longer than `MAX_MESSAGE`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "MAX_MESSAGE",
     "AttuneError",
     "AudioTooLong",
     "EmptyAudio",
@@ -36,6 +39,7 @@ __all__ = [
     "NonFiniteAudio",
     "RequestCancelled",
     "RequestTimeout",
+    "ServerBusy",
     "ServerError",
     "ServerUnavailable",
     "SilentAudio",
@@ -46,6 +50,9 @@ __all__ = [
     "from_wire",
 ]
 
+MAX_MESSAGE = 2_000
+"""Longest message that crosses the wire, in characters."""
+
 
 class AttuneError(Exception):
     """Base of every error that Attune raises on purpose; `code` names it on the wire."""
@@ -53,8 +60,11 @@ class AttuneError(Exception):
     code = "error"
 
     def to_wire(self) -> str:
-        """`code: message`, the form in which a server sends it."""
-        return f"{self.code}: {self}"
+        """`code: message`, the form in which a server sends it; a message that is too long loses its end."""
+        message = str(self)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 1]}…"
+        return f"{self.code}: {message}"
 
 
 class InvalidRequest(AttuneError):
@@ -127,6 +137,27 @@ class ServerUnavailable(AttuneError):
     """No server answers, or it is not ready."""
 
     code = "server_unavailable"
+
+
+class ServerBusy(ServerUnavailable):
+    """The server has as much to do as it takes on.
+
+    `retry_after_s` is put at the end of the message, where it also crosses the wire.
+    """
+
+    code = "server_busy"
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message if retry_after_s is None else f"{message}; try again in {retry_after_s} s")
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """When to try again, in seconds from now, as the server estimates it; None where it said nothing."""
+        found = _RETRY_AFTER.search(str(self))
+        return int(found[1]) if found else None
+
+
+_RETRY_AFTER = re.compile(r"; try again in (\d+) s$")
 
 
 class RequestTimeout(AttuneError):

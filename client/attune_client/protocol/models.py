@@ -34,8 +34,14 @@ MAX_TEXT_CHARS = 2_000
 MAX_AUDIO_BYTES = 2**30
 """Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
 
+DEFAULT_MUSIC_S = 30.0
+"""Length of the music where a request asks for none, in seconds."""
+
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""
+
+VAD_LIMITS = (1.0, 5.0)
+"""Least and greatest valence, arousal and dominance."""
 
 NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
@@ -50,12 +56,25 @@ NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the wavefo
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
 INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), "BERT-uncased token ids, at most 512, padded to a bucket")
 ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
-VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5")
-AROUSAL_DOMINANCE = TensorSpec("arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5")
-VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5")
-EMOTION_PROBABILITIES = TensorSpec("emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions")
+VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
+AROUSAL_DOMINANCE = TensorSpec(
+    "arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5", limits=VAD_LIMITS
+)
+VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5", limits=VAD_LIMITS)
+EMOTION_PROBABILITIES = TensorSpec(
+    "emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions", limits=(0.0, 1.0)
+)
 EMOTION_LABELS = TensorSpec("emotion_labels", _BYTES, (NUM_EMOTIONS,), "the 40 emotions, in the probabilities' order")
-EMBEDDING = TensorSpec("embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding")
+EMBEDDING = TensorSpec(
+    "embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding", limits=(-1.0, 1.0)
+)
+LEASE = TensorSpec(
+    "lease",
+    _BYTES,
+    (1,),
+    "token of the lease that a calling model holds; when it ends, so does the work",
+    optional=True,
+)
 
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
@@ -66,7 +85,7 @@ _SPEECH_RESULTS = (
     TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
     TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
-    TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5"),
+    TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
     TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
     TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
     TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
@@ -77,7 +96,7 @@ _SPEC_DOC = "JSON: tempo_bpm, mode, tonic, instruments, dynamics"
 # What was retrieved is missing where a music_spec was given.
 _PROMPT_RESULTS = (
     TensorSpec("retrieved_emotion", _BYTES, (1,), "label of the knowledge-base entry that was retrieved"),
-    TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1"),
+    TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1", limits=(-1.0, 1.0)),
     TensorSpec("description", _BYTES, (1,), "the entry's music description"),
     TensorSpec("prompt", _BYTES, (1,), "the structured prompt for the music engine"),
     TensorSpec("prompt_writer", _BYTES, (1,), "which writer made the prompt"),
@@ -114,7 +133,7 @@ _WISH = (
 
 SPEECH_TO_TEXT = ModelSpec(
     "speech_to_text",
-    inputs=(AUDIO_FILE,),
+    inputs=(AUDIO_FILE, LEASE),
     outputs=(
         TensorSpec("waveform", _FP32, (-1, -1), "[S, T] the segments, 16 kHz mono, zero-padded to one bucket"),
         TensorSpec("num_samples", _INT64, (-1, 1), "[S, 1] true length of each segment in samples"),
@@ -180,13 +199,7 @@ MUSIC_GENERATOR = ModelSpec(
         *_MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
         TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
-        TensorSpec(
-            "lease",
-            _BYTES,
-            (1,),
-            "token of the lease that a calling model holds; when it ends, so does the work",
-            optional=True,
-        ),
+        LEASE,
     ),
     outputs=(
         *_MUSIC_RESULTS,

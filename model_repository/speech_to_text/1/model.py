@@ -21,5 +21,5 @@ class TritonPythonModel:
             beam_size=int(settings["beam_size"]),
         )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return self.triton.answer(requests, self.transcriber.answer)
+    def execute(self, requests: list[Any]) -> None:
+        self.triton.answer_concurrently(requests, self.transcriber.answer)
