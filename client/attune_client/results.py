@@ -58,10 +58,13 @@ class SpeechEmotion:
     """What a recording says and how it feels: overall, and segment by segment.
 
     `probabilities` is [40], in the order of the emotion labels; `transcribe_s` and `recognise_s` are the
-    server's own times, in seconds.
+    server's own times, in seconds. `language` is the code of the language that the speech was taken for, with its
+    probability; where it is not English, or nothing was said, there are no words.
     """
 
     transcript: str
+    language: str
+    language_probability: float
     vad: VAD
     emotion: str
     probabilities: npt.NDArray[np.float32]
@@ -81,6 +84,8 @@ class SpeechEmotion:
         )
         return cls(
             transcript=_text(tensors, "transcript"),
+            language=_text(tensors, "language"),
+            language_probability=_number(tensors, "language_probability"),
             vad=VAD.from_array(tensors["vad"]),
             emotion=_text(tensors, "emotion"),
             probabilities=tensors["emotion_probabilities"],
@@ -96,6 +101,8 @@ class SpeechEmotion:
         """As a JSON-ready object."""
         return {
             "transcript": self.transcript,
+            "language": self.language,
+            "language_probability": round(self.language_probability, 4),
             "segments": [segment.to_dict() for segment in self.segments],
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,

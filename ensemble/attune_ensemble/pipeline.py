@@ -28,13 +28,21 @@ CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, 
 _MUSIC_OPTIONS = ("duration_s", "seed", "engine")
 
 
-def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
+def recognise_speech(
+    audio: npt.NDArray[np.object_],
+    labels: Sequence[str],
+    call: Call,
+    other_languages: npt.NDArray[np.object_] | None = None,
+) -> Tensors:
     """From one encoded recording, BYTES [1], to the outputs of `speech_emotion`.
+
+    `other_languages`, BYTES [1], says what becomes of speech that is not English.
 
     Raises the `InvalidAudio` that fits when the recording cannot be used.
     """
     started_s = time.perf_counter()
-    speech = call("speech_to_text", {"audio": audio})
+    option = {} if other_languages is None else {"other_languages": other_languages}
+    speech = call("speech_to_text", {"audio": audio} | option)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call)
     vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
@@ -43,6 +51,8 @@ def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     return {
         "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
+        "language": speech["language"],
+        "language_probability": speech["language_probability"],
         "vad": vad,
         "emotion": bytes_tensor(labels[int(probabilities.argmax())]),
         "emotion_probabilities": probabilities,
@@ -90,7 +100,7 @@ def play_therapy(
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded.
     """
-    speech = recognise_speech(inputs["audio"], labels, call)
+    speech = recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"))
     prompt = write_prompt(speech["emotion"], speech["vad"], call)
     wanted = {name: prompt[name] for name in ("prompt", "music_spec")}
     options = {name: inputs[name] for name in _MUSIC_OPTIONS if name in inputs}

@@ -82,12 +82,15 @@ _MUSICGEN = {
     "max_concurrent": "96",
 }
 
+# "soundfile" never starts PyAV, and then reads neither M4A, AMR nor WebM.
+_DECODER = {"decoder": "soundfile+pyav"}
+
 DEPLOYMENTS: dict[str, Deployment] = {
     "speech_to_text": Deployment(
         Kind.PYTHON,
         on_gpu=True,
-        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2"},
-        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4"},
+        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2", **_DECODER},
+        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4", **_DECODER},
     ),
     "text_tokenizer": Deployment(Kind.PYTHON),
     "valence": Deployment(Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=2000, parameters=_ONE_THREAD),

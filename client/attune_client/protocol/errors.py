@@ -4,12 +4,13 @@
     ├── InvalidRequest               the request is at fault; sending it again will not help
     │   ├── InvalidAudio
     │   │   ├── EmptyAudio           no bytes, or no samples
-    │   │   ├── UnreadableAudio      not WAV, FLAC, MP3 or OGG
+    │   │   ├── UnreadableAudio      no recording, or none that can be decoded
     │   │   ├── TruncatedAudio       the file ends before its header says
-    │   │   ├── NonFiniteAudio       NaN or infinite samples
-    │   │   ├── AudioTooLong         more than 10 minutes
+    │   │   ├── NonFiniteAudio       samples that are NaN, infinite or absurd
+    │   │   ├── AudioTooLong         more than 10 minutes, or too many samples
     │   │   ├── SilentAudio          nothing to hear
-    │   │   └── NoSpeech             something to hear, but no speech
+    │   │   ├── NoSpeech             something to hear, but no speech
+    │   │   └── UnsupportedLanguage  speech, but not in English
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
     ├── RequestTimeout               the deadline passed
@@ -39,6 +40,7 @@ __all__ = [
     "SilentAudio",
     "TruncatedAudio",
     "UnreadableAudio",
+    "UnsupportedLanguage",
     "from_wire",
 ]
 
@@ -72,7 +74,7 @@ class EmptyAudio(InvalidAudio):
 
 
 class UnreadableAudio(InvalidAudio):
-    """The file is not in a supported audio format."""
+    """The file is no recording, or not one that the server can decode."""
 
     code = "unreadable_audio"
 
@@ -84,13 +86,13 @@ class TruncatedAudio(InvalidAudio):
 
 
 class NonFiniteAudio(InvalidAudio):
-    """Some samples are NaN or infinite."""
+    """Some samples are NaN, infinite, or beyond anything that a recording holds."""
 
     code = "non_finite_audio"
 
 
 class AudioTooLong(InvalidAudio):
-    """The recording is longer than the server accepts."""
+    """The recording is longer, or has more samples, than the server accepts."""
 
     code = "audio_too_long"
 
@@ -105,6 +107,12 @@ class NoSpeech(InvalidAudio):
     """No speech was found in the recording."""
 
     code = "no_speech"
+
+
+class UnsupportedLanguage(InvalidAudio):
+    """The recording is in another language than English."""
+
+    code = "unsupported_language"
 
 
 class InvalidOption(InvalidRequest):
