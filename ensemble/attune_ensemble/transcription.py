@@ -7,6 +7,7 @@ stays. `ensemble/benchmarks/hearing.md` has what the thresholds were measured on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,7 +45,8 @@ MAX_NO_SPEECH = 0.6
 """Above this probability of no speech, text has to be likelier: `MIN_LOGPROB_IN_DOUBT`."""
 
 MIN_WORD_PROBABILITY = 0.5
-"""A segment whose words are less likely than this (geometric mean) is listened to again on its own."""
+MIN_WORDS_PER_S = 1.0
+"""A segment whose words are less likely (geometric mean) or fewer than this is listened to again on its own."""
 
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign where English is less likely, and another language more likely, than these."""
@@ -52,6 +54,8 @@ MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 ENGLISH = "en"
 
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
+_OVER_AND_OVER = 6
+_WORD = re.compile(r"\w+")
 _MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
 
 
@@ -203,10 +207,16 @@ def find_speech(waveform: Waveform) -> list[Span]:
 
 def was_said(heard: Heard) -> bool:
     """Whether the words of a window are likely enough to have been said."""
-    if heard.runs_on or not any(character.isalnum() for character in heard.text):
+    if heard.runs_on or not says_something(heard.text):
         return False
     in_doubt = heard.no_speech > MAX_NO_SPEECH
     return heard.mean_logprob >= (MIN_LOGPROB_IN_DOUBT if in_doubt else MIN_LOGPROB)
+
+
+def says_something(text: str) -> bool:
+    """Whether a text is more than punctuation, or one syllable over and over ("Ha ha ha ha ha ha")."""
+    words = _WORD.findall(text.lower())
+    return len(set(words)) > 1 or 0 < len(words) < _OVER_AND_OVER
 
 
 def is_foreign(language: str, probabilities: dict[str, float]) -> bool:
@@ -215,9 +225,12 @@ def is_foreign(language: str, probabilities: dict[str, float]) -> bool:
 
 
 def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Word]]:
-    """Give each word of the joined segments (see `_join`) to the segment in which its middle lies."""
+    """Give each word of the joined segments (see `_join`) to the segment in which its middle lies.
+
+    A gap belongs half to the segment before it: Whisper lets words on both sides reach into a pause.
+    """
     lengths = np.array([segment.end - segment.start + _GAP for segment in segments])
-    edges_s = np.cumsum(lengths)[:-1] / SPEECH_SAMPLE_RATE
+    edges_s = (np.cumsum(lengths)[:-1] - _GAP / 2) / SPEECH_SAMPLE_RATE
     assigned: list[list[Word]] = [[] for _ in segments]
     for word in words:
         assigned[int(np.searchsorted(edges_s, word.middle_s))].append(word)
@@ -227,7 +240,7 @@ def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Wor
 def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
     """The text of each segment of a window; None where it has to be heard on its own.
 
-    That is where its words are unlikely or missing, and before a segment without words: Whisper stopped early.
+    That is where its words are unlikely or too few, and before a segment without words: Whisper stopped early.
     """
     if len(spans) == 1:
         return [heard.text if was_said(heard) else ""]
@@ -236,13 +249,16 @@ def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
     assigned = assign_words(spans, heard.words)
     stopped = [*(not words for words in assigned[1:]), False]
     return [
-        None if before_nothing or not _is_sure(words) else "".join(word.text for word in words).strip()
-        for words, before_nothing in zip(assigned, stopped, strict=True)
+        None if before_nothing or not _is_sure(span, words) else "".join(word.text for word in words).strip()
+        for span, words, before_nothing in zip(spans, assigned, stopped, strict=True)
     ]
 
 
-def _is_sure(words: list[Word]) -> bool:
-    if not words:
+def _is_sure(span: Span, words: list[Word]) -> bool:
+    """Whether Whisper, which sometimes leaves a sentence out, wrote down what a segment says."""
+    if len(words) < MIN_WORDS_PER_S * (span.end_s - span.start_s):
+        return False
+    if not says_something("".join(word.text for word in words)):
         return False
     probabilities = np.array([word.probability for word in words])
     return bool(np.exp(np.log(np.maximum(probabilities, 1e-6)).mean()) >= MIN_WORD_PROBABILITY)

@@ -24,7 +24,17 @@ from attune_ensemble.audio import Waveform
 if TYPE_CHECKING:
     import ctranslate2
 
-__all__ = ["FULL_WINDOW_S", "TAIL_S", "Encoded", "Heard", "Whisper", "Word", "import_without_pyav", "pad_for_whisper"]
+__all__ = [
+    "FULL_WINDOW_S",
+    "TAIL_S",
+    "Encoded",
+    "Heard",
+    "Whisper",
+    "Word",
+    "import_without_pyav",
+    "pad_for_whisper",
+    "place_words",
+]
 
 FULL_WINDOW_S = 30.0
 """Longest window that Whisper's encoder takes, in seconds."""
@@ -39,6 +49,7 @@ Padding to the usual 30 s costs four times as much for a sentence, and finds no 
 TOKENS_PER_S = 12
 """Nobody speaks faster: of 378 English clips the fastest has 9. What goes on longer repeats itself for ever."""
 
+LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # of a short clip: timestamps, punctuation
 _MAX_TOKENS = 444
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
@@ -129,11 +140,25 @@ class Whisper:
         if not text or not aligned:
             return ()
         self._merge_punctuations(aligned[0], _PREPENDED, _APPENDED)
-        return tuple(
-            Word(word["word"], (word["start"] + word["end"]) / 2, float(word["probability"]))
-            for word in aligned[0]
-            if word["word"]
-        )
+        return place_words([word for word in aligned[0] if word["word"]])
+
+
+def place_words(aligned: list[dict[str, Any]]) -> tuple[Word, ...]:
+    """The words of faster-whisper's alignment (`word`, `start`, `end`, `probability`) with their middles.
+
+    The alignment leaves no pauses: one of the two words beside a pause reaches through it. That is the first of a
+    sentence, which ends where it should, or else the last, which begins where it should.
+    """
+    placed: list[Word] = []
+    for word in aligned:
+        start_s, end_s = word["start"], word["end"]
+        begins_sentence = not placed or placed[-1].text.endswith((".", "!", "?"))
+        if begins_sentence:
+            start_s = max(start_s, end_s - LONGEST_WORD_S)
+        else:
+            end_s = min(end_s, start_s + LONGEST_WORD_S)
+        placed.append(Word(word["word"], (start_s + end_s) / 2, float(word["probability"])))
+    return tuple(placed)
 
 
 def pad_for_whisper(waveform: Waveform) -> Waveform:

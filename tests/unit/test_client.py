@@ -20,6 +20,8 @@ from attune_client.wire import infer_inputs, therapy_inputs, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "language": np.array([b"en"], dtype=np.object_),
+    "language_probability": np.array([0.975], np.float32),
     "vad": np.array([3.5, 2.0, 3.0], np.float32),
     "emotion": np.array([b"calm"], dtype=np.object_),
     "emotion_probabilities": np.eye(40, dtype=np.float32)[3],
@@ -48,6 +50,7 @@ def test_speech_emotion_reads_every_tensor():
     result = SpeechEmotion.from_tensors(SPEECH)
     assert result.transcript == "héllo [all]"
     assert result.segments[0].vad.valence == 3.5
+    assert (result.language, result.to_dict()["language_probability"]) == ("en", 0.975)
     assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
 
 
