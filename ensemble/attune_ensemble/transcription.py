@@ -225,7 +225,7 @@ def is_foreign(language: str, probabilities: dict[str, float]) -> bool:
 
 
 def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Word]]:
-    """Give each word of the joined segments (see `_join`) to the segment in which its middle lies.
+    """Give each word of the joined segments (see `_join`) to the segment in which it is said.
 
     A gap belongs half to the segment before it: Whisper lets words on both sides reach into a pause.
     """
@@ -233,7 +233,7 @@ def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Wor
     edges_s = (np.cumsum(lengths)[:-1] - _GAP / 2) / SPEECH_SAMPLE_RATE
     assigned: list[list[Word]] = [[] for _ in segments]
     for word in words:
-        assigned[int(np.searchsorted(edges_s, word.middle_s))].append(word)
+        assigned[int(np.searchsorted(edges_s, word.at_s))].append(word)
     return assigned
 
 

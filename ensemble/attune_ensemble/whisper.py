@@ -66,10 +66,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word, where its middle lies in the window, and how sure Whisper is of it, 0..1."""
+    """A word, a moment of the window at which it is being said, and how sure Whisper is of it, 0..1."""
 
     text: str
-    middle_s: float
+    at_s: float
     probability: float
 
 
@@ -144,20 +144,18 @@ class Whisper:
 
 
 def place_words(aligned: list[dict[str, Any]]) -> tuple[Word, ...]:
-    """The words of faster-whisper's alignment (`word`, `start`, `end`, `probability`) with their middles.
+    """The words of faster-whisper's alignment (`word`, `start`, `end`, `probability`), each at one moment.
 
     The alignment leaves no pauses: one of the two words beside a pause reaches through it. That is the first of a
     sentence, which ends where it should, or else the last, which begins where it should.
     """
     placed: list[Word] = []
     for word in aligned:
-        start_s, end_s = word["start"], word["end"]
-        begins_sentence = not placed or placed[-1].text.endswith((".", "!", "?"))
-        if begins_sentence:
-            start_s = max(start_s, end_s - LONGEST_WORD_S)
-        else:
-            end_s = min(end_s, start_s + LONGEST_WORD_S)
-        placed.append(Word(word["word"], (start_s + end_s) / 2, float(word["probability"])))
+        at_s = (word["start"] + word["end"]) / 2
+        if word["end"] - word["start"] > LONGEST_WORD_S:
+            begins_sentence = not placed or placed[-1].text.endswith((".", "!", "?"))
+            at_s = word["end"] if begins_sentence else word["start"]
+        placed.append(Word(word["word"], at_s, float(word["probability"])))
     return tuple(placed)
 
 

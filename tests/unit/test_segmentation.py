@@ -68,11 +68,11 @@ def test_buckets_are_whole_seconds(samples, bucket):
 
 
 def texts(segments: list[Span], words: list[tuple[str, float]]) -> list[str]:
-    assigned = assign_words(segments, tuple(Word(text, middle_s, 0.9) for text, middle_s in words))
+    assigned = assign_words(segments, tuple(Word(text, at_s, 0.9) for text, at_s in words))
     return ["".join(word.text for word in group).strip() for group in assigned]
 
 
-def test_words_go_to_the_segment_in_which_their_middle_lies():
+def test_words_go_to_the_segment_in_which_they_are_said():
     segments = [span(0, 2), span(5, 6), span(9, 10)]
     gap_s = _GAP / RATE
     words = [(" one", 0.5), (" two", 1.9), (" three", 2 + gap_s + 0.5)]
@@ -94,7 +94,7 @@ def test_a_word_beside_a_pause_lies_on_its_own_side():
         {"word": word, "start": start, "end": end, "probability": 0.9}
         for word, start, end in ((" one.", 0.0, 0.5), (" Two", 0.5, 4.0), (" three", 4.0, 4.4), (" four", 4.4, 9.0))
     ]
-    assert [round(word.middle_s, 2) for word in place_words(aligned)] == [0.25, 3.6, 4.2, 4.8]
+    assert [round(word.at_s, 2) for word in place_words(aligned)] == [0.25, 4.0, 4.2, 4.4]
 
 
 @pytest.mark.parametrize(("speech_s", "window_s"), [(0.5, 10), (8, 10), (8.1, 10.5), (27.6, 30), (29, 30), (30, 30)])
