@@ -101,13 +101,15 @@ _MUSICGEN_PUBLIC, _MUSICGEN_ENGINE = Places(96, 16), Places(112, 0)
 # not bounded themselves: a bound on Triton's own queue makes its batcher poll every half second.
 _TRANSCRIBER, _GPU_TRANSCRIBER = Places(1, 31), Places(1, 111)
 
+# "soundfile" never starts PyAV, and then reads neither M4A, AMR nor WebM.
+_DECODER = {"decoder": "soundfile+pyav"}
 
 DEPLOYMENTS: dict[str, Deployment] = {
     "speech_to_text": Deployment(
         Kind.PYTHON,
         on_gpu=True,
-        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2"},
-        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4"},
+        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2", **_DECODER},
+        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4", **_DECODER},
         places=_TRANSCRIBER,
         gpu_places=_GPU_TRANSCRIBER,
     ),

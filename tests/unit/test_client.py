@@ -20,6 +20,8 @@ from attune_client.wire import infer_inputs, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "language": np.array([b"en"], dtype=np.object_),
+    "language_probability": np.array([0.975], np.float32),
     "vad": np.array([3.5, 2.0, 3.0], np.float32),
     "emotion": np.array([b"calm"], dtype=np.object_),
     "emotion_probabilities": np.eye(40, dtype=np.float32)[3],
@@ -61,6 +63,7 @@ def test_speech_emotion_reads_every_tensor():
     assert result.probability_array.tolist() == SPEECH["emotion_probabilities"].tolist()
     assert next(iter(result.to_dict()["probabilities"])) == "calm"
     assert len(result.to_dict()["probabilities"]) == 40
+    assert (result.language, result.to_dict()["language_probability"]) == ("en", 0.975)
     assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
 
 

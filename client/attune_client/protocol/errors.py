@@ -5,12 +5,13 @@
     │   ├── InvalidAudio
     │   │   ├── UnreadableFile       the client cannot read the file: missing, a folder, not permitted
     │   │   ├── EmptyAudio           no bytes, or no samples
-    │   │   ├── UnreadableAudio      not WAV, FLAC, MP3 or OGG
+    │   │   ├── UnreadableAudio      no recording, or none that can be decoded
     │   │   ├── TruncatedAudio       the file ends before its header says
-    │   │   ├── NonFiniteAudio       NaN or infinite samples
-    │   │   ├── AudioTooLong         more than 10 minutes
+    │   │   ├── NonFiniteAudio       samples that are NaN, infinite or absurd
+    │   │   ├── AudioTooLong         more than 10 minutes, or too many samples
     │   │   ├── SilentAudio          nothing to hear
-    │   │   └── NoSpeech             something to hear, but no speech
+    │   │   ├── NoSpeech             something to hear, but no speech
+    │   │   └── UnsupportedLanguage  speech, but not in English
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
     │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
@@ -47,6 +48,7 @@ __all__ = [
     "TruncatedAudio",
     "UnreadableAudio",
     "UnreadableFile",
+    "UnsupportedLanguage",
     "from_wire",
 ]
 
@@ -92,7 +94,7 @@ class EmptyAudio(InvalidAudio):
 
 
 class UnreadableAudio(InvalidAudio):
-    """The file is not in a supported audio format."""
+    """The file is no recording, or not one that the server can decode."""
 
     code = "unreadable_audio"
 
@@ -104,13 +106,13 @@ class TruncatedAudio(InvalidAudio):
 
 
 class NonFiniteAudio(InvalidAudio):
-    """Some samples are NaN or infinite."""
+    """Some samples are NaN, infinite, or beyond anything that a recording holds."""
 
     code = "non_finite_audio"
 
 
 class AudioTooLong(InvalidAudio):
-    """The recording is longer than the server accepts."""
+    """The recording is longer, or has more samples, than the server accepts."""
 
     code = "audio_too_long"
 
@@ -125,6 +127,12 @@ class NoSpeech(InvalidAudio):
     """No speech was found in the recording."""
 
     code = "no_speech"
+
+
+class UnsupportedLanguage(InvalidAudio):
+    """The recording is in another language than English."""
+
+    code = "unsupported_language"
 
 
 class InvalidOption(InvalidRequest):

@@ -19,6 +19,7 @@ class TritonPythonModel:
             compute_type=settings["compute_type"],
             threads=int(settings["threads"]),
             beam_size=int(settings["beam_size"]),
+            decoder=settings["decoder"],
         )
 
     def execute(self, requests: list[Any]) -> None:
