@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, InvalidRequest
+from attune_client.protocol.errors import InvalidOption, InvalidRequest, ServerUnavailable
 from attune_ensemble import pipeline
 from attune_ensemble.music import service as service_module
-from attune_ensemble.music.engines import EngineOptions
+from attune_ensemble.music.engines import EngineOptions, available_engines, default_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
@@ -167,3 +167,38 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     assert nothing == {}
     assert chunk["music"].shape == (4, 1)
     assert service.metrics() == {"waits": 1.0}
+
+
+# Which engines can play, by what `attune export` placed for the profile
+
+
+def exported(folder, *files, weights="musicgen.gpu"):
+    """The options of a model whose checkpoint folder holds these files."""
+    for file in files:
+        (folder / weights).mkdir(exist_ok=True)
+        (folder / weights / file).touch()
+    return EngineOptions.of({"weights": "musicgen.gpu"}, "cpu", folder)
+
+
+def test_the_profiles_own_checkpoint_is_played(tmp_path):
+    options = exported(tmp_path, "config.json", "model.safetensors")
+    assert options.musicgen == tmp_path / "musicgen.gpu"
+    assert available_engines(options) == ("composer", "musicgen")
+    assert default_engine("musicgen", options) == "musicgen"
+    assert default_engine("composer", options) == "composer"
+
+
+def test_another_profiles_checkpoint_is_not(tmp_path):
+    options = exported(tmp_path, "config.json", weights="musicgen")
+    assert available_engines(options) == ("composer",)
+
+
+def test_the_composer_plays_where_musicgen_was_left_out_on_purpose(tmp_path):
+    options = exported(tmp_path, "none")
+    assert available_engines(options) == ("composer",)
+    assert default_engine("musicgen", options) == "composer"
+
+
+def test_musicgen_that_was_forgotten_is_refused_when_the_model_loads(tmp_path):
+    with pytest.raises(ServerUnavailable, match=r"run `attune export` with this --profile, and --musicgen none"):
+        default_engine("musicgen", exported(tmp_path))

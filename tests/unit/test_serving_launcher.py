@@ -126,3 +126,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
+    check, server = (
+        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
+    )
+    assert check < server, "the repository is checked before anything of it is served"

@@ -36,6 +36,7 @@ _CONTAINER_PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
+    "'tritonclient[grpc]'",
 )
 _ROOT = Path(__file__).parents[3]
 _PORT = click.IntRange(1, 65535)
@@ -128,6 +129,7 @@ def container_command(profile: str, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
+        f"python3 -m attune_ensemble.serving.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
     published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
