@@ -312,10 +312,14 @@ def _read_stamp(file: Path) -> dict[str, Any]:
 def _is_placed(repository: Path, part: Part, profile: Profile) -> bool:
     stamp_file = _stamp_file(repository, part, profile)
     stamp = _read_stamp(stamp_file)
-    # A database changes its files' sizes when it is opened, so only their presence counts.
     return stamp.get("fingerprint") == part.fingerprint() and all(
-        (stamp_file.parent / name).is_file() for name in stamp["files"]
+        _is_whole(stamp_file.parent / name, size) for name, size in stamp["files"].items()
     )
+
+
+def _is_whole(file: Path, size: int) -> bool:
+    # A database may change its files when it is opened, so only their presence counts.
+    return file.is_file() and (KNOWLEDGE_DIR in file.parts or file.stat().st_size == size)
 
 
 def _build(repository: Path, part: Part, profile: Profile, force: bool, before_change: Callable[[], None]) -> Placed:
