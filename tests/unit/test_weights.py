@@ -231,6 +231,7 @@ def test_a_hub_snapshot_is_checked_for_files_and_digests(register, monkeypatch):
         (local_dir / "model.bin").write_bytes(PART1)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     files = {"model.bin": PinnedFile(sha256(PART1), len(PART1))}
     register(HubSource("someone/tiny", "a" * 40), files=files, rest=("*.json",))
     with pytest.raises(WeightsError, match=r"model hub someone/tiny@aaaaaaa: it has no file \*\.json"):
@@ -238,6 +239,22 @@ def test_a_hub_snapshot_is_checked_for_files_and_digests(register, monkeypatch):
     assert asked == {"repository": "someone/tiny", "revision": "a" * 40, "allow_patterns": ["model.bin", "*.json"]}
     register(HubSource("someone/tiny", "a" * 40), files=files)
     assert (weights.fetch("tiny") / "model.bin").read_bytes() == PART1
+
+
+def test_a_hub_out_of_reach_is_called_that_and_not_a_repository_without_files(register, monkeypatch):
+    """Its client gives back an empty folder, after half a minute of trying again."""
+
+    class Unreachable(Exception):
+        pass
+
+    def model_info(*_, **__):
+        raise Unreachable("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: None)
+    register(HubSource("someone/tiny", "a" * 40), files={}, rest=("*.json",))
+    with pytest.raises(WeightsError, match="model hub does not give it: Name or service not known"):
+        weights.fetch("tiny")
 
 
 def test_two_fetches_at_once_download_once(index, wheels, register):

@@ -14,7 +14,7 @@ class TritonPythonModel:
         self.triton = Adapter(SPEECH_TO_TEXT, args, pb_utils)
         settings = self.triton.settings
         self.transcriber = Transcriber(
-            self.triton.folder / "whisper",
+            self.triton.folder / settings["weights"],
             device=self.triton.device,
             compute_type=settings["compute_type"],
             threads=int(settings["threads"]),
