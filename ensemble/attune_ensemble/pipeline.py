@@ -152,9 +152,10 @@ def _choose_options(inputs: Tensors, call_stream: CallStream) -> Tensors:
     """The engine, length and seed that `music_generator` will take: those asked for, or else those it chooses."""
     asked = _those(inputs, *_MUSIC_OPTIONS)
     nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor("")}
-    answers = call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)})
-    (chosen,) = filter(None, answers)
-    return _those(chosen, *_MUSIC_OPTIONS)
+    announced = list(call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)}))
+    if not announced:
+        raise ServerError("music_generator announced nothing")
+    return _those(announced[0], *_MUSIC_OPTIONS)
 
 
 def _feel(inputs: Tensors, labels: Sequence[str], call: Call) -> Tensors:

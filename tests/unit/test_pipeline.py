@@ -186,6 +186,18 @@ def test_music_that_ends_early_is_an_error(seconds):
         list(responses)
 
 
+@pytest.mark.parametrize("silent_from", [0, 1])
+def test_a_generator_that_says_nothing_is_an_error(silent_from):
+    generator, asked = FakeGenerator(2.0), []
+
+    def call_stream(model, inputs):
+        asked.append(model)
+        yield from () if len(asked) > silent_from else generator(model, inputs)
+
+    with pytest.raises(ServerError, match=r"announced nothing|before it began"):
+        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream))
+
+
 @pytest.mark.parametrize(
     ("inputs", "searched", "told"),
     [

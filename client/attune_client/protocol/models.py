@@ -31,9 +31,6 @@ MAX_SPEECH_SAMPLES = 115_200_000
 MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
 """Shortest and longest music that one request may ask for, in seconds."""
 
-MIN_VAD, MAX_VAD = 1.0, 5.0
-"""The ends of the scales of valence, arousal and dominance."""
-
 MAX_TEXT_CHARS = 2_000
 """Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
 
