@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption, NoSpeech, UnsupportedLanguage
 from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
 from attune_ensemble.audio import Decoder, Waveform, decode_speech
@@ -188,7 +189,7 @@ def read_other_languages(inputs: Tensors) -> OtherLanguages:
         return OtherLanguages(wanted)
     except ValueError:
         raise InvalidOption(
-            f"other_languages must be one of {', '.join(OtherLanguages)}, not {wanted[:40]!r}"
+            f"other_languages must be one of {', '.join(OtherLanguages)}, not {quote(wanted)}"
         ) from None
 
 

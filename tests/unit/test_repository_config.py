@@ -75,3 +75,44 @@ def test_adapters_stay_thin(name):
         for line in range(node.lineno, (node.lineno if hasattr(node, "body") else node.end_lineno) + 1)
     }
     assert len(lines) < 40
+
+
+PYTHON_MODELS = [name for name, d in DEPLOYMENTS.items() if d.kind is Kind.PYTHON]
+
+
+def places(name: str, profile: Profile) -> tuple[int, int]:
+    parameters = model_config(name, profile).parameters
+    return int(parameters["max_concurrent"].string_value), int(parameters["max_waiting"].string_value)
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_every_model_that_may_keep_a_client_waiting_is_bounded(profile):
+    for name in PYTHON_MODELS:
+        if name != "text_tokenizer":  # answers in milliseconds
+            at_work, waiting = places(name, profile)
+            assert at_work >= 1, name
+            assert waiting >= 0, name
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_the_engine_can_say_that_it_is_full(profile):
+    """Before it can, as many as it takes have to come through to it, and one more."""
+    parameters = model_config("music_generator", profile).parameters
+    full = int(parameters["slots"].string_value) + int(parameters["queue"].string_value)
+    assert places("music_therapy", profile)[0] > full
+    assert sum(places("music_generator", profile)) >= places("music_therapy", profile)[0]
+
+
+@pytest.mark.parametrize("profile", Profile)
+def test_the_transcriber_takes_what_the_models_in_front_of_it_send(profile):
+    sent = places("music_therapy", profile)[0] + places("speech_emotion", profile)[0]
+    assert sum(places("speech_to_text", profile)) == sent
+
+
+@pytest.mark.parametrize("name", [name for name, d in DEPLOYMENTS.items() if d.kind is Kind.ONNX])
+def test_every_graph_runs_before_it_is_served(name):
+    (warm_up,) = model_config(name, Profile.GPU).model_warmup
+    assert set(warm_up.inputs) == {tensor.name for tensor in MODELS[name].inputs}
+    for tensor in MODELS[name].inputs:
+        assert len(warm_up.inputs[tensor.name].dims) == len(tensor.shape)
+        assert all(size > 0 for size in warm_up.inputs[tensor.name].dims)

@@ -3,6 +3,7 @@
     AttuneError
     ├── InvalidRequest               the request is at fault; sending it again will not help
     │   ├── InvalidAudio
+    │   │   ├── UnreadableFile       the client cannot read the file: missing, a folder, not permitted
     │   │   ├── EmptyAudio           no bytes, or no samples
     │   │   ├── UnreadableAudio      no recording, or none that can be decoded
     │   │   ├── TruncatedAudio       the file ends before its header says
@@ -13,11 +14,14 @@
     │   │   └── UnsupportedLanguage  speech, but not in English
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
+    │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
     ├── RequestTimeout               the deadline passed
     ├── RequestCancelled             the caller gave it up
     └── ServerError                  anything else; the server's log says more
+        └── StreamEndedEarly         the music ended before its length
 
-The server sends `code: message`; `from_wire` turns that back into the same class on the client.
+The server sends `code: message`; `from_wire` turns that back into the same class on the client. What a request holds
+may be of any size, so messages show it short (`checks.quote`), and none is longer than `MAX_MESSAGE`.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "MAX_MESSAGE",
     "AttuneError",
     "AudioTooLong",
     "EmptyAudio",
@@ -35,14 +40,20 @@ __all__ = [
     "NonFiniteAudio",
     "RequestCancelled",
     "RequestTimeout",
+    "ServerBusy",
     "ServerError",
     "ServerUnavailable",
     "SilentAudio",
+    "StreamEndedEarly",
     "TruncatedAudio",
     "UnreadableAudio",
+    "UnreadableFile",
     "UnsupportedLanguage",
     "from_wire",
 ]
+
+MAX_MESSAGE = 2_000
+"""Longest message that crosses the wire, in characters."""
 
 
 class AttuneError(Exception):
@@ -51,8 +62,11 @@ class AttuneError(Exception):
     code = "error"
 
     def to_wire(self) -> str:
-        """`code: message`, the form in which a server sends it."""
-        return f"{self.code}: {self}"
+        """`code: message`, the form in which a server sends it; a message that is too long loses its end."""
+        message = str(self)
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE - 1]}…"
+        return f"{self.code}: {message}"
 
 
 class InvalidRequest(AttuneError):
@@ -65,6 +79,12 @@ class InvalidAudio(InvalidRequest):
     """The recording cannot be used."""
 
     code = "invalid_audio"
+
+
+class UnreadableFile(InvalidAudio):
+    """The recording's file is missing, or the client may not read it."""
+
+    code = "unreadable_file"
 
 
 class EmptyAudio(InvalidAudio):
@@ -127,6 +147,27 @@ class ServerUnavailable(AttuneError):
     code = "server_unavailable"
 
 
+class ServerBusy(ServerUnavailable):
+    """The server has as much to do as it takes on.
+
+    `retry_after_s` is put at the end of the message, where it also crosses the wire.
+    """
+
+    code = "server_busy"
+
+    def __init__(self, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message if retry_after_s is None else f"{message}; try again in {retry_after_s} s")
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """When to try again, in seconds from now, as the server estimates it; None where it said nothing."""
+        found = _RETRY_AFTER.search(str(self))
+        return int(found[1]) if found else None
+
+
+_RETRY_AFTER = re.compile(r"; try again in (\d+) s$")
+
+
 class RequestTimeout(AttuneError):
     """The deadline passed before the answer came."""
 
@@ -143,6 +184,17 @@ class ServerError(AttuneError):
     """The server failed; its log has the details."""
 
     code = "server_error"
+
+
+class StreamEndedEarly(ServerError):
+    """The music ended before its length; a client knows how many seconds came, and how many were due."""
+
+    code = "stream_ended_early"
+
+    def __init__(self, message: str, *, received_s: float | None = None, expected_s: float | None = None) -> None:
+        super().__init__(message)
+        self.received_s = received_s
+        self.expected_s = expected_s
 
 
 def _tree(root: type[AttuneError]) -> dict[str, type[AttuneError]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_ensemble.music.engine import MusicEngine
 from attune_ensemble.musicgen.statistics import METRICS
@@ -62,7 +63,7 @@ def create_engine(name: str, options: EngineOptions) -> MusicEngine:
     """
     available = available_engines(options)
     if name not in available:
-        raise InvalidOption(f"engine must be one of {', '.join(available)}; got {name!r}")
+        raise InvalidOption(f"engine must be one of {', '.join(available)}; got {quote(name)}")
     return _ENGINES[name](options)
 
 

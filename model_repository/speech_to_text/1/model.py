@@ -22,5 +22,5 @@ class TritonPythonModel:
             decoder=settings["decoder"],
         )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        return self.triton.answer(requests, self.transcriber.answer)
+    def execute(self, requests: list[Any]) -> None:
+        self.triton.answer_concurrently(requests, self.transcriber.answer)
