@@ -33,7 +33,7 @@ from attune_client.protocol.models import (
     VALENCE_MODEL,
 )
 from attune_export.errors import ExportError
-from attune_export.weights import fetch, manifest
+from attune_weights import fetch, manifest
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from attune_client.protocol.errors import AttuneError
+from attune_ensemble.serving.layout import find_package, runs_here
 from attune_export.assemble import PROFILES, assemble
+from attune_weights import WeightsError
 
 __all__ = ["export"]
 
@@ -45,7 +47,7 @@ def export(
     musicgen: str | None,
     force: bool,
 ) -> None:
-    """Fetch the pinned weights and place every model in the repository."""
+    """Fetch the pinned weights and the server, and place every model in the repository."""
     try:
         assemble(
             repository,
@@ -55,5 +57,7 @@ def export(
             musicgen=musicgen,
             force=force,
         )
-    except AttuneError as error:
+        if profile == PROFILES[0] and runs_here():
+            find_package()  # what `attune serve` runs, so that serving needs no network
+    except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error

@@ -18,7 +18,7 @@ from attune_client.protocol.models import (
     SENTENCE_ENCODER,
     VALENCE_MODEL,
 )
-from attune_export.errors import ExportError, WeightsError
+from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
     SentenceEncoder,
@@ -29,7 +29,7 @@ from attune_export.onnx_export import (
     random_inputs,
 )
 from attune_export.tensorrt import build_script
-from attune_export.weights import fetch
+from attune_weights import WeightsError, fetch
 from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
 from attune_training.regressor import Regressor, build_regressor, merge_adapters

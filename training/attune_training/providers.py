@@ -78,8 +78,8 @@ def transcriber() -> Transcribe:
 def _load(name: str) -> Any:
     found = list(entry_points(group=GROUP, name=name))
     if not found:
-        raise ProviderError(f"nothing provides {name!r} (entry points {GROUP!r}): install attune[train,serve]")
+        raise ProviderError(f"nothing provides {name!r} (entry points {GROUP!r}): install the extras train and serve")
     try:
         return found[0].load()
     except ImportError as error:
-        raise ProviderError(f"{found[0].value} cannot be imported ({error}): install attune[train,serve]") from error
+        raise ProviderError(f"{found[0].value} cannot be imported ({error}): install the extras train and serve") from error
