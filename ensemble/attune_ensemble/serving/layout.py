@@ -32,6 +32,11 @@ __all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "run
 
 _SERVER = "tritonserver"
 _MAX_THREADS = 4
+_NUMPY_BRIDGE = """
+import sys
+from attune_ensemble.serving import numpy_bridge
+numpy_bridge.install(sys.modules[__name__])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
     backends = root / "server" / "lib" / "backends"
     _copy(package.python_backend.glob("*.*"), backends / "python")
     _copy([package.stub], backends / "python")
+    with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
+        utils.write(_NUMPY_BRIDGE)
     _copy([Path(__file__).parent / "onnx_backend" / "model.py"], backends / "onnxruntime")
     _link_libraries(package.libraries, root / package.libraries.name)
     return ServerLayout(package.binary, backends, package.cache_dir)
