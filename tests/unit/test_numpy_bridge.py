@@ -1,6 +1,6 @@
 """NumPy 2 behind a stub that was compiled for NumPy 1: `pytest tests/unit/test_numpy_bridge.py`.
 
-A process of its own plays the stub with the very reads that its pybind11 makes; the integration tests have the real one.
+A process of its own plays the stub, with the very reads that pybind11 makes; the integration tests have a real one.
 """
 
 from __future__ import annotations

@@ -112,10 +112,14 @@ def register(monkeypatch):
     """Put a model into the manifest for one test."""
 
     def add(*sources, files=None, rest=()):
-        files = files if files is not None else {
-            "model.bin": PinnedFile(sha256(PART1 + PART2), len(PART1 + PART2)),
-            "sub/config.json": PinnedFile(sha256(CONFIG), len(CONFIG)),
-        }
+        files = (
+            files
+            if files is not None
+            else {
+                "model.bin": PinnedFile(sha256(PART1 + PART2), len(PART1 + PART2)),
+                "sub/config.json": PinnedFile(sha256(CONFIG), len(CONFIG)),
+            }
+        )
         entry = Weights("tiny", "a test", "MIT", ("embedded",), files, sources, rest)
         monkeypatch.setattr(weights, "manifest", lambda: {"tiny": entry})
 

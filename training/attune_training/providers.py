@@ -82,4 +82,6 @@ def _load(name: str) -> Any:
     try:
         return found[0].load()
     except ImportError as error:
-        raise ProviderError(f"{found[0].value} cannot be imported ({error}): install the extras train and serve") from error
+        raise ProviderError(
+            f"{found[0].value} cannot be imported ({error}): install the extras train and serve"
+        ) from error

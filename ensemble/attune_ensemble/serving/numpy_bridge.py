@@ -11,15 +11,15 @@ request 384); NVIDIA's image needs none of this. Here
 - strings, which DLPack does not know, are handed over as bytes of a type of their own, in which the item size also
   stands where pybind11 looks for it.
 
-The launcher appends a call of `install` to its copy of triton_python_backend_utils.py (`attune_ensemble.serving.layout`).
+`attune_ensemble.serving.layout` appends a call of `install` to the triton_python_backend_utils.py that is served.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import threading
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -43,22 +43,20 @@ _get_pointer = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, _POINTER, ctypes.c_char_p, _POINTER)(
     ("PyCapsule_New", ctypes.pythonapi)
 )
-_set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_SetName", ctypes.pythonapi)
-)
+_set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", ctypes.pythonapi))
 _USED = ctypes.c_char_p(b"used_dltensor")
 
 _kept: list[Any] = []
 """What C code points to, for the life of the process."""
 
 
-def install(utils: ModuleType) -> None:
+def install(utils: Any) -> None:
     """Let `utils`, the stub's triton_python_backend_utils, hand arrays over rightly; with NumPy 1 nothing changes."""
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         return
     _wrap_new_from_descr()
-    # Built into the stub's program. It takes names from this module into `utils`, after this import.
-    import c_python_backend_utils as stub  # type: ignore[import-not-found]
+    # Built into the stub's program, which takes names from this module into `utils` after this import.
+    import c_python_backend_utils as stub
 
     strings = _Strings(utils.serialize_byte_tensor)
     utils.serialize_byte_tensor = strings.serialize
@@ -66,10 +64,10 @@ def install(utils: ModuleType) -> None:
 
 
 def _wrap_new_from_descr() -> None:
-    import numpy.core.multiarray as old_home
-
+    old_home: Any = importlib.import_module("numpy.core.multiarray")
     table = (_POINTER * _TABLE_LENGTH)()
-    ctypes.memmove(table, _get_pointer(old_home._ARRAY_API, None), ctypes.sizeof(table))
+    address: Any = _get_pointer(old_home._ARRAY_API, None)
+    ctypes.memmove(table, address, ctypes.sizeof(table))
     original = _NewFromDescr(table[_NEW_FROM_DESCR])
 
     @_NewFromDescr
@@ -95,7 +93,7 @@ class _Strings:
     def serialize(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What the stub calls while it makes a tensor of `array`: length and bytes of each string."""
         serialised = bytes(self._serialize(array))
-        shown = np.ndarray(len(serialised), dtype=np.dtype("V1"), buffer=serialised)
+        shown: npt.NDArray[Any] = np.ndarray(len(serialised), dtype=np.dtype("V1"), buffer=serialised)
         self._shown.flags = _item_size(shown.dtype)
         self._shown.flags.value = 1
         return shown
