@@ -68,7 +68,7 @@ def _wrap_new_from_descr() -> None:
     table = (_POINTER * _TABLE_LENGTH)()
     address: Any = _get_pointer(old_home._ARRAY_API, None)
     ctypes.memmove(table, address, ctypes.sizeof(table))
-    original = _NewFromDescr(table[_NEW_FROM_DESCR])
+    original = _NewFromDescr(table[_NEW_FROM_DESCR] or 0)
 
     @_NewFromDescr
     def in_c_order(subtype, descr, nd, dims, strides, data, flags, obj):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
