@@ -37,7 +37,7 @@ from attune_client.protocol.models import (
     TEXT_TOKENIZER,
     VALENCE_MODEL,
 )
-from attune_export.errors import ExportError, WeightsError
+from attune_export.errors import ExportError
 from attune_export.profiles import (
     ENGINE_FILE,
     ENGINE_SCRIPT,
@@ -51,7 +51,7 @@ from attune_export.profiles import (
     exported_name,
     plain_name,
 )
-from attune_export.weights import fetch, manifest
+from attune_weights import WeightsError, fetch, manifest
 
 if TYPE_CHECKING:
     from torch import nn

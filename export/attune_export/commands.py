@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from attune_client.protocol.errors import AttuneError
+from attune_ensemble.serving.layout import find_package, runs_here
 from attune_export.assemble import assemble
 from attune_export.profiles import Profile
+from attune_weights import WeightsError
 
 __all__ = ["export"]
 
@@ -56,7 +58,7 @@ def export(
     musicgen: str | None,
     force: bool,
 ) -> None:
-    """Fetch the pinned weights and place every model in the repository."""
+    """Fetch the pinned weights and the server, and place every model in the repository."""
     options = {
         "--repository": repository if repository != _REPOSITORY else None,
         "--profile": profile if profile != Profile.EMBEDDED else None,
@@ -75,7 +77,9 @@ def export(
             force=force,
             command=shlex.join(["attune", "export", *given]),
         )
-    except AttuneError as error:
+        if profile == Profile.EMBEDDED and runs_here():
+            find_package()  # what `attune serve` runs, so that serving needs no network
+    except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:  # a full disk, a repository that may not be written
         raise click.ClickException(f"{error.filename or repository}: {error.strerror or error}") from error

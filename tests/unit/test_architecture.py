@@ -17,8 +17,9 @@ ALLOWED = {
     "client/attune_client/protocol": (),
     "client/attune_client": ("attune_client",),
     # The report is how every benchmark prints.
-    "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report"),
-    "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble"),
+    "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
+    "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
+    "export/attune_weights": (),
     "training/attune_training": (),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }

@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client import AttuneClient, AttuneError, cli
 from attune_client.client import MusicStream
+from attune_client.installation import install_command
 from attune_client.protocol import errors
 from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
 from attune_client.results import SpeechEmotion, TherapySession
@@ -181,4 +182,4 @@ def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
     result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])
     assert result.exit_code == 1
-    assert "pip install 'attune[client]'" in result.output
+    assert install_command("client") in result.output

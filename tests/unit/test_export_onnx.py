@@ -22,7 +22,7 @@ from attune_client.protocol.models import (
     SENTENCE_ENCODER,
     VALENCE_MODEL,
 )
-from attune_export.errors import ExportError, WeightsError
+from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
     SentenceEncoder,
@@ -33,10 +33,10 @@ from attune_export.onnx_export import (
     random_inputs,
 )
 from attune_export.tensorrt import build_script
-from attune_export.weights import fetch
 from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
 from attune_training.regressor import Regressor, build_regressor, merge_adapters
+from attune_weights import WeightsError, fetch
 
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
 SMALL = {"width": 32, "num_layers": 1, "num_heads": 2, "feedforward": 64, "conv_channels": 16}

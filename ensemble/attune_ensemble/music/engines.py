@@ -99,7 +99,7 @@ def _musicgen(options: EngineOptions) -> MusicEngine:
         from attune_ensemble.musicgen.music_engine import load_engine
     except ImportError as error:
         raise ServerUnavailable(
-            f"MusicGen needs more than is installed ({error}): pip install 'attune[musicgen]'"
+            f"MusicGen needs more than is installed ({error}): the server's environment lacks the extra 'musicgen'"
         ) from error
 
     assert options.musicgen is not None

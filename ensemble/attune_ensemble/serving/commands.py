@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
 from attune_ensemble.serving.repository import EMBEDDED, check_repository
 
@@ -140,6 +141,7 @@ def container_command(profile: str, repository: Path, ports: Ports) -> str:
     command = ["docker", "run", "--rm", "--gpus=all", "--shm-size=1g"]
     command += [f"--publish={LOOPBACK}:{outside}:{inside}" for outside, inside in published]
     command += [f"--volume={repository.resolve()}:/models", f"--volume={_ROOT}:/attune:ro"]
+    command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
     command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
     return shlex.join(command)
 
