@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 packages=python3,python3-venv,make,git,ca-certificates
 
 [ -e "$root/etc/debian_version" ] ||
-	debootstrap --variant=minbase --include="$packages" "$suite" "$root" http://deb.debian.org/debian
+	debootstrap --variant=minbase --include="$packages" "$suite" "$root"
 
 mounted=()
 bind() {
