@@ -106,23 +106,22 @@ class JsonObject(click.ParamType):
 
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """`--url` and `--timeout`."""
-    url = click.option(
-        "--url",
-        envvar="ATTUNE_URL",
-        type=Words(),
-        default=DEFAULT_URL,
-        show_default=True,
-        help="The server's gRPC address.",
-    )
-    timeout = click.option(
+    command = click.option(
         "--timeout",
         "timeout_s",
         type=RealRange(min=0, min_open=True, max=_MAX_TIMEOUT_S),
         default=DEFAULT_TIMEOUT_S,
         show_default=True,
         help="Longest wait for an answer, in seconds.",
-    )
-    return url(timeout(command))
+    )(command)
+    return click.option(
+        "--url",
+        envvar="ATTUNE_URL",
+        type=Words(),
+        default=DEFAULT_URL,
+        show_default=True,
+        help="The server's gRPC address.",
+    )(command)
 
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
