@@ -30,11 +30,14 @@ SPEECH = SpeechEmotion(
     transcript=WORDS,
     vad=VAD(3.5, 2.0, 3.0),
     emotion="calm",
-    probabilities=np.eye(40, dtype=np.float32)[3],
-    segments=(Segment(0.0, 2.0, WORDS, VAD(3.5, 2.0, 3.0)), Segment(2.0, 3.0, "é", VAD(3.5, 2.0, 3.0))),
+    probabilities={"calm": 1.0},
+    segments=(
+        Segment(0.0, 2.0, WORDS, VAD(3.5, 2.0, 3.0), "calm"),
+        Segment(2.0, 3.0, "é", VAD(3.5, 2.0, 3.0), "alert"),
+    ),
     transcribe_s=0.5,
     recognise_s=0.25,
-)  # fmt: skip
+)
 PROMPT = MusicPrompt("calm", 0.75, "Slow.", "slow piano", "template", {"tempo_bpm": 60})
 
 
@@ -387,7 +390,9 @@ def test_a_server_that_sends_nothing_is_an_error(client, folder):
         (["--text", "rain, slowly"], {"text": "rain, slowly"}),
         (["--emotion", "calm"], {"emotion": "calm"}),
         (["--vad", "4, 2,3.5"], {"vad": (4.0, 2.0, 3.5)}),
+        (["--vad", "4,2,3", "--emotion", "calm"], {"emotion": "calm", "vad": (4.0, 2.0, 3.0)}),
         (["--spec", "spec.json"], {"spec": {"tempo_bpm": 70}}),
+        (["--spec", "spec.json", "--text", "rain"], {"spec": {"tempo_bpm": 70}, "text": "rain"}),
     ],
 )
 def test_a_source_reaches_the_client(client, folder, arguments, asked):
@@ -404,6 +409,7 @@ def test_a_source_reaches_the_client(client, folder, arguments, asked):
         [],
         ["speech.wav", "--text", "rain"],
         ["--text", "rain", "--emotion", "calm"],
+        ["--spec", "spec.json", "--emotion", "calm"],
         ["--text", ""],
         ["--text", "\udcff"],
         ["--emotion", "\udcff"],
@@ -424,6 +430,7 @@ def test_a_source_reaches_the_client(client, folder, arguments, asked):
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_sent(client, folder, arguments):
+    Path("spec.json").write_text("{}")
     Path("list.json").write_text("[1]")
     Path("latin1.json").write_bytes(b'{"tonic": "\xe9"}')
     result = attune("play", *arguments)
@@ -431,6 +438,16 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_sent(client, folder,
     assert "Traceback" not in result.output
     assert not client.asked
     assert not Path("music.wav").exists()
+
+
+def test_a_session_file_asks_for_the_same_piece(client, folder):
+    session = {"music_spec": {"tempo_bpm": 70}, "prompt": "slow", "duration_s": 4.5, "seed": 0, "engine": "musicgen"}
+    Path("session.json").write_text(json.dumps(session))
+    assert attune("play", "--spec", "session.json").exit_code == 0
+    assert attune("play", "--spec", "session.json", "--seed", 3, "--seconds", 9, "-f").exit_code == 0
+    same = {"audio": None, "text": "slow", "emotion": None, "vad": None, "spec": {"tempo_bpm": 70}}
+    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen"}
+    assert client.asked == [same, same | {"duration_s": 9.0, "seed": 3}]
 
 
 def test_the_seed_is_told(client, folder):

@@ -90,7 +90,7 @@ def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
     yield "VAD", vad_text(speech.vad)
     if len(speech.segments) > 1:
         for segment in speech.segments:
-            yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", vad_text(segment.vad)
+            yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", f"{vad_text(segment.vad)}  {segment.emotion}"
     yield "emotion", speech.emotion
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from attune_client.results import TherapySession
 
 __all__ = ["play"]
 
+DEFAULT_SECONDS = 30.0
 _MAX_SEED = 2**63 - 1
 _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 
@@ -50,9 +52,13 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.command()
 @click.argument("audio", required=False, type=AUDIO_FILE)
 @click.option("--text", type=Words(), help="Music for these words, in place of a recording.")
-@click.option("--emotion", type=Words(), help="Music for one of the 40 emotions.")
+@click.option("--emotion", type=Words(), help="Music for one of the 40 emotions; --vad may shade it.")
 @click.option("--vad", type=Numbers(("V", "A", "D"), 1, 5), help="Music for valence, arousal, dominance, each 1 to 5.")
-@click.option("--spec", type=JsonObject(), help="Music as a JSON file asks, such as a session's music_spec.")
+@click.option(
+    "--spec",
+    type=JsonObject(),
+    help="Music as a JSON file says: a music_spec, or a whole session file, which plays the same piece again.",
+)
 @click.option(
     "-o",
     "--output",
@@ -73,9 +79,7 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.option(
     "--seconds",
     type=RealRange(min=MIN_MUSIC_S, max=MAX_MUSIC_S),
-    default=30.0,
-    show_default=True,
-    help="Length of the music.",
+    help="Length of the music.  [default: 30, or the session's of --spec]",
 )
 @click.option("--seed", type=click.IntRange(0, _MAX_SEED), help="Same seed, same music; drawn and told if left out.")
 @click.option("--engine", type=Words(), help="Music engine by name; the server's own if left out.")
@@ -91,7 +95,7 @@ def play(
     force: bool,
     session_file: Path | None,
     as_json: bool,
-    seconds: float,
+    seconds: float | None,
     seed: int | None,
     engine: str | None,
     url: str,
@@ -101,16 +105,15 @@ def play(
 
     AUDIO is a recording, - standard input. Or say --text, --emotion, --vad or --spec in place of one.
     """
-    _check_one(AUDIO=audio, text=text, emotion=emotion, vad=vad, spec=spec)
+    wish = _Wish(audio, text, emotion, vad, spec, seconds, seed, engine)
+    wish.check()
+    wish.take_session()
     destination = _destination(output, format_name)
     _check_places(destination, session_file, audio, as_json=as_json, overwrite=force)
     started_s = time.perf_counter()
     with Interruptions() as interruptions, AttuneClient(url, timeout_s=timeout_s) as client:
-        recording = None if audio is None else read_audio(audio)
         with Console(stderr=True).status("listening"):
-            stream = client.play(
-                recording, text=text, emotion=emotion, vad=vad, spec=spec, duration_s=seconds, seed=seed, engine=engine
-            )
+            stream = wish.send(client)
         printer = None if as_json else Printer(err=destination.is_stdout)
         if printer is not None:
             printer.rows(*_session_rows(stream.session))
@@ -128,12 +131,50 @@ def play(
 # --- before anything is sent ---
 
 
-def _check_one(**sources: object) -> None:
-    given = [name for name, value in sources.items() if value is not None]
-    if len(given) != 1:
-        names = " or ".join(name if name.isupper() else f"--{name}" for name in sources)
-        got = f"not {len(given)} of them" if given else "none was given"
-        raise click.UsageError(f"name one source of the music: {names}; {got}")
+@dataclass(slots=True)
+class _Wish:
+    """What the music is for, and what it should be."""
+
+    audio: Path | None
+    text: str | None
+    emotion: str | None
+    vad: tuple[float, ...] | None
+    spec: dict[str, Any] | None
+    seconds: float | None
+    seed: int | None
+    engine: str | None
+
+    def check(self) -> None:
+        """Fails unless there is one source: an emotion may have a VAD, and a specification a text."""
+        sources = {"AUDIO": self.audio, "--text": self.text, "--emotion": self.emotion, "--vad": self.vad}
+        given = {name for name, value in (sources | {"--spec": self.spec}).items() if value is not None}
+        if not given:
+            raise click.UsageError("say what the music is for: AUDIO, --text, --emotion, --vad or --spec")
+        if len(given) > 1 and given not in ({"--emotion", "--vad"}, {"--spec", "--text"}):
+            raise click.UsageError(f"{' and '.join(sorted(given))} exclude each other")
+
+    def take_session(self) -> None:
+        """A session file in place of a specification: what was not said otherwise is as it was."""
+        if self.spec is None or "music_spec" not in self.spec:
+            return
+        session, self.spec = self.spec, self.spec["music_spec"]
+        self.text = self.text or session.get("prompt")
+        self.seconds = self.seconds or session.get("duration_s")
+        self.seed = session.get("seed") if self.seed is None else self.seed
+        self.engine = self.engine or session.get("engine")
+
+    def send(self, client: AttuneClient) -> MusicStream:
+        """Ask for the music; returns when everything but the music is known."""
+        return client.play(
+            None if self.audio is None else read_audio(self.audio),
+            text=self.text,
+            emotion=self.emotion,
+            vad=self.vad,
+            spec=self.spec,
+            duration_s=self.seconds or DEFAULT_SECONDS,
+            seed=self.seed,
+            engine=self.engine,
+        )
 
 
 def _destination(path: Path, format_name: str | None) -> Destination:
@@ -305,7 +346,7 @@ def _session_rows(session: TherapySession) -> Iterable[tuple[str, str]]:
         if session.emotion is not None:
             yield "emotion", session.emotion
     prompt = session.prompt
-    if prompt.retrieved_emotion is not None:
+    if prompt.retrieved_emotion is not None and prompt.similarity is not None:
         yield "retrieved", f"{prompt.retrieved_emotion} (similarity {prompt.similarity:.2f})"
     if prompt.description is not None:
         yield "description", prompt.description
