@@ -105,6 +105,25 @@ def test_the_job_that_spoils_a_batch_fails_alone(lookup):
     assert "\n" not in str(bad)
 
 
+def test_a_client_is_not_told_where_the_library_was_built(tmp_path):
+    save_graph(
+        tmp_path / "model.onnx",
+        [("row", FLOAT, ["n"]), ("column", FLOAT, ["m"])],
+        [("values", FLOAT, ["k"])],
+        helper.make_node("Add", ["row", "column"], ["values"]),
+    )
+    dims = {"data_type": "TYPE_FP32", "dims": ["-1"]}
+    tensors = {"input": [{"name": name, **dims} for name in ("row", "column")], "output": [{"name": "values", **dims}]}
+    log: list[str] = []
+    model = OnnxModel(tmp_path, config(max_batch_size=0, **tensors), log.append)
+    arrays = {"row": np.zeros(2, np.float32), "column": np.zeros(3, np.float32)}
+    [error] = model.run([Job(arrays, ("values",))])
+    assert isinstance(error, ModelError)
+    assert "/onnxruntime_src/" in log[-1], "the log has all of it"
+    assert "/" not in str(error)
+    assert "Add node" in str(error)
+
+
 def test_an_output_without_the_batch_is_told(tmp_path):
     first_only = numpy_helper.from_array(np.array([True]), "first_only")
     save_graph(

@@ -33,8 +33,8 @@ def check_repository(repository: Path, models: tuple[str, ...] = ()) -> None:
 def _model_file(config_file: Path) -> Path:
     """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
     try:
-        config = text_format.Parse(config_file.read_text(), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
+        config = text_format.Parse(config_file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ServerUnavailable(f"{config_file} is not a model configuration: {error}") from error
     name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
     return config_file.parent / "1" / name
