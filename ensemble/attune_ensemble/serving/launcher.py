@@ -35,7 +35,7 @@ _KILL_GRACE_S = 5.0
 _LOG_LINES = 15
 _SHM_DIR = Path("/dev/shm")
 _PREFIX = "attune-serve-"
-_PRIVATE = 0o077  # umask: the regions in which requests travel are nobody else's to read
+_PRIVATE = 0o600
 
 # All models have this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
@@ -70,6 +70,8 @@ class Server:
         log_file: where the server and its models write; the log before is kept as `<name>.1`.
         models: load only these, by name; all when it is empty.
         exit_timeout_s: how long requests in flight may take to finish when the server stops.
+
+    `name` is what its temporary folder is called, and how the names of its shared memory begin.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class Server:
         self.ports = ports
         self._models = models
         self._exit_timeout_s = exit_timeout_s
-        self._name = new_name(_PREFIX)
+        self.name = new_name(_PREFIX)
         self._scratch: Scratch | None = None
         self.log_file = log_file.resolve()
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,6 +126,7 @@ class Server:
         try:
             self._launch()
             self._wait_until_ready()
+            self._close_regions()
         except BaseException:
             self.stop()
             raise
@@ -144,7 +147,6 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                umask=_PRIVATE,
                 pass_fds=(scratch.lock,),
             )
 
@@ -153,7 +155,7 @@ class Server:
         try:
             for name in clear_abandoned(_PREFIX):
                 _remove_regions(name)
-            self._scratch = Scratch(self._name)
+            self._scratch = Scratch(self.name)
             (self._scratch.path / "tmp").mkdir()
             return self._scratch, build_layout(self._scratch.path, package)
         except OSError as error:
@@ -161,6 +163,11 @@ class Server:
             raise ServerUnavailable(
                 f"the temporary folder {folder} cannot be used ({error.strerror}): name another one in TMPDIR"
             ) from error
+
+    def _close_regions(self) -> None:
+        """Keep the memory in which requests travel to ourselves; Triton makes it readable for all, umask or not."""
+        for region in _regions(self.name):
+            region.chmod(_PRIVATE)
 
     def stop(self) -> None:
         """Let requests in flight finish, then end the server and every process that it started."""
@@ -180,7 +187,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            _remove_regions(self._name)
+            _remove_regions(self.name)
 
     def exit_code(self) -> int | None:
         """The code with which the server ended; None as long as it runs."""
@@ -222,7 +229,7 @@ class Server:
         command = [str(layout.binary), *(f"--{name}={value}" for name, value in arguments.items())]
         for backend in ("python", "onnxruntime"):
             settings = {
-                "shm-region-prefix-name": f"{self._name}-",
+                "shm-region-prefix-name": f"{self.name}-",
                 "shm-default-byte-size": _SHM_BYTES,
                 "shm-growth-byte-size": _SHM_BYTES,
                 "stub-timeout-seconds": _MODEL_LOAD_S,
@@ -251,9 +258,13 @@ class Server:
         return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
 
 
+def _regions(name: str) -> Iterator[Path]:
+    """The shared memory of the server of that name."""
+    return _SHM_DIR.glob(f"{name}-*")
+
+
 def _remove_regions(name: str) -> None:
-    """Remove the shared memory that the server of that name left."""
-    for region in _SHM_DIR.glob(f"{name}-*"):
+    for region in _regions(name):
         region.unlink(missing_ok=True)
 
 
