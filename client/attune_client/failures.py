@@ -42,7 +42,8 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     _allow_any_text(sys.stderr)
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except KeyboardInterrupt as interruption:
         click.echo("interrupted", err=True)
         raise SystemExit(getattr(interruption, "status", INTERRUPTED)) from None
@@ -105,6 +106,8 @@ def _allow_any_text(stream: IO[str]) -> None:
 
 def _drop_unwritable_output() -> None:
     """Text that could not be written to a full disk would fail once more when Python ends."""
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
     except OSError:

@@ -77,6 +77,8 @@ class KnowledgeIndex:
         copy = Scratch(new_name(_COPY_PREFIX))
         weakref.finalize(self, copy.remove)
         shutil.copytree(directory, copy.path, dirs_exist_ok=True)
+        for path in (copy.path, *copy.path.rglob("*")):  # the original may be read-only
+            path.chmod(0o700 if path.is_dir() else 0o600)
         self._collection = _open_collection(copy.path, directory)
         self._check_content(directory)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -233,6 +235,40 @@ def test_a_full_standard_output_is_one_line(arguments, tmp_path):
     assert done.stderr.count(b"Error") == 1
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize("arguments", ["-o a.wav", "-o b.wav --json"])
+def test_closed_streams_are_no_traceback(tmp_path, redirection, arguments):
+    (tmp_path / "program.py").write_text(PIPED)
+    line = f"{sys.executable} program.py play --text rain {arguments} {redirection}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, shell=True, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_terminal_gets_a_bar_a_table_and_no_music():
+    ours, theirs = pty.openpty()
+    done = piped("play", "--text", "rain", "-o", "-", stdout=theirs)
+    assert done.returncode == 2
+    assert b"standard output is a terminal" in done.stderr
+    with subprocess.Popen(
+        [sys.executable, "-c", PIPED, "play", "--text", "rain", "-o", "/dev/null"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"},
+        stdout=theirs,
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
+    ):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert b"writing" in shown
+    assert b"of 3 s" in shown
+    assert b"seed\t" not in shown
+    assert b"total" in shown
 
 
 def test_a_name_in_another_encoding_is_shown(tmp_path):

@@ -203,6 +203,8 @@ def _check_places(
         raise click.UsageError("--json prints to standard output what --session writes to a file")
     if destination.is_stdout and as_json:
         raise click.UsageError("standard output cannot hold the music and the JSON: write one of them to a file")
+    if destination.is_stdout and sys.stdout is None:
+        raise click.UsageError("there is no standard output")
     if destination.is_stdout and sys.stdout.isatty():
         raise click.UsageError("standard output is a terminal: send the music to a file or to a program")
     places = [path for path in (destination.path, session_file) if path not in (None, STDOUT)]

@@ -65,7 +65,8 @@ class Printer:
 
 def echo_json(value: Any) -> None:
     """Print JSON to standard output; where that is not UTF-8, in ASCII alone."""
-    click.echo(json_text(value, ascii_only=codecs.lookup(sys.stdout.encoding).name != "utf-8"))
+    encoding = "utf-8" if sys.stdout is None else codecs.lookup(sys.stdout.encoding).name
+    click.echo(json_text(value, ascii_only=encoding != "utf-8"))
 
 
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
