@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from attune_client.protocol.models import MAX_AUDIO_BYTES
 
 __all__ = [
     "AUDIO_FILE",
@@ -135,7 +136,7 @@ def read_audio(path: Path) -> bytes | Path:
         return path
     if sys.stdin is None:
         raise click.UsageError("there is no standard input")
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(MAX_AUDIO_BYTES + 1)  # the client refuses that, and memory is not filled without end
 
 
 def audio_name(path: Path) -> str:
