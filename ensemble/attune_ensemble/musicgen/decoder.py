@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Decoder", "DecoderShape", "KeyValueCache"]
+__all__ = ["Decoder", "DecoderShape", "KeyValueCache", "exchange"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,8 @@ class KeyValueCache:
     """Keys and values of every slot: of the music so far, and of the text.
 
     `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
-    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. `text` is
+    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. Behind the
+    last position lies one that nobody reads: a row that only makes up the number writes there. `text` is
     [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
     there is text, otherwise minus infinity.
     """
@@ -66,7 +67,7 @@ class KeyValueCache:
     def __init__(
         self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        music = (shape.layers, slots, 2, 2, shape.heads, positions, shape.head_width)
+        music = (shape.layers, slots, 2, 2, shape.heads, positions + 1, shape.head_width)
         text = (shape.layers, slots, 2, shape.heads, max_text, shape.head_width)
         self.music, self.text, self.text_mask = (
             torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
@@ -80,16 +81,17 @@ class KeyValueCache:
     @property
     def positions(self) -> int:
         """How many positions a slot holds."""
-        return self.music.shape[5]
+        return self.music.shape[5] - 1
 
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
-        _exchange(self.music[..., :used, :], 1, first, second)
-        _exchange(self.text, 1, first, second)
-        _exchange(self.text_mask, 0, first, second)
+        exchange(self.music[..., :used, :], 1, first, second)
+        exchange(self.text, 1, first, second)
+        exchange(self.text_mask, 0, first, second)
 
 
-def _exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+def exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+    """Let two places on an axis of a tensor change their values, without an index that would come from the host."""
     one, other = tensor.select(axis, first), tensor.select(axis, second)
     kept = one.clone()
     one.copy_(other)
@@ -189,8 +191,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(embeddings)
         self.heads = _fused(*source.lm_heads)  # D -> K V
         sinusoids = _sinusoids(max_positions or self.shape.max_positions, self.shape.width)
-        self.register_buffer("positions", sinusoids.to(embeddings.dtype), persistent=False)
-        offsets = torch.arange(self.shape.codebooks) * (self.shape.vocabulary + 1)
+        self.register_buffer("positions", sinusoids.to(embeddings), persistent=False)
+        offsets = torch.arange(self.shape.codebooks, device=embeddings.device) * (self.shape.vocabulary + 1)
         self.register_buffer("offsets", offsets, persistent=False)
         self.eval().requires_grad_(False)
 
@@ -202,7 +204,15 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self._stack):
             cache.text[index, slot, :, :, :length] = layer.text_memory(text)
 
-    def step(self, cache: KeyValueCache, tokens: Tensor, position: Tensor, used: int, guidance: Tensor) -> Tensor:
+    def step(
+        self,
+        cache: KeyValueCache,
+        tokens: Tensor,
+        position: Tensor,
+        used: int,
+        guidance: Tensor,
+        written: Tensor | None = None,
+    ) -> Tensor:
         """One step of the first S slots.
 
         Args:
@@ -211,15 +221,16 @@ class Decoder(nn.Module):
             position: [S] int64, where each slot is.
             used: more than every position: how much of the cache is looked at.
             guidance: [S], the scale of classifier-free guidance; 1 is none.
+            written: [S] int64, where keys and values go if not to `position`.
 
         Returns:
-            logits [S, K, V] of the next tokens.
+            logits [S, K, V] of the next tokens, float32.
         """
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
         mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
-        at = (torch.arange(slots, device=position.device), position)
+        at = (torch.arange(slots, device=position.device), position if written is None else written)
         for index, layer in enumerate(self._stack):
             hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, mask, text_mask)
         return self._guided(self._logits(hidden), guidance)
@@ -257,8 +268,9 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _guided(logits: Tensor, guidance: Tensor) -> Tensor:
-        conditional, unconditional = logits.unbind(dim=1)
-        scale = guidance[:, None, None].to(logits.dtype)
+        # In float32: guidance multiplies the small difference of two large numbers.
+        conditional, unconditional = logits.float().unbind(dim=1)
+        scale = guidance[:, None, None]
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
 

@@ -142,12 +142,11 @@ def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max
         # PyTorch's own linear layers read the weights at a third of the speed of oneDNN's where there are few rows.
         decoder = mkldnn.to_mkldnn(decoder, _DTYPES[numerics])
     projection = getattr(model, "enc_to_dec_proj", None)
-    encoder = model.text_encoder.to(device, _DTYPES[numerics])
+    encoder = model.text_encoder.to(device, torch.float32)
     if projection is not None:
-        projection = projection.to(device, _DTYPES[numerics])
-    conditioner = Conditioner(encoder, projection, tokenizer, max_tokens=max_prompt_tokens)
-    # The codec stays in float32: it is a small part of the time, and errors in it are heard.
-    return Parts(decoder, ChunkedCodec(model.audio_encoder.to(device), channels), conditioner)
+        projection = projection.to(device, torch.float32)
+    conditioner = Conditioner(encoder, projection, tokenizer, max_tokens=max_prompt_tokens, dtype=_DTYPES[numerics])
+    return Parts(decoder, ChunkedCodec(model.audio_encoder.float(), channels, device), conditioner)
 
 
 def engine_of(parts: Parts, settings: EngineSettings) -> MusicGenEngine:
