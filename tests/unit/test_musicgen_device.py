@@ -2,8 +2,8 @@
 
     .venv/bin/python -m pytest tests/unit/test_musicgen_device.py
 
-An operation on a tensor of the CPU beside one of `meta` raises as it would on a GPU. What torch lets pass, or what would
-hold a GPU up (an index or a value that is copied from the host), `HostWatch` finds.
+An operation on a tensor of the CPU beside one of `meta` raises as it would on a GPU. What torch lets pass, or what
+would hold a GPU up (an index or a value that is copied from the host), `HostWatch` finds.
 """
 
 from __future__ import annotations

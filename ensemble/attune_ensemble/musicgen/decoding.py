@@ -15,6 +15,7 @@ from queue import SimpleQueue
 import torch
 
 from attune_ensemble.musicgen.codec import CodecStream
+from attune_ensemble.musicgen.devices import on_device
 from attune_ensemble.musicgen.failures import as_attune_error
 from attune_ensemble.musicgen.requests import MusicStream
 
@@ -45,7 +46,7 @@ class CodecRunner:
         self._queue: SimpleQueue[tuple[Codes, torch.cuda.Event] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         if device.type == "cuda":
-            self._thread = threading.Thread(target=self._run, name="musicgen-codec", daemon=True)
+            self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-codec", daemon=True)
             self._thread.start()
 
     def submit(self, work: Codes) -> None:

@@ -1,7 +1,7 @@
 """What every slot of the running batch holds on the device, and one step of all of them.
 
 The step reads and writes preallocated tensors alone and takes no decision on the host, so that it can be captured as a
-CUDA graph. Requests of different lengths, settings and ages share it. A graph is of a fixed number of rows, and often of
+CUDA graph. Requests of different lengths, settings and ages share it. A graph is of a fixed number of rows, often of
 more than there are slots to step: the rest are computed and leave no trace (`run`).
 
 Letters: S slots in use or rows, K codebooks, P positions, D longest delay.
