@@ -144,8 +144,14 @@ def _load_whisper(model_dir: Path, device: str, compute_type: str, threads: int)
             used = np.flatnonzero(features.any(axis=0))
             return super().encode(features[:, : used[-1] + 1] if len(used) else features)
 
+    kind, _, index = device.partition(":")
     return ShortWindowWhisper(
-        str(model_dir), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
+        str(model_dir),
+        device=kind,
+        device_index=int(index or 0),
+        compute_type=compute_type,
+        cpu_threads=threads,
+        local_files_only=True,
     )
 
 

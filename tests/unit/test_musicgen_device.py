@@ -8,35 +8,22 @@ would hold a GPU up (an index or a value that is copied from the host), `HostWat
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.musicgen.decoder import Decoder
+from attune_ensemble.musicgen.devices import exact_convolutions, on_device
 from attune_ensemble.musicgen.loading import parts_of
 from attune_ensemble.musicgen.sampling import choose
 from attune_ensemble.musicgen.state import BatchState, Piece
+from tests.host_watch import META, HostWatch
 from tests.musicgen_models import Letters, tiny_musicgen
 
-META = torch.device("meta")
 WIDTH = 16
-
-
-class HostWatch(TorchDispatchMode):
-    """Fails where an operation takes, or makes, a tensor on the CPU; of no dimension if `numbers` are allowed."""
-
-    def __init__(self, *, numbers: bool = False) -> None:
-        super().__init__()
-        self.seen, self._numbers = 0, numbers
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for value in tree_leaves((args, kwargs, made)):
-            if isinstance(value, torch.Tensor) and value.device.type == "cpu" and (value.ndim or not self._numbers):
-                raise AssertionError(f"{func} touches a tensor {list(value.shape)} on the CPU")
-        self.seen += 1
-        return made
 
 
 @pytest.fixture(
@@ -109,7 +96,7 @@ def test_the_codec_runs_on_the_device_to_the_last_sample(parts, sizes):
     stream, heard = parts.codec.stream(), 0
     for index, size in enumerate(sizes):
         codes = torch.zeros(parts.decoder.shape.codebooks, size, dtype=torch.long, device=META)
-        with HostWatch(numbers=True):
+        with HostWatch(dimensions=0):
             samples = stream.advance(codes, final=index == len(sizes) - 1)
         assert samples.device == META
         assert samples.dtype == torch.float32
@@ -123,6 +110,73 @@ def test_a_prompt_is_encoded_on_the_device_in_the_decoders_numbers(parts):
         states = parts.conditioner.states(prompt, WIDTH)
         assert states.device == META
         assert states.dtype == parts.decoder.embedding.weight.dtype
+
+
+def test_a_device_is_the_threads_own(monkeypatch):
+    """A new thread's current GPU is the first one, whatever the thread that made it computes on."""
+    entered = []
+
+    @contextlib.contextmanager
+    def current(device):
+        entered.append((threading.current_thread().name, device.index))
+        yield
+
+    monkeypatch.setattr("torch.cuda.device", current)
+    second = torch.device("cuda:1")
+    thread = threading.Thread(target=on_device(second, lambda number: entered.append(number)), args=(5,), name="music")
+    thread.start()
+    thread.join()
+    assert entered == [("music", 1), 5]
+    assert on_device(torch.device("cpu"), len) is len
+
+
+def test_convolutions_are_exact_while_anybody_asks_for_it(parts, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with exact_convolutions():
+        with exact_convolutions():
+            assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+
+    seen, upsample = [], parts.codec.upsample
+
+    def watched(hidden):
+        seen.append((hidden.dtype, torch.backends.cudnn.allow_tf32))
+        return upsample(hidden)
+
+    monkeypatch.setattr(parts.codec, "upsample", watched)
+    codes = torch.zeros(parts.decoder.shape.codebooks, 9, dtype=torch.long, device=META)
+    parts.codec.stream().advance(codes, final=True)
+    assert seen == [(torch.float32, False)]
+    assert torch.backends.cudnn.allow_tf32
+
+
+def test_text_and_guidance_are_in_float32_whatever_the_decoder_is(parts, state):
+    assert {parameter.dtype for parameter in parts.conditioner._encoder.parameters()} == {torch.float32}
+    tokens = torch.zeros(2, state.pattern.num_codebooks, dtype=torch.long, device=META)
+    with torch.inference_mode():
+        logits = parts.decoder.step(state.cache, tokens, state.position[:2], 8, state.guidance[:2])
+    assert logits.dtype == torch.float32
+
+
+def test_a_prompt_that_overflows_float16_is_heard():
+    """T5's feed-forward layers reach 10^5 and more with real weights; float16 ends at 65,504."""
+
+    def heard(numerics):
+        model = tiny_musicgen()
+        for block in model.text_encoder.encoder.block:
+            block.layer[-1].DenseReluDense.wo.weight.data.mul_(1e5)
+        return parts_of(model, Letters(), numerics=numerics, device="cpu").conditioner.states("abc", WIDTH)
+
+    assert heard("float16").dtype == torch.float16
+    torch.testing.assert_close(heard("float16").float(), heard("float32"), rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_keeps_small_differences_of_large_logits():
+    """In bfloat16, 100 and 100.25 are one number, and guidance would find no difference."""
+    logits = torch.tensor([[[[100.0, 100.5]], [[100.0, 100.0]]]], dtype=torch.bfloat16)  # [1, 2, 1, 2]
+    guided = Decoder._guided(logits, torch.tensor([3.3]))
+    torch.testing.assert_close(guided, torch.tensor([[[100.0, 101.65]]]))
 
 
 def test_the_watch_sees_what_torch_lets_pass():

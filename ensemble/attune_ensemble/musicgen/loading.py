@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ __all__ = [
     "Parts",
     "engine_of",
     "load_checkpoint",
+    "numerics_on",
     "parts_of",
     "random_checkpoint",
 ]
@@ -48,6 +49,9 @@ _DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "int8": torch.float32,
 }
+
+
+_USUAL: dict[str, Numerics] = {"cpu": "int8", "cuda": "bfloat16"}
 
 
 class CheckpointError(AttuneError):
@@ -90,6 +94,20 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def numerics_on(device: str, asked: str = "") -> Numerics:
+    """The numerics that are asked for, or those that are usual on the device, of which `cuda:1` may be one.
+
+    Raises:
+        CheckpointError: there are none of that name, or int8 is asked for on a GPU.
+    """
+    kind = torch.device(device).type
+    if asked and asked not in _DTYPES:
+        raise CheckpointError(f"MusicGen has no numerics {asked!r}; choose from {', '.join(_DTYPES)}")
+    if asked == "int8" and kind != "cpu":
+        raise CheckpointError("int8 numerics are for a CPU: choose bfloat16 or float16 on a GPU")
+    return cast(Numerics, asked) if asked else _USUAL[kind]
+
+
 def random_checkpoint(size: str, *, stereo: bool = False, device: str = "cpu") -> Any:
     """Transformers' model of a published size with random weights, made on `device`.
 
@@ -127,13 +145,12 @@ def random_checkpoint(size: str, *, stereo: bool = False, device: str = "cpu") -
 
 
 def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max_prompt_tokens: int = 256) -> Parts:
-    """The engine's parts, made of transformers' model, which is used up: its weights move.
+    """The engine's parts on the device, made of transformers' model, which is used up: its weights move.
 
     Raises:
-        CheckpointError: int8 is asked for on a GPU.
+        CheckpointError: as `numerics_on` does.
     """
-    if numerics == "int8" and device != "cpu":
-        raise CheckpointError("int8 numerics are for a CPU: choose bfloat16 or float16 on a GPU")
+    numerics = numerics_on(device, numerics)
     channels = model.decoder.config.audio_channels
     decoder = Decoder(model.decoder.to(device, _DTYPES[numerics]))
     if numerics == "int8":

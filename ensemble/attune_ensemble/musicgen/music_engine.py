@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 from attune_ensemble.music.engine import Audio, MusicRequest
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
-from attune_ensemble.musicgen.loading import Numerics, engine_of, load_checkpoint, parts_of
+from attune_ensemble.musicgen.loading import engine_of, load_checkpoint, numerics_on, parts_of
 from attune_ensemble.musicgen.requests import Generation
 from attune_ensemble.musicgen.threads import on_own_thread
 
@@ -17,8 +16,6 @@ __all__ = ["HEARTBEAT_S", "MusicGenAdapter", "load_engine"]
 
 HEARTBEAT_S = 0.05
 """How long a listener that has gone goes unnoticed."""
-
-_ON_DEVICE: dict[str, Numerics] = {"cpu": "int8", "cuda": "bfloat16"}
 
 
 class MusicGenAdapter:
@@ -56,9 +53,9 @@ def _cut(chunks: Iterator[Audio], most: int) -> Iterator[Audio]:
 def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue: int) -> MusicGenAdapter:
     """A running engine on a checkpoint; empty `numerics` are int8 on a CPU and bfloat16 on a GPU.
 
-    Raises `CheckpointError` where the folder holds no MusicGen, or the numerics do not fit the device.
+    Raises `CheckpointError` where the folder holds no MusicGen, or the numerics do not fit the device or do not exist.
     """
-    chosen = cast(Numerics, numerics) if numerics else _ON_DEVICE[device]
+    chosen = numerics_on(device, numerics)  # before anything is loaded
 
     def load() -> MusicGenEngine:
         parts = parts_of(*load_checkpoint(checkpoint), numerics=chosen, device=device)

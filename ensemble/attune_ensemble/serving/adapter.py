@@ -79,7 +79,8 @@ class Adapter:
         self._pool = ThreadPoolExecutor(
             int(self.settings.get("max_concurrent", _MAX_CONCURRENT)), thread_name_prefix=spec.name
         )
-        self.device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
+        on_gpu = args["model_instance_kind"] == "GPU"
+        self.device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
     def answer(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> list[Any]:

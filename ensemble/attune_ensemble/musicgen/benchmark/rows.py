@@ -181,7 +181,8 @@ def _stepping_row(setup: Setup, parts: Parts, name: str, batch: int, seconds: fl
     frames, shape = round(seconds * FRAME_RATE), parts.decoder.shape
     state = on_own_thread(lambda: BatchState(parts.decoder, batch, frames + shape.codebooks, _MAX_TEXT))
     steps = state.pattern.steps(frames)
-    stepper = Stepper(state, graphs=graphs)
+    stepper = Stepper(state, graphs=None if graphs else False)
+    on_own_thread(lambda: stepper.prepare([batch]))
 
     @torch.inference_mode()
     def run() -> None:
