@@ -81,11 +81,13 @@ class BatchState:
 
     def step(self, slots: int, used: int) -> None:
         """Move the first `slots` slots on by one position; `used` is more than the largest of their positions."""
-        self.run(slots)
-        self.step_rows(slots, used)
+        position = self.position[:slots]
+        tokens = self._next_tokens(position, used)
+        self.history[torch.arange(slots, device=position.device), :, position + 1] = tokens
+        position += 1
 
     def run(self, slots: int) -> None:
-        """From the next step on, the first `slots` slots move."""
+        """Let `step_rows` move the first `slots` slots from now on."""
         if slots != self._running:
             self.running.fill_(slots)
             self._running = slots
@@ -99,8 +101,14 @@ class BatchState:
         row = torch.arange(rows, device=self.position.device)
         runs = row < self.running
         position = torch.where(runs, self.position[:rows], 0)
-        tokens = self.history[row, :, position]  # [S, K]
         written = torch.where(runs, position, self.positions)
+        self.history[row, :, written + 1] = self._next_tokens(position, used, written)
+        self.position[:rows] += runs
+
+    def _next_tokens(self, position: Tensor, used: int, written: Tensor | None = None) -> Tensor:
+        """Tokens [S, K] that follow those at `position` [S], of the first S slots; `written` as in `Decoder.step`."""
+        rows = len(position)
+        tokens = self.history[torch.arange(rows, device=position.device), :, position]  # [S, K]
         logits = self.decoder.step(self.cache, tokens, position, used, self.guidance[:rows], written)
         chosen = choose(
             logits,
@@ -112,9 +120,7 @@ class BatchState:
         )
         frame = position[:, None] - self._delays[None, :]  # [S, K], of the tokens just chosen
         left = (self.frames - self.dropped)[:rows, None]
-        chosen = torch.where((frame >= 0) & (frame < left), chosen, self.pattern.pad)
-        self.history[row, :, written + 1] = chosen
-        self.position[:rows] += runs
+        return torch.where((frame >= 0) & (frame < left), chosen, self.pattern.pad)
 
     def codes(self, slot: int, first: int, last: int) -> Tensor:
         """The codes [K, last - first] of whole frames of a slot, counted from the start of its window."""
