@@ -248,10 +248,13 @@ class Decoder(nn.Module):
     def compile_layers(self, backend: str = "inductor") -> None:
         """Let torch.compile fuse what lies between the matrix products of a step.
 
-        All layers share what is compiled, once for each number of slots and anew where the context's length changes.
+        All layers share what is compiled, once for each number of rows and bucket of context: sizes that are variable
+        make inductor fail on the cache, which it sees changed in place.
         """
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 1024
         for layer in self._stack:
-            layer.compile(backend=backend)
+            layer.compile(backend=backend, dynamic=False)
 
     @property
     def _stack(self) -> Iterable[DecoderLayer]:

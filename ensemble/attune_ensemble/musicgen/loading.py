@@ -30,6 +30,7 @@ from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
 
 __all__ = [
     "SIZES",
+    "TINY",
     "CheckpointError",
     "Numerics",
     "Parts",
@@ -71,6 +72,10 @@ SIZES = {"small": Size(24, 1024, 16), "medium": Size(48, 1536, 24), "large": Siz
 """The sizes that are published (Copet et al. 2023); the stereo variants have the same decoders with 8 codebooks."""
 
 
+TINY = "tiny"
+"""A shape that nobody published, for rehearsals: everything is there and costs next to nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an engine is made of."""
@@ -109,20 +114,21 @@ def numerics_on(device: str, asked: str = "") -> Numerics:
 
 
 def random_checkpoint(size: str, *, stereo: bool = False, device: str = "cpu") -> Any:
-    """Transformers' model of a published size with random weights, made on `device`.
+    """Transformers' model of a published size, or `TINY`, with random weights, made on `device`.
 
     Raises:
         CheckpointError: there is no such size.
     """
-    if size not in SIZES:
+    if size not in SIZES and size != TINY:
         raise CheckpointError(f"MusicGen has no size {size!r}; choose from {', '.join(SIZES)}")
-    shape, channels = SIZES[size], 2 if stereo else 1
-    text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+    tiny, channels = size == TINY, 2 if stereo else 1
+    shape = Size(2, 64, 2) if tiny else SIZES[size]
+    text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=1 if tiny else 12, num_heads=12)
     codec = EncodecConfig(
         sampling_rate=32_000,
         audio_channels=1,
         normalize=False,
-        num_filters=64,
+        num_filters=4 if tiny else 64,
         upsampling_ratios=[8, 5, 4, 4],
         codebook_size=2048,
         codebook_dim=128,
