@@ -1,26 +1,57 @@
 """Client side of Attune: the public protocol, gRPC clients, and the `attune` command.
 
 The clients are imported when they are first used, so that `attune_client.protocol` stays light for
-the processes inside the server.
+the processes inside the server. Type checkers see plain imports.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_LAZY = {
+if TYPE_CHECKING:
+    from attune_client.aio import AsyncAttuneClient, AsyncMusicStream
+    from attune_client.client import AttuneClient, MusicStream
+    from attune_client.protocol.errors import AttuneError
+    from attune_client.protocol.music_spec import MusicSpec
+    from attune_client.results import VAD, MusicPrompt, Segment, SpeechEmotion, TherapySession
+
+_MODULES = {
     "AsyncAttuneClient": "attune_client.aio",
     "AsyncMusicStream": "attune_client.aio",
     "AttuneClient": "attune_client.client",
     "AttuneError": "attune_client.protocol.errors",
+    "MusicPrompt": "attune_client.results",
+    "MusicSpec": "attune_client.protocol.music_spec",
     "MusicStream": "attune_client.client",
+    "Segment": "attune_client.results",
+    "SpeechEmotion": "attune_client.results",
+    "TherapySession": "attune_client.results",
+    "VAD": "attune_client.results",
 }
 
-__all__ = ["AsyncAttuneClient", "AsyncMusicStream", "AttuneClient", "AttuneError", "MusicStream"]
+__all__ = [
+    "VAD",
+    "AsyncAttuneClient",
+    "AsyncMusicStream",
+    "AttuneClient",
+    "AttuneError",
+    "MusicPrompt",
+    "MusicSpec",
+    "MusicStream",
+    "Segment",
+    "SpeechEmotion",
+    "TherapySession",
+]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker that saw it would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(import_module(_MODULES[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,25 +10,30 @@ async with AsyncAttuneClient("127.0.0.1:8001") as client:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from typing import Any, Self
 
 import numpy.typing as npt
+from grpc.aio import AioRpcError
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio
+from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio, Received
 from attune_client.protocol import models
-from attune_client.protocol.errors import RequestTimeout, ServerError
+from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
 from attune_client.protocol.tensors import ModelSpec
-from attune_client.results import MusicPrompt, SpeechEmotion, TherapySession
+from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
+    SpecSource,
     Tensors,
-    audio_tensor,
-    bytes_tensor,
+    check_connection,
     infer_inputs,
+    read_answer,
     read_outputs,
+    speech_inputs,
+    text_inputs,
     therapy_inputs,
     translate,
 )
@@ -40,13 +45,15 @@ class AsyncAttuneClient:
     """Talks to one server over gRPC; any number of calls may be under way at once.
 
     `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
-    Every method raises the `AttuneError` that fits; see `attune_client.protocol.errors`.
+    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        check_connection(url, timeout_s)
         self._url = url
-        self._timeout_s = timeout_s
+        self._timeout_s = float(timeout_s)
         self._client = InferenceServerClient(url)
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,86 +63,158 @@ class AsyncAttuneClient:
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         await self._client.close()
 
-    async def analyse(self, audio: AudioSource) -> SpeechEmotion:
-        """What a recording (encoded bytes, or a path) says and how it feels.
+    async def is_ready(self) -> bool:
+        """Whether the server answers and all of its models are ready."""
+        try:
+            return bool(await self._open().is_server_ready(client_timeout=self._timeout_s))
+        except InferenceServerException:
+            return False
+
+    async def models(self) -> list[ModelStatus]:
+        """The models of the server's repository."""
+        try:
+            index = await self._open().get_model_repository_index(client_timeout=self._timeout_s)
+        except InferenceServerException as error:
+            raise translate(error, self._url) from None
+        return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
+
+    async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
+        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+
+        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
 
         Raises an `InvalidAudio` when the recording cannot be used.
         """
-        tensors = await self.infer(models.SPEECH_EMOTION, {"audio": audio_tensor(audio)})
-        return SpeechEmotion.from_tensors(tensors)
+        inputs = await asyncio.to_thread(speech_inputs, audio, other_languages)
+        return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
     async def prompt(self, text: str) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
-        return MusicPrompt.from_tensors(await self.infer(models.MUSIC_PROMPT, {"text": bytes_tensor(text)}))
+        return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, text_inputs(text)))
 
     async def play(
         self,
-        audio: AudioSource,
+        audio: AudioSource | None = None,
         *,
+        text: str | None = None,
+        emotion: str | None = None,
+        vad: Iterable[float] | None = None,
+        spec: SpecSource | None = None,
         duration_s: float | None = None,
         seed: int | None = None,
         engine: str | None = None,
+        other_languages: str | None = None,
     ) -> AsyncMusicStream:
-        """Music for a recording (encoded bytes, or a path); returns when everything but the music is known.
+        """Music for a recording or a wish; returns when everything but the music is known.
 
-        Raises an `InvalidAudio` when the recording cannot be used, `InvalidOption` for an option out of range.
+        Arguments and errors are those of `AttuneClient.play`.
         """
-        inputs = therapy_inputs(audio, duration_s, seed, engine)
+        inputs = await asyncio.to_thread(
+            therapy_inputs,
+            audio,
+            text=text,
+            emotion=emotion,
+            vad=vad,
+            spec=spec,
+            duration_s=duration_s,
+            seed=seed,
+            engine=engine,
+            other_languages=other_languages,
+        )
         responses = self.stream(models.MUSIC_THERAPY, inputs)
         first = await anext(responses, None)
         if first is None:
             raise ServerError("the server ended the stream without an answer")
-        return AsyncMusicStream(TherapySession.from_tensors(first), responses)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(responses.aclose)
+            stream = AsyncMusicStream(read_answer(TherapySession, first), responses)
+            stack.pop_all()
+        return stream
+
+    async def play_text(
+        self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
+    ) -> AsyncMusicStream:
+        """Music for words: `play(text=...)`."""
+        return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call any model of the protocol that answers once."""
+        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
+        sent = infer_inputs(model, inputs)
         try:
-            result = await self._client.infer(model.name, infer_inputs(model, inputs), client_timeout=self._timeout_s)
+            result = await self._open().infer(model.name, sent, client_timeout=self._timeout_s)
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return read_outputs(result)
 
-    async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncIterator[Tensors]:
-        """Call any model of the protocol that streams; closing the iterator cancels the request."""
+    async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncGenerator[Tensors, None]:
+        """Call any model of the protocol that streams; closing the iterator cancels the request.
+
+        `InvalidOption` for inputs that are not the model's.
+        """
+        sent = infer_inputs(model, inputs)
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
-            yield {"model_name": model.name, "inputs": infer_inputs(model, inputs)}
+            yield {"model_name": model.name, "inputs": sent}
 
-        responses = self._client.stream_infer(requests())
+        responses = self._open().stream_infer(requests())
         try:
             while True:
                 result, error = await asyncio.wait_for(anext(responses), self._timeout_s)
                 if error is not None:
                     raise translate(error, self._url)
-                yield read_outputs(result)
+                tensors = read_outputs(result)
+                if tensors:
+                    yield tensors
         except StopAsyncIteration:
             return
         except TimeoutError:
             raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
         except InferenceServerException as error:
             raise translate(error, self._url) from None
+        except AioRpcError as error:  # tritonclient translates it everywhere but in a stream
+            foreign = InferenceServerException(error.details() or "the connection broke", str(error.code()))
+            raise translate(foreign, self._url) from None
         finally:
             responses.cancel()
+
+    def _open(self) -> InferenceServerClient:
+        if self._closed:
+            raise InvalidRequest("this client is closed")
+        return self._client
 
 
 class AsyncMusicStream:
     """An async iterator of audio chunks [N, C] float32 in -1..1, with the `session` that came before them.
 
-    Closing it, or leaving its `async with` block, cancels what has not been made yet.
+    Closing it, or leaving its `async with` block, cancels what has not been made yet. Iterating raises
+    `StreamEndedEarly` when the music ends before its length.
     """
 
-    def __init__(self, session: TherapySession, responses: AsyncIterator[Tensors]) -> None:
+    def __init__(self, session: TherapySession, responses: AsyncGenerator[Tensors, None]) -> None:
         self.session = session
         self._responses = responses
+        self._closed = False
+        self._received = Received(session)
+
+    @property
+    def received_s(self) -> float:
+        """Music that has come so far, in seconds."""
+        return self._received.seconds
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Audio:
-        chunk: Audio = (await anext(self._responses))["music"]
-        return chunk
+        try:
+            tensors = await anext(self._responses)
+        except (StopAsyncIteration, StreamEndedEarly):
+            if not self._closed:
+                self._received.check_end()
+            raise
+        return self._received.take(tensors)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,4 +224,5 @@ class AsyncMusicStream:
 
     async def close(self) -> None:
         """Cancel what has not been made yet."""
-        await self._responses.aclose()  # type: ignore[attr-defined]
+        self._closed = True
+        await self._responses.aclose()

@@ -6,10 +6,14 @@ missing says which extra to install.
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
+
+from attune_client.installation import DISTRIBUTION, install_command
+from attune_client.protocol.privacy import NO_TELEMETRY
 
 COMMANDS = "attune.commands"
 BENCHMARKS = "attune.benchmarks"
@@ -28,6 +32,7 @@ class EntryPointGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The sub-command of that name, imported now; one whose extra is missing explains itself."""
+        os.environ.update(NO_TELEMETRY)  # before any library is imported, and for every process that is started
         for point in entry_points(group=self._entry_point_group, name=cmd_name):
             return _load(point)
         return None
@@ -45,15 +50,13 @@ def _load(point: EntryPoint) -> click.Command:
 
 def _unavailable(point: EntryPoint, missing: str) -> click.Command:
     """A stand-in that says what to install, with the same name and any arguments."""
-    extra = point.extras[0] if point.extras else "client"
-    help_text = f"(needs: pip install 'attune[{extra}]')"
+    install = install_command(point.extras[0] if point.extras else "client")
+    help_text = f"(needs: {install})"
 
     @click.command(point.name, help=help_text, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
-        raise click.ClickException(
-            f"`attune {point.name}` needs {missing}, which is not installed: pip install 'attune[{extra}]'"
-        )
+        raise click.ClickException(f"`attune {point.name}` needs {missing}, which is not installed: {install}")
 
     return command
 
@@ -63,7 +66,7 @@ def _unavailable(point: EntryPoint, missing: str) -> click.Command:
     entry_point_group=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="attune")
+@click.version_option(package_name=DISTRIBUTION)
 def main() -> None:
     """Speech in, therapeutic music out."""
 

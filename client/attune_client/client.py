@@ -6,13 +6,15 @@ with AttuneClient("127.0.0.1:8001") as client:
         print(stream.session.prompt.prompt)
         for chunk in stream:  # [N, C] float32
             ...
+    with client.play_text("rain on the window, and nowhere to be") as stream:
+        ...
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,17 +24,21 @@ from tritonclient.grpc import InferenceServerClient, InferResult
 from tritonclient.utils import InferenceServerException
 
 from attune_client.protocol import models
-from attune_client.protocol.errors import RequestTimeout, ServerError
+from attune_client.protocol.checks import check_complete
+from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
 from attune_client.protocol.tensors import ModelSpec
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
+    SpecSource,
     Tensors,
-    audio_tensor,
-    bytes_tensor,
+    check_connection,
     infer_inputs,
     is_final,
+    read_answer,
     read_outputs,
+    speech_inputs,
+    text_inputs,
     therapy_inputs,
     translate,
 )
@@ -49,13 +55,15 @@ class AttuneClient:
     """Talks to one server over gRPC; safe to use from several threads.
 
     `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
-    Every method raises the `AttuneError` that fits; see `attune_client.protocol.errors`.
+    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        check_connection(url, timeout_s)
         self._url = url
-        self._timeout_s = timeout_s
+        self._timeout_s = float(timeout_s)
         self._client = InferenceServerClient(url)
+        self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -65,59 +73,102 @@ class AttuneClient:
 
     def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._client.close()
 
     def is_ready(self) -> bool:
         """Whether the server answers and all of its models are ready."""
         try:
-            return bool(self._client.is_server_ready(client_timeout=self._timeout_s))
+            return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
     def models(self) -> list[ModelStatus]:
         """The models of the server's repository."""
         try:
-            index = self._client.get_model_repository_index(client_timeout=self._timeout_s)
+            index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
-    def analyse(self, audio: AudioSource) -> SpeechEmotion:
-        """What a recording (encoded bytes, or a path) says and how it feels.
+    def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
+        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+
+        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
 
         Raises an `InvalidAudio` when the recording cannot be used.
         """
-        return SpeechEmotion.from_tensors(self.infer(models.SPEECH_EMOTION, {"audio": audio_tensor(audio)}))
+        return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, speech_inputs(audio, other_languages)))
 
     def prompt(self, text: str) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
-        return MusicPrompt.from_tensors(self.infer(models.MUSIC_PROMPT, {"text": bytes_tensor(text)}))
+        return read_answer(MusicPrompt, self.infer(models.MUSIC_PROMPT, text_inputs(text)))
 
     def play(
         self,
-        audio: AudioSource,
+        audio: AudioSource | None = None,
         *,
+        text: str | None = None,
+        emotion: str | None = None,
+        vad: Iterable[float] | None = None,
+        spec: SpecSource | None = None,
         duration_s: float | None = None,
         seed: int | None = None,
         engine: str | None = None,
+        other_languages: str | None = None,
     ) -> MusicStream:
-        """Music for a recording (encoded bytes, or a path); returns when everything but the music is known.
+        """Music for a recording or a wish; returns when everything but the music is known.
 
-        Raises an `InvalidAudio` when the recording cannot be used, `InvalidOption` for an option out of range.
+        Args:
+            audio: a recording: encoded bytes, a path, or a file open for reading bytes.
+            text: words to find fitting music by; beside `spec`, the prompt for an engine that reads one.
+            emotion: one of the 40 emotions; `vad` may shade it.
+            vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest one is taken.
+            spec: what the music should be, with nothing looked up: a `MusicSpec`, or its fields as mapping or JSON.
+            duration_s: seconds of music, 1..600; 30 if left out.
+            seed: the same seed, the same music; drawn if left out, and told in the session.
+            engine: the music engine by name; the server's own if left out.
+            other_languages: with a recording, as in `analyse`.
+
+        Raises:
+            InvalidAudio: the recording cannot be used.
+            InvalidOption: no source or several that do not go together, or an option out of range.
         """
-        inputs = therapy_inputs(audio, duration_s, seed, engine)
+        inputs = therapy_inputs(
+            audio,
+            text=text,
+            emotion=emotion,
+            vad=vad,
+            spec=spec,
+            duration_s=duration_s,
+            seed=seed,
+            engine=engine,
+            other_languages=other_languages,
+        )
         return MusicStream(self.stream(models.MUSIC_THERAPY, inputs))
 
+    def play_text(
+        self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
+    ) -> MusicStream:
+        """Music for words: `play(text=...)`."""
+        return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
+
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call any model of the protocol that answers once."""
+        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
+        sent = infer_inputs(model, inputs)
         try:
-            result = self._client.infer(model.name, infer_inputs(model, inputs), client_timeout=self._timeout_s)
+            result = self._open().infer(model.name, sent, client_timeout=self._timeout_s)
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return read_outputs(result)
 
-    def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Iterator[Tensors]:
-        """Call any model of the protocol that streams; closing the iterator cancels the request."""
+    def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Generator[Tensors, None, None]:
+        """Call any model of the protocol that streams; closing the iterator cancels the request.
+
+        `InvalidOption` for inputs that are not the model's.
+        """
+        sent = infer_inputs(model, inputs)
+        self._open()
         responses: queue.SimpleQueue[InferResult | InferenceServerException] = queue.SimpleQueue()
         # A client carries one stream at a time, so every stream has its own; they share a connection.
         client = InferenceServerClient(self._url)
@@ -126,7 +177,7 @@ class AttuneClient:
             client.start_stream(lambda result, error: responses.put(error or result))
             # A stream that broke before it was used says why through its callback, so through `_next`.
             with contextlib.suppress(InferenceServerException):
-                client.async_stream_infer(model.name, infer_inputs(model, inputs), enable_empty_final_response=True)
+                client.async_stream_infer(model.name, sent, enable_empty_final_response=True)
             while not finished:
                 result = self._next(responses)
                 finished = is_final(result)
@@ -139,6 +190,11 @@ class AttuneClient:
             client.stop_stream(cancel_requests=not finished)
             client.close()
 
+    def _open(self) -> InferenceServerClient:
+        if self._closed:
+            raise InvalidRequest("this client is closed")
+        return self._client
+
     def _next(self, responses: queue.SimpleQueue[InferResult | InferenceServerException]) -> InferResult:
         try:
             response = responses.get(timeout=self._timeout_s)
@@ -149,25 +205,66 @@ class AttuneClient:
         return response
 
 
+class Received:
+    """How much of a session's music has come; both clients' streams count with it."""
+
+    def __init__(self, session: TherapySession) -> None:
+        self._session = session
+        self._frames = 0
+
+    @property
+    def seconds(self) -> float:
+        """Music that has come, in seconds."""
+        return self._frames / self._session.sample_rate
+
+    def take(self, tensors: Tensors) -> Audio:
+        """The chunk [N, C] that a response carries, counted."""
+        chunk = tensors.get("music")
+        if chunk is None or chunk.ndim != 2:
+            raise ServerError("the server sent something else than music")
+        self._frames += len(chunk)
+        return chunk
+
+    def check_end(self) -> None:
+        """Raise `StreamEndedEarly` when the music is not complete."""
+        check_complete(self._frames, self._session.sample_rate, self._session.duration_s)
+
+
 class MusicStream:
     """An iterator of audio chunks [N, C] float32 in -1..1; `session` is known before the first of them.
 
-    Closing it, or leaving its `with` block, cancels what has not been made yet.
+    Closing it, or leaving its `with` block, cancels what has not been made yet. Iterating raises `StreamEndedEarly`
+    when the music ends before its length.
     """
 
-    def __init__(self, responses: Iterator[Tensors]) -> None:
+    def __init__(self, responses: Generator[Tensors, None, None]) -> None:
         self._responses = responses
+        self._closed = False
         first = next(responses, None)
         if first is None:
             raise ServerError("the server ended the stream without an answer")
-        self.session = TherapySession.from_tensors(first)
+        with contextlib.ExitStack() as stack:
+            stack.callback(responses.close)
+            self.session = read_answer(TherapySession, first)
+            stack.pop_all()
+        self._received = Received(self.session)
+
+    @property
+    def received_s(self) -> float:
+        """Music that has come so far, in seconds."""
+        return self._received.seconds
 
     def __iter__(self) -> Iterator[Audio]:
         return self
 
     def __next__(self) -> Audio:
-        chunk: Audio = next(self._responses)["music"]
-        return chunk
+        try:
+            tensors = next(self._responses)
+        except (StopIteration, StreamEndedEarly):
+            if not self._closed:
+                self._received.check_end()
+            raise
+        return self._received.take(tensors)
 
     def __enter__(self) -> Self:
         return self
@@ -177,4 +274,5 @@ class MusicStream:
 
     def close(self) -> None:
         """Cancel what has not been made yet."""
-        self._responses.close()  # type: ignore[attr-defined]
+        self._closed = True
+        self._responses.close()

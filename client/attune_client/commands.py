@@ -179,9 +179,11 @@ def _speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
 
 
 def _session_rows(session: TherapySession) -> Iterable[tuple[str, str]]:
-    yield from _speech_rows(session.speech)
-    yield "retrieved", f"{session.prompt.retrieved_emotion} (similarity {session.prompt.similarity:.2f})"
-    yield "description", session.prompt.description
+    if session.speech is not None:
+        yield from _speech_rows(session.speech)
+    if session.prompt.retrieved_emotion is not None and session.prompt.similarity is not None:
+        yield "retrieved", f"{session.prompt.retrieved_emotion} (similarity {session.prompt.similarity:.2f})"
+        yield "description", session.prompt.description or ""
     yield "prompt", f"{session.prompt.prompt} (writer: {session.prompt.prompt_writer})"
     yield "engine", session.engine
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from attune_client.protocol.version import version
 
 __all__ = ["VAD", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
 
@@ -29,6 +31,9 @@ class VAD:
         valence, arousal, dominance = (float(value) for value in values)
         return cls(valence, arousal, dominance)
 
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.valence, self.arousal, self.dominance))
+
     def to_dict(self) -> dict[str, float]:
         """As JSON-ready numbers, to four decimals."""
         return {name: round(getattr(self, name), 4) for name in ("valence", "arousal", "dominance")}
@@ -36,12 +41,13 @@ class VAD:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech between two pauses, at most 8 s long."""
+    """A stretch of speech between two pauses, at most 8 s long, and how it feels."""
 
     start_s: float
     end_s: float
     transcript: str
     vad: VAD
+    emotion: str
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON-ready object; times to the millisecond."""
@@ -50,6 +56,7 @@ class Segment:
             "end_s": round(self.end_s, 3),
             "transcript": self.transcript,
             "vad": self.vad.to_dict(),
+            "emotion": self.emotion,
         }
 
 
@@ -57,14 +64,17 @@ class Segment:
 class SpeechEmotion:
     """What a recording says and how it feels: overall, and segment by segment.
 
-    `probabilities` is [40], in the order of the emotion labels; `transcribe_s` and `recognise_s` are the
-    server's own times, in seconds.
+    `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
+    server's own times, in seconds. `language` is the code of the language that the speech was taken for, with its
+    probability; where it is not English, or nothing was said, there are no words.
     """
 
     transcript: str
+    language: str
+    language_probability: float
     vad: VAD
     emotion: str
-    probabilities: npt.NDArray[np.float32]
+    probabilities: Mapping[str, float]
     segments: tuple[Segment, ...]
     transcribe_s: float
     recognise_s: float
@@ -77,28 +87,39 @@ class SpeechEmotion:
             tensors["segment_end_s"],
             tensors["segment_transcript"],
             tensors["segment_vad"],
+            tensors["segment_emotion"],
             strict=True,
         )
         return cls(
             transcript=_text(tensors, "transcript"),
+            language=_text(tensors, "language"),
+            language_probability=_number(tensors, "language_probability"),
             vad=VAD.from_array(tensors["vad"]),
             emotion=_text(tensors, "emotion"),
-            probabilities=tensors["emotion_probabilities"],
+            probabilities=_probabilities(tensors),
             segments=tuple(
-                Segment(float(start), float(end), words.decode(), VAD.from_array(vad))
-                for start, end, words, vad in path
+                Segment(float(start), float(end), words.decode(), VAD.from_array(vad), emotion.decode())
+                for start, end, words, vad, emotion in path
             ),
             transcribe_s=_number(tensors, "transcribe_s"),
             recognise_s=_number(tensors, "recognise_s"),
         )
 
+    @property
+    def probability_array(self) -> npt.NDArray[np.float32]:
+        """The probabilities [40], in the classifier's order."""
+        return np.array(list(self.probabilities.values()), np.float32)
+
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON-ready object."""
+        """As a JSON-ready object; the likeliest emotion first."""
         return {
             "transcript": self.transcript,
+            "language": self.language,
+            "language_probability": round(self.language_probability, 4),
             "segments": [segment.to_dict() for segment in self.segments],
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,
+            "probabilities": _ranked(self.probabilities),
             "timings_s": {"transcribe": round(self.transcribe_s, 3), "recognise": round(self.recognise_s, 3)},
         }
 
@@ -108,12 +129,13 @@ class MusicPrompt:
     """What the knowledge base holds for an emotion, and the prompt made of it.
 
     `similarity` is the cosine similarity of query and entry; `music_spec` has tempo_bpm, mode, tonic,
-    instruments and dynamics; `prompt_writer` says who wrote the prompt.
+    instruments and dynamics; `prompt_writer` says who wrote the prompt. Where the music was specified by the caller,
+    nothing is retrieved: entry, similarity and description are None.
     """
 
-    retrieved_emotion: str
-    similarity: float
-    description: str
+    retrieved_emotion: str | None
+    similarity: float | None
+    description: str | None
     prompt: str
     prompt_writer: str
     music_spec: dict[str, Any]
@@ -121,59 +143,95 @@ class MusicPrompt:
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> MusicPrompt:
         """From the outputs of `music_prompt`, or the first response of `music_therapy`."""
+        found = "retrieved_emotion" in tensors
         return cls(
-            retrieved_emotion=_text(tensors, "retrieved_emotion"),
-            similarity=_number(tensors, "similarity"),
-            description=_text(tensors, "description"),
+            retrieved_emotion=_text(tensors, "retrieved_emotion") if found else None,
+            similarity=_number(tensors, "similarity") if found else None,
+            description=_text(tensors, "description") if found else None,
             prompt=_text(tensors, "prompt"),
             prompt_writer=_text(tensors, "prompt_writer"),
             music_spec=json.loads(_text(tensors, "music_spec")),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON-ready object; what was not retrieved is missing."""
+        values = {
+            "retrieved_emotion": self.retrieved_emotion,
+            "similarity": None if self.similarity is None else round(self.similarity, 4),
+            "description": self.description,
+            "prompt": self.prompt,
+            "prompt_writer": self.prompt_writer,
+            "music_spec": self.music_spec,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class TherapySession:
     """Everything about a piece of music but the music: it comes first, before any audio.
 
-    `engine` plays, at `sample_rate` Hz; `prompt_s` is the server's time for retrieval and prompt, in seconds.
+    `speech` is None for music without a recording; `emotion`, `vad` and `probabilities` are those of the speech, or as
+    many as the caller gave or the server worked out. `engine` plays `duration_s` seconds at `sample_rate` Hz from
+    `seed`; `prompt_s` is the server's time for retrieval and prompt, in seconds.
+
+    The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` give the same piece again:
+    `client.play(spec=..., text=..., ...)`.
     """
 
-    speech: SpeechEmotion
+    speech: SpeechEmotion | None
+    emotion: str | None
+    vad: VAD | None
+    probabilities: Mapping[str, float] | None
     prompt: MusicPrompt
     prompt_s: float
     engine: str
     sample_rate: int
+    duration_s: float
+    seed: int
+    server_version: str
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> TherapySession:
         """From the first response of `music_therapy`."""
         return cls(
-            speech=SpeechEmotion.from_tensors(tensors),
+            speech=SpeechEmotion.from_tensors(tensors) if "transcript" in tensors else None,
+            emotion=_text(tensors, "emotion") if "emotion" in tensors else None,
+            vad=VAD.from_array(tensors["vad"]) if "vad" in tensors else None,
+            probabilities=_probabilities(tensors) if "emotion_probabilities" in tensors else None,
             prompt=MusicPrompt.from_tensors(tensors),
             prompt_s=_number(tensors, "prompt_s"),
             engine=_text(tensors, "engine"),
             sample_rate=int(tensors["sample_rate"][0]),
+            duration_s=round(_number(tensors, "duration_s"), 4),  # 3.3 is 3.299999952 in 32 bits
+            seed=int(tensors["seed"][0]),
+            server_version=_text(tensors, "server_version"),
         )
 
-    def to_dict(self, *, first_audio_s: float, total_s: float) -> dict[str, Any]:
-        """As a JSON-ready object, with the caller's own times in seconds."""
-        speech = self.speech.to_dict()
-        timings = speech.pop("timings_s")
-        return speech | {
-            "similarity": round(self.prompt.similarity, 4),
-            "description": self.prompt.description,
-            "prompt": self.prompt.prompt,
-            "prompt_writer": self.prompt.prompt_writer,
-            "music_spec": self.prompt.music_spec,
-            "engine": self.engine,
-            "sample_rate": self.sample_rate,
-            "timings_s": timings
+    def to_dict(self, *, first_audio_s: float | None = None, total_s: float | None = None) -> dict[str, Any]:
+        """As a JSON-ready object, with the caller's own times in seconds; what there is not is missing."""
+        speech = self.speech.to_dict() if self.speech else self._wish()
+        timings = speech.pop("timings_s", {}) | {"prompt": round(self.prompt_s, 3)}
+        own_times = {"first_audio": first_audio_s, "total": total_s}
+        return (
+            speech
+            | self.prompt.to_dict()
             | {
-                "prompt": round(self.prompt_s, 3),
-                "first_audio": round(first_audio_s, 3),
-                "total": round(total_s, 3),
-            },
+                "engine": self.engine,
+                "sample_rate": self.sample_rate,
+                "duration_s": self.duration_s,
+                "seed": self.seed,
+                "versions": {"server": self.server_version, "client": version()},
+                "timings_s": timings | {k: round(value, 3) for k, value in own_times.items() if value is not None},
+            }
+        )
+
+    def _wish(self) -> dict[str, Any]:
+        values = {
+            "vad": self.vad and self.vad.to_dict(),
+            "emotion": self.emotion,
+            "probabilities": self.probabilities and _ranked(self.probabilities),
         }
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +242,17 @@ class ModelStatus:
     version: str
     state: str
     reason: str
+
+
+def _probabilities(tensors: Tensors) -> dict[str, float]:
+    pairs = zip(tensors["emotion_labels"], tensors["emotion_probabilities"], strict=True)
+    return {label.decode(): float(probability) for label, probability in pairs}
+
+
+def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
+    """The likeliest first, to six decimals."""
+    ranked = sorted(probabilities.items(), key=lambda pair: -pair[1])
+    return {label: round(probability, 6) for label, probability in ranked}
 
 
 def _text(tensors: Tensors, name: str) -> str:

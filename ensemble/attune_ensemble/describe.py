@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
 from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.knowledge import Emotion
 from attune_ensemble.pipeline import Call
-from attune_ensemble.prompts import PromptWriter, music_spec
+from attune_ensemble.prompts import CALLER, Prompt, PromptWriter, music_spec, specification_prompt
 from attune_ensemble.retrieval import KnowledgeIndex, query_text
 from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
-
-MIN_VAD, MAX_VAD = 1.0, 5.0
 
 
 class MusicDescriber:
@@ -29,9 +29,12 @@ class MusicDescriber:
     def describe(self, inputs: Tensors, call: Call) -> dict[str, Any]:
         """The outputs of `music_prompt` by name.
 
-        An emotion is searched for in its own octant (paper, section III-E), free text everywhere. Raises
-        `InvalidOption` for an unknown emotion, empty text, both or neither of them, or a VAD outside 1..5.
+        An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
+        taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
+        both or neither of them, a VAD outside 1..5, or a specification that cannot be played.
         """
+        if "music_spec" in inputs:
+            return _as_specified(inputs)
         query, octant = self._query(inputs)
         vad = _vad(inputs)
         found = self._index.search(embed(query, call), octant)
@@ -54,27 +57,26 @@ class MusicDescriber:
             return _free_text(inputs["text"]), None
         label = text_of(inputs["emotion"])
         if label not in self._by_label:
-            raise InvalidOption(f"{label!r} is not one of the emotions {', '.join(self._by_label)}")
+            raise InvalidOption(f"{quote(label)} is not one of the emotions {', '.join(self._by_label)}")
         return query_text(label), self._by_label[label].octant
 
 
 _NEITHER = "send an emotion or text"
 
 
+def _as_specified(inputs: Tensors) -> dict[str, Any]:
+    check_sources(inputs)  # an emotion beside it would be ignored
+    spec = MusicSpec.from_json(text_of(inputs["music_spec"]))
+    prompt = Prompt(_free_text(inputs["text"]), CALLER) if "text" in inputs else specification_prompt(spec)
+    return {"prompt": prompt.text, "prompt_writer": prompt.writer, "music_spec": spec.to_json()}
+
+
 def _free_text(tensor: npt.NDArray[Any]) -> str:
-    text = text_of(tensor).strip()
-    if not text:
-        raise InvalidOption("the text is empty; send some words to search by")
-    return text
+    return check_text("text", text_of(tensor))
 
 
 def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
-    if "vad" not in inputs:
-        return None
-    valence, arousal, dominance = (float(value) for value in inputs["vad"])
-    if not all(MIN_VAD <= value <= MAX_VAD for value in (valence, arousal, dominance)):
-        raise InvalidOption(f"valence, arousal and dominance must lie between {MIN_VAD:g} and {MAX_VAD:g}")
-    return valence, arousal, dominance
+    return check_vad(inputs["vad"]) if "vad" in inputs else None
 
 
 def embed(text: str, call: Call) -> npt.NDArray[np.float32]:

@@ -7,14 +7,17 @@ duration-weighted mean; its emotion leads to a music description, a prompt, and 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.models import REGRESSOR_MAX_BATCH
+from attune_client.protocol.checks import check_complete, check_sources, check_vad
+from attune_client.protocol.errors import ServerError
+from attune_client.protocol.models import EMOTION_CLASSIFIER, REGRESSOR_MAX_BATCH
+from attune_client.protocol.version import version
 from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
 __all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
@@ -25,31 +28,42 @@ Call = Callable[[str, Mapping[str, npt.NDArray[Any]]], Tensors]
 CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, None, None]]
 """Calls one streaming model by name; closing the generator stops that model."""
 
-_MUSIC_OPTIONS = ("duration_s", "seed", "engine")
+_MUSIC_OPTIONS = ("engine", "duration_s", "seed")
+_ROUNDING = 1e-2
 
 
-def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
+def recognise_speech(
+    audio: npt.NDArray[np.object_],
+    labels: Sequence[str],
+    call: Call,
+    other_languages: npt.NDArray[np.object_] | None = None,
+) -> Tensors:
     """From one encoded recording, BYTES [1], to the outputs of `speech_emotion`.
+
+    `other_languages`, BYTES [1], says what becomes of speech that is not English.
 
     Raises the `InvalidAudio` that fits when the recording cannot be used.
     """
     started_s = time.perf_counter()
-    speech = call("speech_to_text", {"audio": audio})
+    option = {} if other_languages is None else {"other_languages": other_languages}
+    speech = call("speech_to_text", {"audio": audio} | option)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call)
     vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
-    probabilities = _classify(vad, call)
+    probabilities = _classify(np.vstack([vad, segment_vad]), call)
     recognised_s = time.perf_counter()
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     return {
         "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
+        "language": speech["language"],
+        "language_probability": speech["language_probability"],
         "vad": vad,
-        "emotion": bytes_tensor(labels[int(probabilities.argmax())]),
-        "emotion_probabilities": probabilities,
+        **_feeling(probabilities[0], labels),
         "segment_start_s": speech["start_s"],
         "segment_end_s": speech["end_s"],
         "segment_transcript": bytes_tensor(*transcripts),
         "segment_vad": segment_vad,
+        "segment_emotion": bytes_tensor(*(labels[index] for index in probabilities[1:].argmax(axis=1))),
         "transcribe_s": _seconds(transcribed_s - started_s),
         "recognise_s": _seconds(recognised_s - transcribed_s),
     }
@@ -71,15 +85,32 @@ def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) 
 
 
 def _classify(vad: npt.NDArray[np.float32], call: Call) -> npt.NDArray[np.float32]:
-    answer = call("emotion_classifier", {"valence": vad[None, :1], "arousal_dominance": vad[None, 1:]})
-    probabilities: npt.NDArray[np.float32] = answer["emotion_probabilities"][0]
+    """Emotion probabilities [N, 40] of VAD [N, 3]: one batch, or several where there are more than a batch holds."""
+    most = EMOTION_CLASSIFIER.max_batch_size
+    parts = [
+        call("emotion_classifier", {"valence": part[:, :1], "arousal_dominance": part[:, 1:]})["emotion_probabilities"]
+        for part in np.split(vad, range(most, len(vad), most))
+    ]
+    probabilities = np.concatenate(parts)
+    sums = probabilities.sum(axis=1)
+    if not (abs(sums - 1) < _ROUNDING).all():  # a NaN fails too
+        raise ServerError(f"the probabilities of the emotions add up to {sums.min():.3g}..{sums.max():.3g}")
     return probabilities
 
 
-def write_prompt(emotion: npt.NDArray[np.object_], vad: npt.NDArray[np.float32], call: Call) -> Tensors:
-    """From the emotion, BYTES [1], and VAD [3] to the outputs of `music_prompt`, and `prompt_s`."""
+def _feeling(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> Tensors:
+    """The most probable emotion, and all of them, from probabilities [40]."""
+    return {
+        "emotion": bytes_tensor(labels[int(probabilities.argmax())]),
+        "emotion_probabilities": probabilities,
+        "emotion_labels": bytes_tensor(*labels),
+    }
+
+
+def write_prompt(wish: Tensors, call: Call) -> Tensors:
+    """From the inputs of `music_prompt` to its outputs, and `prompt_s`."""
     started_s = time.perf_counter()
-    prompt = call("music_prompt", {"emotion": emotion, "vad": vad})
+    prompt = call("music_prompt", wish)
     return prompt | {"prompt_s": _seconds(time.perf_counter() - started_s)}
 
 
@@ -88,16 +119,58 @@ def play_therapy(
 ) -> Generator[Tensors, None, None]:
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
-    Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded.
+    Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
+    engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon.
     """
-    speech = recognise_speech(inputs["audio"], labels, call)
-    prompt = write_prompt(speech["emotion"], speech["vad"], call)
-    wanted = {name: prompt[name] for name in ("prompt", "music_spec")}
-    options = {name: inputs[name] for name in _MUSIC_OPTIONS if name in inputs}
-    with closing(call_stream("music_generator", wanted | options)) as music:
-        announcement = next(music)
-        yield speech | prompt | announcement
-        yield from music
+    check_sources(inputs)
+    options = _choose_options(inputs, call_stream)
+    felt = _feel(inputs, labels, call)
+    wish = _those(felt, "emotion", "vad") or _those(inputs, "text", "music_spec")
+    prompt = write_prompt(wish, call)
+    told = felt | prompt | {"server_version": bytes_tensor(version())}
+    wanted = _those(prompt, "prompt", "music_spec") | options
+    with closing(call_stream("music_generator", wanted)) as music:
+        for response in _to_the_end(music):
+            # The announcement comes when the engine has taken the request.
+            yield told | response if "engine" in response else response
+
+
+def _to_the_end(music: Iterable[Tensors]) -> Iterator[Tensors]:
+    """The responses of `music_generator`; raises `StreamEndedEarly` when they are less than it announced."""
+    announced: Tensors = {}
+    frames = 0
+    for response in music:
+        announced = response if "engine" in response else announced
+        frames += len(response.get("music", ()))
+        yield response
+    if not announced:
+        raise ServerError("the music ended before it began")
+    check_complete(frames, int(announced["sample_rate"][0]), float(announced["duration_s"][0]))
+
+
+def _choose_options(inputs: Tensors, call_stream: CallStream) -> Tensors:
+    """The engine, length and seed that `music_generator` will take: those asked for, or else those it chooses."""
+    asked = _those(inputs, *_MUSIC_OPTIONS)
+    nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor("")}
+    announced = list(call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)}))
+    if not announced:
+        raise ServerError("music_generator announced nothing")
+    return _those(announced[0], *_MUSIC_OPTIONS)
+
+
+def _feel(inputs: Tensors, labels: Sequence[str], call: Call) -> Tensors:
+    """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
+    if "audio" in inputs:
+        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"))
+    if "vad" in inputs and "emotion" not in inputs:
+        vad = np.array(check_vad(inputs["vad"]), np.float32)
+        return {"vad": vad} | _feeling(_classify(vad[None], call)[0], labels)
+    return _those(inputs, "emotion", "vad")
+
+
+def _those(tensors: Tensors, *names: str) -> Tensors:
+    """The tensors of these names, as many as there are."""
+    return {name: tensors[name] for name in names if name in tensors}
 
 
 def _seconds(value: float) -> npt.NDArray[np.float32]:

@@ -11,7 +11,16 @@ import numpy as np
 from attune_ensemble.knowledge import Emotion
 from attune_ensemble.music.spec import DYNAMICS, MusicSpec
 
-__all__ = ["Prompt", "PromptWriter", "TemplatePromptWriter", "music_spec", "spoken_key", "summarise"]
+__all__ = [
+    "CALLER",
+    "Prompt",
+    "PromptWriter",
+    "TemplatePromptWriter",
+    "music_spec",
+    "specification_prompt",
+    "spoken_key",
+    "summarise",
+]
 
 Vad = tuple[float, float, float]
 
@@ -23,6 +32,9 @@ TEMPO_AROUSAL_SPAN = 1.0
 
 DYNAMICS_AROUSAL_STEP = 0.75
 """Arousal this far below or above an emotion's anchor makes the music one level softer or louder."""
+
+TEMPLATE, CALLER = "template", "caller"
+"""Writers of a prompt: the rule below, or whoever asked for the music."""
 
 _LOW_BELOW, _HIGH_ABOVE = 2.5, 3.5
 _ANNOTATIONS = {
@@ -86,7 +98,7 @@ def _shifted_dynamics(dynamics: str, excess: float) -> str:
 class TemplatePromptWriter:
     """Composes the structured prompt by rule; the same input gives the same prompt."""
 
-    name = "template"
+    name = TEMPLATE
 
     def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
         """Emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
@@ -97,6 +109,11 @@ class TemplatePromptWriter:
             _parameters(spec),
         )
         return Prompt(" ".join(sentences), self.name)
+
+
+def specification_prompt(spec: MusicSpec) -> Prompt:
+    """The prompt of music that was specified, and not looked up for a feeling."""
+    return Prompt(f"Therapeutic instrumental music. {_parameters(spec)}", TEMPLATE)
 
 
 def _scores(vad: Vad | None) -> str:

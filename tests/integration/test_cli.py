@@ -40,7 +40,10 @@ def test_a_recording_that_fails_does_not_stop_the_others(attune, samples, not_a_
     assert bad["error"]["code"] == "unreadable_audio"
     for good, path in ((first, samples[0]), (second, samples[1])):
         assert good["file"] == str(path)
-        assert set(good) == {"file", "transcript", "segments", "vad", "emotion", "timings_s"}
+        assert set(good) == {
+            *("file", "transcript", "language", "language_probability"),
+            *("segments", "vad", "emotion", "probabilities", "timings_s"),
+        }
 
 
 def test_play_writes_the_music_and_the_session(attune, samples, tmp_path):

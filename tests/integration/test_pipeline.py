@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+import tritonclient.grpc as grpc
 
 from attune_client import AsyncAttuneClient
 from attune_client.protocol import errors, models
@@ -51,10 +53,10 @@ def test_the_words_are_the_spoken_ones(client, samples):
 
 def test_emotion_probabilities_and_ranges(client, samples):
     result = client.analyse(samples[0])
-    emotions = [emotion.label for emotion in load_emotions()]
-    assert result.probabilities.shape == (40,)
-    assert result.probabilities.sum() == pytest.approx(1, abs=1e-4)
-    assert result.emotion == emotions[int(result.probabilities.argmax())]
+    assert list(result.probabilities) == [emotion.label for emotion in load_emotions()]
+    assert sum(result.probabilities.values()) == pytest.approx(1, abs=1e-4)
+    assert result.emotion == max(result.probabilities, key=result.probabilities.__getitem__)
+    assert [segment.emotion for segment in result.segments] == [result.emotion]  # one segment is the whole
     assert all(1 <= value <= 5 for value in result.vad.to_dict().values())
 
 
@@ -66,6 +68,15 @@ def test_a_narration_is_cut_at_pauses_and_averaged_by_duration(client, narration
     expected = np.average([list(s.vad.to_dict().values()) for s in result.segments], axis=0, weights=durations)
     np.testing.assert_allclose(list(result.vad.to_dict().values()), expected, atol=2e-3)
     assert all(WORDS[name] in result.transcript for name in WORDS)
+    labels = {emotion.label for emotion in load_emotions()}
+    assert {segment.emotion for segment in result.segments} <= labels
+
+
+def test_a_segment_has_the_emotion_that_it_has_alone(client, narration):
+    """The segments' VADs, classified one by one through `play`, give the emotions that came with them."""
+    for segment in client.analyse(narration).segments[:3]:
+        with client.play(vad=segment.vad, duration_s=1) as stream:
+            assert stream.session.emotion == segment.emotion
 
 
 def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):
@@ -104,10 +115,19 @@ def test_every_emotion_retrieves_itself(client):
         assert answer["description"][0].decode() == emotion.description
 
 
-def test_free_text_finds_a_fitting_description(client):
-    found = client.prompt("I feel furious and ready to shout")
-    assert found.retrieved_emotion in {e.label for e in load_emotions()}
-    assert 0 < found.similarity <= 1
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("I feel furious and ready to shout", "furious"),
+        ("I feel so alone since she left", "lonely"),
+        ("music to fall asleep", "sleepy"),
+    ],
+)
+def test_free_text_finds_a_fitting_description(client, text, label):
+    found = client.prompt(text)
+    assert found.retrieved_emotion == label
+    assert found.description == next(e.description for e in load_emotions() if e.label == label)
+    assert 0.2 < found.similarity < 1
     assert found.prompt_writer == "template"
 
 
@@ -169,13 +189,89 @@ def test_cancelling_stops_the_work(client, server, samples):
 @pytest.mark.parametrize(
     ("options", "words"), [({"engine": "theremin"}, "theremin"), ({"duration_s": 0.01}, "duration_s")]
 )
-def test_unplayable_options(client, samples, options, words):
+def test_unplayable_options_are_refused_before_the_speech_is_transcribed(client, server, samples, options, words):
+    def transcriptions() -> int:
+        with grpc.InferenceServerClient(server.grpc_url) as triton:
+            return triton.get_inference_statistics("speech_to_text").model_stats[0].execution_count
+
+    before = transcriptions()
+    inputs = {"audio": np.array([samples[0].read_bytes()], dtype=np.object_)}
+    tensors = {
+        "engine": lambda value: np.array([value.encode()], dtype=np.object_),
+        "duration_s": lambda value: np.array([value], np.float32),
+    }
+    raw = inputs | {name: tensors[name](value) for name, value in options.items()}
+    for call in (lambda: client.play(samples[0], **options), lambda: next(client.stream(models.MUSIC_THERAPY, raw))):
+        with pytest.raises(errors.InvalidOption, match=words):
+            call()
+    assert transcriptions() == before
+
+
+# --- music without a recording ---
+
+
+def sound_of(stream) -> np.ndarray:
+    with stream:
+        return np.concatenate(list(stream))
+
+
+@pytest.mark.parametrize(
+    ("source", "emotion"),
+    [
+        ({"text": "rain on the window, and nowhere to be"}, None),
+        ({"emotion": "calm"}, "calm"),
+        ({"emotion": "calm", "vad": (4.0, 1.5, 3.5)}, "calm"),
+        ({"spec": {"tempo_bpm": 60, "mode": "lydian", "tonic": "F", "instruments": ["harp"], "dynamics": "p"}}, None),
+    ],
+)
+def test_a_wish_becomes_music_and_its_session_makes_it_again(client, source, emotion):
+    stream = client.play(**source, duration_s=2)
+    session = stream.session
+    assert (session.speech, session.emotion, session.duration_s) == (None, emotion, 2.0)
+    assert (session.vad is not None) == ("vad" in source)
+    assert (session.prompt.retrieved_emotion is None) == ("spec" in source)
+    music = sound_of(stream)
+    assert len(music) == 2 * session.sample_rate
+    told = json.loads(json.dumps(session.to_dict()))
+    again = {name: told[name] for name in ("seed", "duration_s", "engine")}
+    np.testing.assert_array_equal(sound_of(client.play(spec=told["music_spec"], text=told["prompt"], **again)), music)
+
+
+def test_a_vad_alone_becomes_the_emotion_that_it_is(client):
+    calm = next(emotion for emotion in load_emotions() if emotion.label == "calm")
+    with client.play(vad=calm.anchor, duration_s=1) as stream:
+        assert stream.session.emotion == stream.session.prompt.retrieved_emotion == "calm"
+        assert max(stream.session.probabilities, key=stream.session.probabilities.__getitem__) == "calm"
+
+
+def test_seeds_are_drawn_and_told(client):
+    sessions = [client.play_text("calm", duration_s=1).session for _ in range(2)]
+    assert sessions[0].seed != sessions[1].seed
+    assert sessions[0].to_dict()["versions"]["server"] == sessions[0].to_dict()["versions"]["client"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, "got none"),
+        ({"text": "calm", "emotion": "calm"}, "got text and emotion"),
+        ({"emotion": "hangry"}, "'hangry' is not one"),
+        ({"emotion": "x" * 10**6}, "is not one of the emotions"),
+        ({"music_spec": "{}"}, "JSON object"),
+    ],
+)
+def test_the_server_too_refuses_wishes_that_make_no_sense(client, inputs, words):
+    tensors = {name: np.array([value.encode()], dtype=np.object_) for name, value in inputs.items()}
     with pytest.raises(errors.InvalidOption, match=words):
-        client.play(samples[0], **options)
+        next(client.stream(models.MUSIC_THERAPY, tensors))
 
 
 async def test_the_asyncio_client_streams_and_cancels(server, samples):
     async with AsyncAttuneClient(server.grpc_url) as client:
+        assert await client.is_ready()
+        assert {status.state for status in await client.models()} == {"READY"}
+        async with await client.play_text("calm", duration_s=1) as stream:
+            assert sum([len(chunk) async for chunk in stream]) == 32_000
         async with await client.play(samples[0], duration_s=3, seed=5) as stream:
             music = np.concatenate([chunk async for chunk in stream])
         assert len(music) == 3 * 32_000
@@ -230,7 +326,7 @@ async def test_bad_recordings_do_not_hurt_good_ones(server, samples):
     for outcome in outcomes[::2]:
         assert isinstance(outcome, SpeechEmotion)
         assert outcome.transcript == expected.transcript
-        np.testing.assert_allclose(outcome.probabilities, expected.probabilities, atol=1e-3)
+        np.testing.assert_allclose(outcome.probability_array, expected.probability_array, atol=1e-3)
 
 
 # --- what it costs ---

@@ -21,8 +21,16 @@ import pytest
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
 
-from attune_client.protocol.errors import InvalidOption, ServerError, from_wire
+from attune_client.protocol.errors import (
+    InvalidOption,
+    RequestCancelled,
+    RequestTimeout,
+    ServerBusy,
+    ServerError,
+    from_wire,
+)
 from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.lease import Lease
 from attune_export.repository_config import Profile, model_config, render
 
 pytestmark = pytest.mark.server
@@ -30,6 +38,9 @@ pytestmark = pytest.mark.server
 WAIT_S = 10.0
 SLOW_S = 0.5
 CHUNK_S = 0.05
+SOON_S = 1.0
+CALL_TIMEOUT_S = 3.0
+AT_WORK, WAITING = 4, 1
 
 HEAD = """
 import time
@@ -55,11 +66,12 @@ class TritonPythonModel:
             raise InvalidOption("no such emotion: bad")
         if text == "bug":
             return {{}}["bug"]
-        time.sleep({SLOW_S})
+        time.sleep({SLOW_S} if text != "long" else {2 * SOON_S})
         return {{"prompt": text, "similarity": 0.5}}
 """
 
-# Writes a dot for every chunk that it makes, so that a test sees when it stops.
+# Writes a dot for every chunk that it makes, so that a test sees when it stops; "mute" makes empty ones, of which
+# nobody is told.
 GENERATOR = f"""
 class TritonPythonModel:
     def initialize(self, args):
@@ -75,10 +87,11 @@ class TritonPythonModel:
             time.sleep({CHUNK_S})
             with (self.triton.folder / "chunks").open("a") as file:
                 file.write(".")
-            yield {{"music": np.full((4, 2), index)}}
+            mute = inputs["prompt"][0] == b"mute"
+            yield {{}} if mute else {{"music": np.full((4, 2), np.nan if inputs["prompt"][0] == b"nan" else index)}}
 """
 
-THERAPY = """
+THERAPY = f"""
 class TritonPythonModel:
     def initialize(self, args):
         self.triton = Adapter(models.MUSIC_THERAPY, args, pb_utils)
@@ -88,21 +101,30 @@ class TritonPythonModel:
 
     def play(self, inputs):
         text = inputs["audio"]
-        yield self.triton.call("music_prompt", {"text": text})
-        yield from self.triton.call_stream("music_generator", {"prompt": text, "music_spec": text})
+        yield self.triton.call("music_prompt", {{"text": text}})
+        music = {{"prompt": text, "music_spec": text}}
+        yield from self.triton.call_stream("music_generator", music, timeout_s={CALL_TIMEOUT_S})
 """
+
+TOYS = {"music_prompt": PROMPT, "music_generator": GENERATOR, "music_therapy": THERAPY}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root = tmp_path_factory.mktemp("adapters")
-    for name, code in (("music_prompt", PROMPT), ("music_generator", GENERATOR), ("music_therapy", THERAPY)):
+    for name, code in TOYS.items():
         folder = root / "repository" / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(HEAD + code)
-        (folder.parent / "config.pbtxt").write_text(render(model_config(name, Profile.EMBEDDED)))
-    # One test kills a model under a stream, which the server then believes to be in flight for ever.
-    options = {"log_file": root / "server.log", "exit_timeout_s": 1}
+        config = model_config(name, Profile.EMBEDDED)
+        if name == "music_prompt":
+            config.parameters["max_concurrent"].string_value = str(AT_WORK)
+            config.parameters["max_waiting"].string_value = str(WAITING)
+        (folder.parent / "config.pbtxt").write_text(render(config))
+        (folder / "chunks").touch()
+    # Some tests kill a model under a stream, which the server then believes to be in flight for ever. Models named one
+    # by one can be unloaded and loaded again.
+    options = {"log_file": root / "server.log", "exit_timeout_s": 1, "models": tuple(TOYS)}
     with Server(root / "repository", ports=free_ports(), **options) as server:
         yield server
 
@@ -153,6 +175,20 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s, "waited in vain"
         time.sleep(0.02)
+
+
+def kill_and_revive(server: Server, client: grpc.InferenceServerClient, model: str) -> Callable[[], None]:
+    """Kill a model's process; the result loads the model again."""
+    path = f"/{model}/1/model.py".encode()
+    (process,) = (pid for pid in server.process_ids() if path in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(process, signal.SIGKILL)
+
+    def revive() -> None:
+        client.unload_model(model)
+        wait_until(lambda: not client.is_model_ready(model))
+        client.load_model(model)
+
+    return revive
 
 
 def has_stopped(server: Server) -> bool:
@@ -233,14 +269,119 @@ def test_cancelling_stops_the_called_model_within_a_chunk_or_two(client, server)
     assert chunks_made(server) - made <= 4
 
 
+def test_cancelling_is_noticed_although_nothing_comes(client, server):
+    """The called model works, but sends nothing: its caller waits, and nobody hears of an empty chunk."""
+    take = start_therapy(client, "mute")
+    take()
+    made = chunks_made(server)
+    wait_until(lambda: chunks_made(server) > made)
+    client.stop_stream(cancel_requests=True)
+    time.sleep(SOON_S)
+    assert has_stopped(server)
+
+
+def test_a_deadline_ends_the_work_too(client, server):
+    made = chunks_made(server)
+    responses: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    client.start_stream(lambda result, error: responses.put(error or result), stream_timeout=2 * SLOW_S)
+    client.async_stream_infer("music_therapy", [text("audio", "mute")])
+    responses.get(timeout=WAIT_S)
+    assert "Deadline" in str(responses.get(timeout=WAIT_S))
+    time.sleep(SOON_S)
+    assert chunks_made(server) > made
+    assert has_stopped(server)
+
+
+def test_nothing_is_begun_for_a_client_that_went_while_its_answer_was_made(client, server):
+    start_therapy(client, "long")
+    made = chunks_made(server)
+    time.sleep(SLOW_S)
+    client.stop_stream(cancel_requests=True)
+    time.sleep(2 * SOON_S)
+    assert chunks_made(server) == made
+
+
+def test_one_too_many_is_refused_at_once(client):
+    def ask(index: int) -> tuple[float, str | InferenceServerException]:
+        started_s = time.monotonic()
+        try:
+            return 0.0, describe(client, f"word {index}")
+        except InferenceServerException as error:
+            return time.monotonic() - started_s, error
+
+    with ThreadPoolExecutor(AT_WORK + WAITING + 2) as pool:
+        answers = list(pool.map(ask, range(AT_WORK + WAITING + 2)))
+    refused = [(took_s, error) for took_s, error in answers if isinstance(error, InferenceServerException)]
+    assert len(refused) == 2
+    for took_s, error in refused:
+        assert took_s < SLOW_S / 2
+        assert error.status() == "StatusCode.UNAVAILABLE"
+        told = from_wire(error.message())
+        assert isinstance(told, ServerBusy)
+        assert told.retry_after_s
+
+
+def test_whoever_goes_while_he_waits_gives_his_place_to_the_next(client, server):
+    others = grpc.InferenceServerClient(server.grpc_url)
+    with ThreadPoolExecutor(AT_WORK + WAITING) as pool:
+        at_work = [pool.submit(describe, others, "long") for _ in range(AT_WORK)]
+        time.sleep(SLOW_S / 2)
+        gone = client.async_infer("music_prompt", [text("text", "gone")], lambda result, error: None)
+        time.sleep(SLOW_S / 2)
+        with pytest.raises(InferenceServerException, match="server_busy"):
+            describe(others, "one too many")
+        gone.cancel()
+        time.sleep(SOON_S)
+        assert not any(answer.done() for answer in at_work)
+        assert describe(others, "the next") == "the next"
+    others.close()
+
+
+def test_numbers_that_are_none_end_a_stream_with_an_error(client):
+    take = start_therapy(client, "nan")
+    take()
+    with pytest.raises(InferenceServerException) as caught:
+        take()
+    assert str(from_wire(caught.value.message())) == "music_generator failed: music holds values that are not finite"
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_called_model_that_dies_holds_its_caller_for_a_while_only(client, server, after):
+    take = start_therapy(client, "calm" if after else "mute")
+    for _ in range(1 + after):
+        take()
+    revive = kill_and_revive(server, client, "music_generator")
+    started_s = time.monotonic()
+    with pytest.raises(InferenceServerException) as caught:
+        list(iter(take, None))  # what was made before, and then
+    assert time.monotonic() - started_s < CALL_TIMEOUT_S + SOON_S
+    assert isinstance(from_wire(caught.value.message()), RequestTimeout | ServerError)
+    revive()
+
+
+def test_a_lease_that_ends_ends_the_music_with_an_error(client, server):
+    lease = Lease()
+    take = start_stream(
+        client, "music_generator", [text("prompt", "calm"), text("music_spec", ""), text("lease", lease.token)]
+    )
+    take()
+    lease.end()
+    told = ""
+    while not told:
+        error = take().as_numpy("error")
+        told = "" if error is None else error[0].decode()
+    assert isinstance(from_wire(told), RequestCancelled)
+    assert has_stopped(server)
+
+
 def test_a_caller_that_dies_stops_the_called_model(client, server):
     take = start_therapy(client, "calm")
     take(), take()
-    (caller,) = (pid for pid in server.process_ids() if b"music_therapy" in Path(f"/proc/{pid}/cmdline").read_bytes())
-    os.kill(caller, signal.SIGKILL)
+    revive = kill_and_revive(server, client, "music_therapy")
     made = chunks_made(server)
     wait_until(lambda: has_stopped(server))
-    assert chunks_made(server) - made <= 4
+    assert chunks_made(server) - made <= 6 + SOON_S / CHUNK_S
+    revive()
 
 
 def test_nothing_is_left_when_the_server_stops(tmp_path, server):

@@ -13,34 +13,45 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client import AttuneClient, AttuneError, cli
 from attune_client.client import MusicStream
+from attune_client.installation import install_command
 from attune_client.protocol import errors
 from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
 from attune_client.results import SpeechEmotion, TherapySession
-from attune_client.wire import infer_inputs, therapy_inputs, translate
+from attune_client.wire import infer_inputs, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "language": np.array([b"en"], dtype=np.object_),
+    "language_probability": np.array([0.975], np.float32),
     "vad": np.array([3.5, 2.0, 3.0], np.float32),
     "emotion": np.array([b"calm"], dtype=np.object_),
     "emotion_probabilities": np.eye(40, dtype=np.float32)[3],
+    "emotion_labels": np.array([b"eager", b"proud", b"glad", b"calm", *(b"e%d" % i for i in range(36))], np.object_),
     "segment_start_s": np.array([0.1], np.float32),
     "segment_end_s": np.array([2.1], np.float32),
     "segment_transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
     "segment_vad": np.array([[3.5, 2.0, 3.0]], np.float32),
+    "segment_emotion": np.array([b"calm"], dtype=np.object_),
     "transcribe_s": np.array([0.5], np.float32),
     "recognise_s": np.array([0.25], np.float32),
 }
-SESSION = SPEECH | {
+FOUND = {
     "retrieved_emotion": np.array([b"calm"], dtype=np.object_),
     "similarity": np.array([0.75], np.float32),
     "description": np.array([b"Slow."], dtype=np.object_),
+}
+MUSIC = {
     "prompt": np.array([b"slow piano"], dtype=np.object_),
     "prompt_writer": np.array([b"template"], dtype=np.object_),
     "music_spec": np.array([b'{"tempo_bpm": 60}'], dtype=np.object_),
     "prompt_s": np.array([0.125], np.float32),
     "engine": np.array([b"composer"], dtype=np.object_),
     "sample_rate": np.array([32_000], np.int32),
+    "duration_s": np.array([3.3], np.float32),
+    "seed": np.array([2**53 - 1], np.int64),
+    "server_version": np.array([b"1.2.3"], dtype=np.object_),
 }
+SESSION = SPEECH | FOUND | MUSIC
 
 
 def test_speech_emotion_reads_every_tensor():
@@ -48,6 +59,12 @@ def test_speech_emotion_reads_every_tensor():
     result = SpeechEmotion.from_tensors(SPEECH)
     assert result.transcript == "héllo [all]"
     assert result.segments[0].vad.valence == 3.5
+    assert result.segments[0].emotion == result.segments[0].to_dict()["emotion"] == "calm"
+    assert result.probabilities["calm"] == 1.0
+    assert result.probability_array.tolist() == SPEECH["emotion_probabilities"].tolist()
+    assert next(iter(result.to_dict()["probabilities"])) == "calm"
+    assert len(result.to_dict()["probabilities"]) == 40
+    assert (result.language, result.to_dict()["language_probability"]) == ("en", 0.975)
     assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
 
 
@@ -57,12 +74,32 @@ def test_the_session_file_has_the_promised_keys():
     assert set(session) >= {
         *("transcript", "segments", "vad", "emotion", "similarity", "description", "prompt"),
         *("prompt_writer", "engine", "sample_rate", "timings_s"),
+        *("probabilities", "retrieved_emotion", "music_spec", "seed", "duration_s", "versions"),
     }
+    assert (session["seed"], session["duration_s"]) == (2**53 - 1, 3.3)
+    assert session["versions"]["server"] == "1.2.3"
     assert session["vad"] == {"valence": 3.5, "arousal": 2.0, "dominance": 3.0}
     assert session["timings_s"] == {
         "transcribe": 0.5, "recognise": 0.25, "prompt": 0.125, "first_audio": 1.0, "total": 2.0
     }  # fmt: skip
-    json.dumps(session)
+    assert json.loads(json.dumps(session)) == session
+
+
+def test_a_session_without_a_recording_has_no_speech():
+    wish = {"emotion": SPEECH["emotion"], "vad": SPEECH["vad"]}
+    session = TherapySession.from_tensors(wish | FOUND | MUSIC)
+    assert (session.speech, session.emotion, session.probabilities) == (None, "calm", None)
+    assert list(session.vad) == [3.5, 2.0, 3.0]
+    assert set(session.to_dict()) >= {"emotion", "vad", "retrieved_emotion", "prompt", "seed"}
+    assert not {"transcript", "segments", "probabilities"} & set(session.to_dict())
+    assert session.to_dict()["timings_s"] == {"prompt": 0.125}
+
+
+def test_a_session_of_a_specification_has_nothing_retrieved():
+    session = TherapySession.from_tensors(MUSIC)
+    assert (session.emotion, session.vad, session.prompt.similarity) == (None, None, None)
+    assert not {"emotion", "vad", "retrieved_emotion", "similarity", "description"} & set(session.to_dict())
+    assert session.to_dict()["music_spec"] == {"tempo_bpm": 60}
 
 
 def test_a_stream_gives_its_session_first_and_closing_it_closes_the_source():
@@ -88,18 +125,10 @@ def test_a_stream_without_any_answer_is_a_server_error():
         MusicStream(iter(()))
 
 
-@pytest.mark.parametrize(
-    "options", [{"duration_s": 0.5}, {"duration_s": 601}, {"duration_s": float("nan")}, {"seed": -1}]
-)
-def test_options_out_of_range_are_refused_before_they_are_sent(options):
-    with pytest.raises(errors.InvalidOption, match="must"):
-        therapy_inputs(b"", options.get("duration_s"), options.get("seed"), None)
-
-
 def test_inputs_take_their_type_from_the_protocol():
     (tensor,) = infer_inputs(SPEECH_EMOTION, {"audio": np.array([b"x"], dtype=np.object_)})
     assert (tensor.name(), tensor.datatype(), tensor.shape()) == ("audio", "BYTES", [1])
-    with pytest.raises(KeyError):
+    with pytest.raises(errors.InvalidOption, match="no input 'sound'; it has audio"):
         infer_inputs(SPEECH_EMOTION, {"sound": np.zeros(1)})
 
 
@@ -115,6 +144,15 @@ def test_inputs_take_their_type_from_the_protocol():
 )
 def test_foreign_errors_join_our_tree(status, message, kind):
     assert type(translate(InferenceServerException(message, status), "host:1")) is kind
+
+
+def test_a_server_that_says_why_it_is_unavailable_is_believed():
+    told = InferenceServerException("music_therapy has 16 at work; try again in 8 s", "StatusCode.UNAVAILABLE")
+    assert "no server answers" in str(translate(told, "host:1"))
+    busy = errors.ServerBusy("speech_emotion has 16 requests at work and 16 waiting", 8)
+    error = translate(InferenceServerException(busy.to_wire(), "StatusCode.UNAVAILABLE"), "host:1")
+    assert isinstance(error, errors.ServerBusy)
+    assert (str(error), error.retry_after_s) == (str(busy), 8)
 
 
 def test_no_server_is_one_clear_line(tmp_path):
@@ -144,4 +182,4 @@ def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
     result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])
     assert result.exit_code == 1
-    assert "pip install 'attune[client]'" in result.output
+    assert install_command("client") in result.output

@@ -16,6 +16,7 @@ from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
+from tests.scales import pitch_classes
 
 QUARTET = ("piano", "strings", "cello", "flute")
 
@@ -41,13 +42,21 @@ def test_tables_cover_the_vocabulary():
     assert set(ComposerEngine()._library.zones) == set(INSTRUMENTS)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tonic", TONICS)
+def test_a_key_has_the_notes_of_its_mode(tonic, mode):
+    key = Key.named(tonic, mode)
+    assert key.pitch_classes == pitch_classes(tonic, mode)
+    assert {key.pitch(step) % 12 for step in range(7)} == pitch_classes(tonic, mode)
+
+
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_instrument_alone_plays_in_range_and_in_the_mode(instrument, mode):
     for tonic in TONICS:
         score = score_of(MusicSpec(72, mode, tonic, (instrument,), "mp"), duration_s=15)
         assert score.instruments == {instrument}
-        assert score.pitch_classes <= Key.named(tonic, mode).pitch_classes
+        assert score.pitch_classes <= pitch_classes(tonic, mode)
         assert all(TABLE[instrument].low <= note.pitch <= TABLE[instrument].high for note in score.notes)
 
 
@@ -55,7 +64,7 @@ def test_any_specification_gives_a_sound_score():
     for spec, duration_s in random_specs(150):
         score = score_of(spec, 3, duration_s)
         assert score.instruments == set(spec.instruments), spec
-        assert score.pitch_classes <= Key.named(spec.tonic, spec.mode).pitch_classes
+        assert score.pitch_classes <= pitch_classes(spec.tonic, spec.mode)
         for phrase in score.phrases:
             assert phrase.tempo_bpm == spec.tempo_bpm
             for note in phrase.notes:
@@ -196,7 +205,7 @@ def test_the_specification_may_change_from_phrase_to_phrase():
     composer = Composer(1)
     dark = composer.phrase(MusicSpec(60, "aeolian", "C", QUARTET, "p"), "theme", 0.0, 4, leads_home=False)
     bright = composer.phrase(MusicSpec(66, "ionian", "C", ("harp", "oboe"), "mp"), "answer", dark.end_s, 4, False)
-    assert {note.pitch % 12 for note in bright.notes} <= Key.named("C", "ionian").pitch_classes
+    assert {note.pitch % 12 for note in bright.notes} <= pitch_classes("C", "ionian")
     assert {note.instrument for note in bright.notes} == {"harp", "oboe"}
 
 

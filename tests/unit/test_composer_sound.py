@@ -18,7 +18,6 @@ import scipy.signal
 from attune_client.protocol.errors import InvalidOption
 from attune_ensemble.music.composer.composition import compose
 from attune_ensemble.music.composer.engine import ComposerEngine
-from attune_ensemble.music.composer.harmony import Key
 from attune_ensemble.music.composer.loudness import integrated_loudness, level_curve_db
 from attune_ensemble.music.composer.mastering import CEILING_DB, Limiter
 from attune_ensemble.music.composer.performance import perform
@@ -27,6 +26,7 @@ from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.spec import INSTRUMENTS, MusicSpec
+from tests.scales import pitch_classes
 
 ENGINE = ComposerEngine()
 
@@ -90,7 +90,7 @@ def test_pitches_belong_to_the_mode(name):
     """The pitch classes heard most are of the mode, and hold most of the tonal energy."""
     spec = SPECS[name]
     chroma = librosa.feature.chroma_cqt(y=piece(name).mean(axis=1), sr=SAMPLE_RATE, norm=None).sum(axis=1)
-    inside = Key.named(spec.tonic, spec.mode).pitch_classes
+    inside = pitch_classes(spec.tonic, spec.mode)
     assert set(np.argsort(chroma)[-4:]) <= inside
     assert chroma[sorted(inside)].sum() > 0.75 * chroma.sum()
 

@@ -9,10 +9,11 @@ import pytest
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MUSIC_PROMPT
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.describe import MusicDescriber
 from attune_ensemble.knowledge import load_emotions
 from attune_ensemble.prompts import TemplatePromptWriter
-from attune_ensemble.retrieval import Retrieved, query_text
+from attune_ensemble.retrieval import Retrieved
 from attune_ensemble.tensors import bytes_tensor, decode
 
 EMOTIONS = load_emotions()
@@ -59,7 +60,7 @@ def test_an_emotion_is_searched_for_in_its_octant(describe, index, encoder):
     outputs = describe(emotion=bytes_tensor(EMOTION.label), vad=np.array([3, 3, 3], np.float32))
     assert set(outputs) == {tensor.name for tensor in MUSIC_PROMPT.outputs}
     assert index.octant == EMOTION.octant
-    assert encoder.text == query_text(EMOTION.label)
+    assert encoder.text == f"{EMOTION.label} music for a {EMOTION.label} mood"
     assert (outputs["retrieved_emotion"], outputs["similarity"]) == (EMOTION.label, [0.5])
     assert json.loads(outputs["music_spec"])["mode"] == EMOTION.mode
 
@@ -70,6 +71,24 @@ def test_free_text_is_searched_for_everywhere(describe, index, encoder):
     assert encoder.text == "rain on the window"
 
 
+def test_a_specification_is_taken_as_it_is(describe, encoder):
+    spec = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
+    written = describe(music_spec=bytes_tensor(spec.to_json()))
+    assert written["music_spec"] == spec.to_json()
+    assert "72 bpm, D Dorian, moderately soft, played on piano and cello" in written["prompt"]
+    given = describe(music_spec=bytes_tensor(spec.to_json()), text=bytes_tensor("slow waves"))
+    assert (given["prompt"], given["prompt_writer"]) == ("slow waves", "caller")
+    for outputs in (written, given):
+        assert set(outputs) == {"prompt", "prompt_writer", "music_spec"}
+    assert not hasattr(encoder, "text")  # nothing was searched for
+
+
+def test_a_megabyte_of_emotion_is_not_echoed(describe):
+    with pytest.raises(InvalidOption, match="not one of the emotions") as caught:
+        describe(emotion=bytes_tensor("x" * 10**6))
+    assert len(str(caught.value)) < 1_000
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -77,6 +96,9 @@ def test_free_text_is_searched_for_everywhere(describe, index, encoder):
         ({"emotion": bytes_tensor("calm"), "text": bytes_tensor("calm")}, "not both"),
         ({"emotion": bytes_tensor("hangry")}, "'hangry' is not one of the emotions"),
         ({"text": bytes_tensor(" ")}, "empty"),
+        ({"text": bytes_tensor("x" * 2_001)}, "2,000 characters"),
+        ({"music_spec": bytes_tensor("{}")}, "JSON object"),
+        ({"music_spec": bytes_tensor("{}"), "emotion": bytes_tensor("calm")}, "give one of"),
         ({"emotion": bytes_tensor(EMOTION.label), "vad": np.array([0, 3, 3], np.float32)}, "between 1 and 5"),
         ({"emotion": bytes_tensor(EMOTION.label), "vad": np.array([np.nan, 3, 3], np.float32)}, "between 1 and 5"),
     ],
@@ -84,3 +106,9 @@ def test_free_text_is_searched_for_everywhere(describe, index, encoder):
 def test_requests_that_make_no_sense_say_what_would(describe, inputs, words):
     with pytest.raises(InvalidOption, match=words):
         describe(**inputs)
+
+
+def test_an_emotion_of_a_megabyte_is_not_sent_back(describe):
+    with pytest.raises(InvalidOption, match="xxx") as caught:
+        describe(emotion=bytes_tensor("x" * 1_000_000))
+    assert len(caught.value.to_wire()) < 1_000

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, InvalidRequest
-from attune_ensemble import pipeline
+from attune_client.protocol.errors import (
+    InvalidOption,
+    InvalidRequest,
+    ServerError,
+    ServerUnavailable,
+    StreamEndedEarly,
+)
 from attune_ensemble.music import service as service_module
-from attune_ensemble.music.engines import EngineOptions
+from attune_ensemble.music.engines import EngineOptions, available_engines, default_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.tensors import bytes_tensor, text_of
+from attune_ensemble.tensors import bytes_tensor
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 
 
 class CountingEngine:
-    """Plays one frame a chunk, and counts how far it came."""
+    """Plays one frame a second, and counts how far it came; it stops after `at_most` of them."""
 
-    name, sample_rate = "counter", 8_000
+    name, sample_rate = "counter", 1
 
     def __init__(self):
         self.made = 0
+        self.at_most = 1_000
         self.request = None
 
     def generate(self, request, chunk_s):
         self.request = request
-        for _ in range(round(request.duration_s / chunk_s)):
+        for _ in range(min(self.at_most, round(request.duration_s / chunk_s))):
             self.made += 1
             yield np.full((1, 2), self.made, np.float32)
 
@@ -54,7 +62,9 @@ def inputs(**more):
 
 def test_the_engine_announces_itself_before_it_works(engine):
     responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([3], np.float32)))
-    assert next(responses) == {"engine": "counter", "sample_rate": [8_000]}
+    announcement = next(responses)
+    assert (announcement["engine"], announcement["sample_rate"]) == ("counter", [1])
+    assert announcement["duration_s"] == [3.0]
     assert engine.made == 0
     assert [response["music"][0, 0] for response in responses] == [1, 2, 3]
 
@@ -68,10 +78,30 @@ def test_closing_stops_the_engine(engine):
 
 def test_defaults_and_options_reach_the_engine(engine):
     service = MusicService("counter", 1.0, EngineOptions())
-    for options, duration_s, seed in (({}, 30.0, 0), ({"seed": np.array([7])}, 30.0, 7)):
-        list(service.play(inputs(**options)))
-        assert (engine.request.duration_s, engine.request.seed) == (duration_s, seed)
+    for options, duration_s in (({}, 30.0), ({"duration_s": np.array([2.0]), "seed": np.array([7])}, 2.0)):
+        announcement, *_ = service.play(inputs(**options))
+        assert engine.request.duration_s == duration_s
+        assert announcement["seed"] == [engine.request.seed]
         assert (engine.request.spec, engine.request.prompt) == (SPEC, "slow")
+    assert engine.request.seed == 7
+
+
+def test_a_seed_that_was_not_sent_is_drawn_and_every_json_reader_keeps_it(engine):
+    service = MusicService("counter", 1.0, EngineOptions())
+    seeds = {next(service.play(inputs()))["seed"][0] for _ in range(20)}
+    assert len(seeds) == 20
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+def test_a_check_announces_and_plays_nothing(engine):
+    service = MusicService("counter", 1.0, EngineOptions())
+    nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor(""), "check_only": np.array([1], np.int32)}
+    (announcement,) = service.play(nothing | {"seed": np.array([3])})
+    assert (announcement["engine"], announcement["seed"]) == ("counter", [3])
+    assert engine.made == 0
+    for wrong in ({"engine": bytes_tensor("theremin")}, {"duration_s": np.array([0.5])}, {"seed": np.array([-1])}):
+        with pytest.raises(InvalidOption):
+            next(service.play(nothing | wrong))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +125,7 @@ def test_what_cannot_be_played_is_refused_before_anything_is_sent(engine, option
 
 def test_text_that_is_not_utf8_is_refused():
     with pytest.raises(InvalidRequest, match="UTF-8"):
-        read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)))
+        read_request(inputs(prompt=np.array([b"\xff\xfe"], dtype=np.object_)), 30.0, 1)
 
 
 def test_pieces_played_at_once_are_the_pieces_played_alone():
@@ -115,37 +145,10 @@ def test_a_spec_survives_json():
     assert MusicSpec.from_json(SPEC.to_json()) == SPEC
 
 
-def test_therapy_tells_everything_first_and_closes_the_music(monkeypatch):
-    monkeypatch.setattr(pipeline, "recognise_speech", lambda audio, labels, call: {"emotion": audio, "vad": audio})
-    monkeypatch.setattr(
-        pipeline, "write_prompt", lambda emotion, vad, call: {"prompt": emotion, "music_spec": vad, "similarity": vad}
-    )
-    closed, asked = [], {}
-
-    def call_stream(name, sent):
-        asked[name] = sent
-        try:
-            yield {"engine": bytes_tensor("counter")}
-            yield {"music": np.zeros((1, 2))}
-            yield {"music": np.ones((1, 2))}
-        finally:
-            closed.append(name)
-
-    audio = bytes_tensor("a recording")
-    responses = pipeline.play_therapy({"audio": audio, "seed": np.array([3])}, [], None, call_stream)
-    first = next(responses)
-    assert text_of(first["engine"]) == "counter"
-    assert set(first) == {"emotion", "vad", "prompt", "music_spec", "similarity", "engine"}
-    assert set(asked["music_generator"]) == {"prompt", "music_spec", "seed"}
-    assert set(next(responses)) == {"music"}
-    responses.close()
-    assert closed == ["music_generator"]
-
-
 def test_settings_of_sampling_are_read_and_the_composer_refuses_them():
-    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)))
+    request = read_request(inputs(top_k=np.array([5], np.int32), guidance=np.array([2], np.float32)), 30.0, 1)
     assert request.sampling == SamplingSettings(top_k=5, guidance=2.0)
-    assert read_request(inputs()).sampling is None
+    assert read_request(inputs(), 30.0, 1).sampling is None
     responses = MusicService("composer", 1.0, EngineOptions()).play(inputs(top_k=np.array([5], np.int32)))
     next(responses)
     with pytest.raises(InvalidOption, match="are for musicgen"):
@@ -156,7 +159,7 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     class Waiting(CountingEngine):
         def generate(self, request, chunk_s):
             yield np.zeros((0, 1), np.float32)
-            yield np.ones((4, 1), np.float32)
+            yield np.ones((30, 1), np.float32)
 
         def metrics(self):
             return {"waits": 1.0}
@@ -165,5 +168,106 @@ def test_silence_of_an_engine_is_not_sent(monkeypatch):
     service = MusicService("waiting", 1.0, EngineOptions())
     _announcement, nothing, chunk = service.play(inputs())
     assert nothing == {}
-    assert chunk["music"].shape == (4, 1)
+    assert chunk["music"].shape == (30, 1)
     assert service.metrics() == {"waits": 1.0}
+
+
+# --- nothing is cut short in silence ---
+
+
+def test_an_engine_that_ends_early_is_an_error_after_what_it_made(engine):
+    engine.at_most = 19
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(duration_s=np.array([600], np.float32)))
+    for _ in range(20):
+        next(responses)
+    with pytest.raises(StreamEndedEarly, match=r"19\.0 s of 600 s"):
+        next(responses)
+
+
+# --- an engine that is being made ---
+
+
+def test_listeners_may_go_while_an_engine_is_being_made(monkeypatch):
+    go_on, made = threading.Event(), []
+
+    def create(name, options):
+        if name == "slow":
+            assert go_on.wait(5)
+        made.append(name)
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    first, second = (service.play(inputs(engine=bytes_tensor("slow"))) for _ in range(2))
+    started_s = time.monotonic()
+    assert [next(first), next(first), next(second)] == [{}, {}, {}]
+    assert time.monotonic() - started_s < 1
+    first.close()
+    assert next(service.play(inputs()))["engine"] == "counter"  # another engine's listeners do not wait
+    go_on.set()
+    assert next(response for response in second if response)["engine"] == "counter"
+    assert made == ["counter", "slow"]
+
+
+def test_an_engine_that_could_not_be_made_is_tried_again(monkeypatch):
+    failures = [ServerError("no memory")]
+
+    def create(name, options):
+        if name == "big" and failures:
+            raise failures.pop()
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    with pytest.raises(ServerError, match="no memory"):
+        list(service.play(inputs(engine=bytes_tensor("big"))))
+    assert any("music" in response for response in service.play(inputs(engine=bytes_tensor("big"))))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"engine": bytes_tensor("x" * 1_000_000)},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("dorian", "x" * 1_000_000))},
+        {"music_spec": bytes_tensor(SPEC.to_json().replace("piano", "x" * 1_000_000))},
+    ],
+)
+def test_what_was_sent_is_not_sent_back_whole(options):
+    with pytest.raises(InvalidOption, match="xxx") as caught:
+        next(MusicService("composer", 1.0, EngineOptions()).play(inputs(**options)))
+    assert len(caught.value.to_wire()) < 1_000
+
+
+# Which engines can play, by what `attune export` placed for the profile
+
+
+def exported(folder, *files, weights="musicgen.gpu"):
+    """The options of a model whose checkpoint folder holds these files."""
+    for file in files:
+        (folder / weights).mkdir(exist_ok=True)
+        (folder / weights / file).touch()
+    return EngineOptions.of({"weights": "musicgen.gpu"}, "cpu", folder)
+
+
+def test_the_profiles_own_checkpoint_is_played(tmp_path):
+    options = exported(tmp_path, "config.json", "model.safetensors")
+    assert options.musicgen == tmp_path / "musicgen.gpu"
+    assert available_engines(options) == ("composer", "musicgen")
+    assert default_engine("musicgen", options) == "musicgen"
+    assert default_engine("composer", options) == "composer"
+
+
+def test_another_profiles_checkpoint_is_not(tmp_path):
+    options = exported(tmp_path, "config.json", weights="musicgen")
+    assert available_engines(options) == ("composer",)
+
+
+def test_the_composer_plays_where_musicgen_was_left_out_on_purpose(tmp_path):
+    options = exported(tmp_path, "none")
+    assert available_engines(options) == ("composer",)
+    assert default_engine("musicgen", options) == "composer"
+
+
+def test_musicgen_that_was_forgotten_is_refused_when_the_model_loads(tmp_path):
+    with pytest.raises(ServerUnavailable, match=r"run `attune export` with this --profile, and --musicgen none"):
+        default_engine("musicgen", exported(tmp_path))

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import NoSpeech
-from attune_client.protocol.models import MUSIC_PROMPT, SPEECH_EMOTION
-from attune_ensemble.pipeline import recognise_speech, weighted_mean, write_prompt
+from attune_client.protocol.errors import InvalidOption, NoSpeech, ServerError, StreamEndedEarly
+from attune_client.protocol.models import (
+    EMOTION_CLASSIFIER,
+    MUSIC_GENERATOR,
+    MUSIC_PROMPT,
+    MUSIC_THERAPY,
+    SPEECH_EMOTION,
+)
+from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
+from attune_ensemble.tensors import bytes_tensor
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)
@@ -32,6 +39,8 @@ class FakeServer:
             "start_s": np.arange(count, dtype=np.float32),
             "end_s": np.arange(count, dtype=np.float32) + 1,
             "transcript": np.array([[f"word{i}".encode()] for i in range(count)], dtype=np.object_),
+            "language": np.array([b"en"], dtype=np.object_),
+            "language_probability": np.array([0.9], np.float32),
         }
 
     def emotion_recognition(self, inputs):
@@ -39,12 +48,14 @@ class FakeServer:
         return {"vad": inputs["waveform"][:, :3]}
 
     def emotion_classifier(self, inputs):
-        assert inputs["valence"].shape == (1, 1)
-        assert inputs["arousal_dominance"].shape == (1, 2)
-        return {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8]}
+        rows = len(inputs["valence"])
+        assert rows <= EMOTION_CLASSIFIER.max_batch_size
+        assert inputs["valence"].shape == (rows, 1)
+        assert inputs["arousal_dominance"].shape == (rows, 2)
+        return {"emotion_probabilities": np.eye(40, dtype=np.float32)[inputs["valence"][:, 0].astype(int) % 40]}
 
     def music_prompt(self, inputs):
-        return {"prompt": inputs["emotion"], "similarity": inputs["vad"][:1]}
+        return {"prompt": bytes_tensor(*sorted(inputs)), "music_spec": bytes_tensor("{}")}
 
 
 def test_one_batch_carries_all_segments_of_two_minutes():
@@ -64,9 +75,20 @@ def test_longer_narrations_take_several_batches_and_lose_nothing():
 def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
     outputs = recognise_speech(AUDIO, LABELS, FakeServer(2))
     assert set(outputs) == {tensor.name for tensor in SPEECH_EMOTION.outputs}
-    assert outputs["emotion"].tolist() == [b"emotion 7"]
+    assert outputs["emotion"].tolist() == [b"emotion 0"]  # the mean of 0 and 1 is a half
+    assert outputs["segment_emotion"].tolist() == [b"emotion 0", b"emotion 1"]
+    assert outputs["emotion_labels"].tolist() == [label.encode() for label in LABELS]
     for tensor in SPEECH_EMOTION.outputs:
         assert outputs[tensor.name].ndim == len(tensor.shape), tensor.name
+
+
+def test_what_becomes_of_other_languages_is_passed_on():
+    server, option = FakeServer(1), np.array([b"voice"], dtype=np.object_)
+    recognise_speech(AUDIO, LABELS, server)
+    recognise_speech(AUDIO, LABELS, server, option)
+    asked = [inputs for name, inputs in server.calls if name == "speech_to_text"]
+    assert [set(inputs) for inputs in asked] == [{"audio"}, {"audio", "other_languages"}]
+    assert asked[1]["other_languages"] is option
 
 
 def test_the_mean_counts_seconds():
@@ -82,9 +104,148 @@ def test_an_error_of_a_model_is_the_callers():
         recognise_speech(AUDIO, LABELS, call)
 
 
+def test_more_segments_than_the_classifier_takes_each_have_their_emotion():
+    outputs = recognise_speech(AUDIO, LABELS, FakeServer(300))
+    assert outputs["segment_emotion"].tolist() == [f"emotion {i % 40}".encode() for i in range(300)]
+
+
 def test_the_prompt_comes_with_its_time():
-    emotion, vad = np.array([b"serene"], dtype=np.object_), np.ones(3, np.float32)
-    outputs = write_prompt(emotion, vad, FakeServer(1))
-    assert outputs["prompt"] is emotion
+    outputs = write_prompt({"text": bytes_tensor("serene")}, FakeServer(1))
+    assert outputs["prompt"].tolist() == [b"text"]
     assert outputs["prompt_s"].shape == (1,)
     assert "prompt" in {tensor.name for tensor in MUSIC_PROMPT.outputs}
+
+
+# --- music_therapy ---
+
+VAD = np.array([3.0, 2.0, 3.0], np.float32)
+
+
+class FakeGenerator:
+    """Announces, then plays `seconds` of music at 10 Hz; a theremin it has not."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.asked: list[dict[str, np.ndarray]] = []
+        self.closed = 0
+
+    def __call__(self, model, inputs):
+        assert model == "music_generator"
+        assert {tensor.name for tensor in MUSIC_GENERATOR.inputs} >= set(inputs)
+        self.asked.append(inputs)
+        if inputs.get("engine", [b""])[0] == b"theremin":
+            raise InvalidOption("no theremin")
+        announcement = {"engine": bytes_tensor("counter"), "sample_rate": np.array([10])}
+        drawn = {"seed": np.array([11]), "duration_s": np.array([2.0], np.float32)}
+        try:
+            yield announcement | drawn | {name: inputs[name] for name in drawn if name in inputs}
+            for _ in range(0 if "check_only" in inputs else round(self.seconds)):
+                yield {"music": np.zeros((10, 2))}
+        finally:
+            self.closed += 1
+
+
+def therapy(seconds=2.0, server=None, **inputs):
+    server, generator = server or FakeServer(2), FakeGenerator(seconds)
+    return play_therapy(inputs, LABELS, server, generator), server, generator
+
+
+def test_therapy_tells_everything_first_and_closes_the_music():
+    responses, _server, generator = therapy(audio=AUDIO, seed=np.array([3]))
+    first = next(responses)
+    assert set(first) | {"music", "retrieved_emotion", "similarity", "description", "prompt_writer"} == {
+        tensor.name for tensor in MUSIC_THERAPY.outputs
+    }
+    check, played = generator.asked
+    assert check["check_only"].tolist() == [1]
+    assert set(played) == {"prompt", "music_spec", "seed", "duration_s", "engine"}
+    assert set(next(responses)) == {"music"}
+    responses.close()
+    assert generator.closed == 2
+
+
+def test_what_was_drawn_and_chosen_is_what_plays_and_what_is_told():
+    responses, _server, generator = therapy(audio=AUDIO)
+    first, *_ = responses
+    played = generator.asked[1]
+    for name, value in {"seed": 11, "duration_s": 2.0, "engine": b"counter"}.items():
+        assert first[name].tolist() == played[name].tolist() == [value]
+
+
+def test_an_option_that_the_engine_does_not_take_costs_no_transcription():
+    responses, server, _generator = therapy(audio=AUDIO, engine=bytes_tensor("theremin"))
+    with pytest.raises(InvalidOption, match="no theremin"):
+        next(responses)
+    assert server.calls == []
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_music_that_ends_early_is_an_error(seconds):
+    responses, _server, _generator = therapy(seconds, audio=AUDIO)
+    with pytest.raises(StreamEndedEarly, match=rf"{seconds}\.0 s of 2 s"):
+        list(responses)
+
+
+@pytest.mark.parametrize("silent_from", [0, 1])
+def test_a_generator_that_says_nothing_is_an_error(silent_from):
+    generator, asked = FakeGenerator(2.0), []
+
+    def call_stream(model, inputs):
+        asked.append(model)
+        yield from () if len(asked) > silent_from else generator(model, inputs)
+
+    with pytest.raises(ServerError, match=r"announced nothing|before it began"):
+        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "searched", "told"),
+    [
+        ({"text": bytes_tensor("rain")}, [b"text"], set()),
+        ({"emotion": bytes_tensor("calm")}, [b"emotion"], {"emotion"}),
+        ({"emotion": bytes_tensor("calm"), "vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad"}),
+        ({"vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad", "emotion_probabilities", "emotion_labels"}),
+        ({"music_spec": bytes_tensor("{}")}, [b"music_spec"], set()),
+        ({"music_spec": bytes_tensor("{}"), "text": bytes_tensor("rain")}, [b"music_spec", b"text"], set()),
+    ],
+)
+def test_a_wish_needs_no_recording(inputs, searched, told):
+    responses, server, _generator = therapy(**inputs)
+    first, *_ = responses
+    assert "speech_to_text" not in [name for name, _ in server.calls]
+    assert first["prompt"].tolist() == searched
+    assert {"transcript", "emotion", "vad", "emotion_probabilities", "emotion_labels"} & set(first) == told
+    if list(inputs) == ["vad"]:
+        assert first["emotion"].tolist() == [b"emotion 3"]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"audio": AUDIO, "text": bytes_tensor("rain")},
+        {"audio": AUDIO, "vad": VAD},
+        {"text": bytes_tensor("rain"), "emotion": bytes_tensor("calm")},
+        {"music_spec": bytes_tensor("{}"), "vad": VAD},
+    ],
+)
+def test_no_source_and_two_are_refused(inputs):
+    responses, server, generator = therapy(**inputs)
+    with pytest.raises(InvalidOption, match="give one of audio, text, emotion, vad and music_spec"):
+        next(responses)
+    assert server.calls == generator.asked == []
+
+
+@pytest.mark.parametrize("vad", [[0.0, 3.0, 3.0], [np.nan, 3.0, 3.0]])
+def test_a_vad_off_its_scale_is_refused(vad):
+    responses, _server, _generator = therapy(vad=np.array(vad, np.float32))
+    with pytest.raises(InvalidOption, match="between 1 and 5"):
+        next(responses)
+
+
+@pytest.mark.parametrize("sum_", [0.0, 0.9, 2.0, np.nan])
+def test_probabilities_that_do_not_add_up_are_an_error(sum_):
+    server = FakeServer(1)
+    server.emotion_classifier = lambda inputs: {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8] * sum_}
+    with pytest.raises(ServerError, match="add up to"):
+        recognise_speech(AUDIO, LABELS, server)

@@ -37,9 +37,25 @@ def test_foreign_text_is_a_server_error(text):
     assert str(error) == text
 
 
+def test_when_to_try_again_crosses_the_wire():
+    received = errors.from_wire(errors.ServerBusy("16 wait", retry_after_s=8).to_wire())
+    assert isinstance(received, errors.ServerBusy)
+    assert isinstance(received, errors.ServerUnavailable)
+    assert (str(received), received.retry_after_s) == ("16 wait; try again in 8 s", 8)
+    assert errors.ServerBusy("16 wait").retry_after_s is None
+
+
+def test_what_a_client_sent_is_not_sent_back_whole():
+    wire = errors.InvalidOption("x" * 1_000_000).to_wire()
+    assert len(wire) < errors.MAX_MESSAGE + 20
+    assert wire.endswith("…")
+    whole = errors.InvalidOption("x" * errors.MAX_MESSAGE)
+    assert str(errors.from_wire(whole.to_wire())) == str(whole)
+
+
 def test_public_names_are_all_exported():
     public = {kind.__name__ for kind in all_errors() if kind.__module__ == errors.__name__}
-    assert set(errors.__all__) == public | {"from_wire"}
+    assert set(errors.__all__) == public | {"MAX_MESSAGE", "from_wire"}
 
 
 def test_tensor_names_are_distinct_and_found_by_name():

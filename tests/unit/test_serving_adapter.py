@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, RequestTimeout, ServerError, SilentAudio
-from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_TO_TEXT
-from attune_ensemble.serving.adapter import LEASE, Adapter
+from attune_client.protocol.errors import (
+    InvalidOption,
+    RequestCancelled,
+    RequestTimeout,
+    ServerBusy,
+    ServerError,
+    SilentAudio,
+    from_wire,
+)
+from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
+from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
 from attune_ensemble.serving.lease import Lease, is_held
 
 WAIT_S = 5.0
@@ -119,7 +134,11 @@ class FakePb:
         class Request:
             def exec(self, decoupled: bool = False) -> Any:
                 assert answer is not None
-                return answer(model_name, arrays)
+                answered = answer(model_name, arrays)
+                if not decoupled:
+                    return answered
+                first = list(itertools.islice(answered, 1))  # Triton, too, blocks until the first response
+                return itertools.chain(first, answered)
 
         return Request()
 
@@ -133,8 +152,9 @@ ARGS = {
 }
 
 
-def make(pb: FakePb, spec: Any = MUSIC_PROMPT) -> Adapter:
-    return Adapter(spec, ARGS, pb)
+def make(pb: FakePb, spec: Any = MUSIC_PROMPT, **settings: int) -> Adapter:
+    parameters = {name: {"string_value": str(value)} for name, value in settings.items()}
+    return Adapter(spec, ARGS | {"model_config": json.dumps({"parameters": parameters})}, pb)
 
 
 def text(value: str) -> np.ndarray:
@@ -142,7 +162,7 @@ def text(value: str) -> np.ndarray:
 
 
 def test_settings_device_and_folder_come_from_the_server():
-    adapter = make(FakePb())
+    adapter = Adapter(MUSIC_PROMPT, ARGS, FakePb())
     assert adapter.settings == {"engine": "composer"}
     assert adapter.device == "cpu"
     assert str(adapter.folder) == "/models/music_prompt/1"
@@ -233,23 +253,26 @@ def test_a_cancelled_stream_makes_at_most_one_more_chunk():
     make(FakePb(), MUSIC_GENERATOR).stream([request], chunks)
     assert request.sender.finished.wait(WAIT_S)
     assert chunks.closed.is_set()
-    assert (len(request.sender.sent), chunks.made) == (3, 4)
+    *sent, last = request.sender.sent
+    assert (len(sent), chunks.made) == (3, 4)
+    assert last.error().code() == FakeTritonError.CANCELLED  # what was cut short does not look whole
 
 
 def test_a_stream_stops_when_its_lease_ends():
     lease = Lease()
-    with lease:
-        token = lease.token
 
-        def give_up_at_third(index: int) -> None:
-            if index == 3:
-                lease.__exit__()
+    def give_up_at_third(index: int) -> None:
+        if index == 3:
+            lease.end()
 
-        chunks = Counting(give_up_at_third)
-        request = FakeRequest(lease=text(token))
-        make(FakePb(), MUSIC_GENERATOR).stream([request], chunks)
-        assert request.sender.finished.wait(WAIT_S)
-    assert (len(request.sender.sent), chunks.made) == (3, 4)
+    chunks = Counting(give_up_at_third)
+    request = FakeRequest(lease=text(lease.token))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], chunks)
+    assert request.sender.finished.wait(WAIT_S)
+    *sent, last = request.sender.sent
+    assert (len(sent), chunks.made) == (3, 4)
+    (told,) = last.arrays()[ERROR]
+    assert isinstance(from_wire(told.decode() if isinstance(told, bytes) else told), RequestCancelled)
 
 
 def test_a_stream_that_fails_sends_what_it_had_and_the_error():
@@ -313,9 +336,313 @@ def test_closing_a_called_stream_ends_the_lease_and_drains_it():
 
 
 def test_a_lease_ends_with_its_holder():
+    code = (
+        "import sys; from attune_ensemble.serving.lease import Lease; l = Lease(); print(l.token, flush=True); input()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    token = holder.stdout.readline().strip()
+    assert is_held(token)
+    holder.kill()
+    holder.wait()
+    assert not is_held(token)
+
+
+def test_a_lease_lies_in_no_folder_and_its_number_may_be_taken_again():
     with Lease() as lease:
         assert is_held(lease.token)
-        lease._file.close()  # what the kernel does when the holder dies
+        process, file, secret = lease.token.split("-")
+        assert int(process) == os.getpid()
+        assert not is_held(f"{process}-{file}-{'0' * len(secret)}")
+    assert not is_held(lease.token)
+    with Lease() as other:
+        assert other.token.split("-")[1] == file
         assert not is_held(lease.token)
+        assert is_held(other.token)
+
+
+@pytest.mark.parametrize("token", ["", "../../etc/passwd", "1-2-3", "0-1-" + "a" * 32, "1-1-" + "A" * 32])
+def test_what_is_no_token_is_refused(token):
     with pytest.raises(InvalidOption):
-        is_held("../../etc/passwd")
+        is_held(token)
+    request = FakeRequest(lease=text(token))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], Counting())
+    assert isinstance(outcome(request), InvalidOption)
+
+
+# --- nothing waits for ever, and nothing goes on for nobody ---
+
+SOON_S = 1.0
+
+
+def outcome(request: FakeRequest) -> Any:
+    """The error that ended a request, or its last response."""
+    assert request.sender.finished.wait(WAIT_S)
+    last = request.sender.sent[-1]
+    return from_wire(last.error().message()) if last.has_error() else last
+
+
+class Dead:
+    """A model that was killed: it answers nothing, or nothing after its first `responses`."""
+
+    def __init__(self, responses: int = 0) -> None:
+        self._responses = responses
+        self.asked = threading.Event()
+        self.lease = ""
+        self.revived = threading.Event()
+
+    def __call__(self, name: str, inputs: dict[str, np.ndarray]) -> Any:
+        self.lease = inputs[LEASE][0].decode() if LEASE in inputs else ""
+        self.asked.set()
+        return self._stream() if name == MUSIC_GENERATOR.name else self._block()
+
+    def _stream(self) -> Iterator[FakeResponse]:
+        for index in range(self._responses):
+            yield FakeResponse([FakeTensor("music", np.full((1, 2), index))])
+        yield self._block()
+
+    def _block(self) -> FakeResponse:
+        self.revived.wait(10 * WAIT_S)
+        return FakeResponse()
+
+
+@pytest.fixture
+def dead() -> Iterator[Dead]:
+    model = Dead()
+    yield model
+    model.revived.set()
+
+
+@pytest.mark.parametrize("responses", [0, 2])
+def test_every_response_of_a_stream_has_a_deadline(responses, dead):
+    dead._responses = responses
+    stream = make(FakePb(dead)).call_stream("music_generator", {"prompt": text("slow")}, timeout_s=0.05)
+    for _ in range(responses):
+        next(stream)
+    started_s = time.monotonic()
+    with pytest.raises(RequestTimeout, match=r"music_generator gave no answer within 0\.05 s"):
+        next(stream)
+    assert time.monotonic() - started_s < SOON_S
+    assert not is_held(dead.lease)
+
+
+def cancel_while(adapter: Adapter, dead: Dead, start: Callable[[FakeRequest], None]) -> Any:
+    """What a request ends with that is cancelled while `start` waits for a model that says nothing, and how soon."""
+    request = FakeRequest(text=text("a"))
+    start(request)
+    assert dead.asked.wait(WAIT_S)
+    assert not request.sender.finished.wait(0.1)
+    request.sender.cancelled = True
+    assert request.sender.finished.wait(SOON_S)
+    assert not is_held(dead.lease)
+    return outcome(request)
+
+
+@pytest.mark.parametrize("responses", [0, 2])
+def test_a_stream_that_is_cancelled_while_it_waits_for_a_model_ends_within_a_second(responses, dead):
+    dead._responses = responses
+    adapter = make(FakePb(dead), MUSIC_GENERATOR)
+
+    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        yield from adapter.call_stream("music_generator", {"prompt": inputs["text"]})
+
+    ended = cancel_while(adapter, dead, lambda request: adapter.stream([request], play))
+    assert isinstance(ended, RequestCancelled)
+
+
+def test_an_answer_that_is_cancelled_while_it_waits_for_a_model_calls_no_other(dead):
+    adapter = make(FakePb(dead), MUSIC_PROMPT)
+    went_on: list[str] = []
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        with contextlib.suppress(RequestTimeout):
+            adapter.call("speech_to_text", {"audio": inputs["text"]})
+            went_on.append("after the first call")
+        with pytest.raises(RequestCancelled):
+            adapter.call("text_tokenizer", {"transcript": inputs["text"]})
+        return {}
+
+    ended = cancel_while(adapter, dead, lambda request: adapter.answer_concurrently([request], describe))
+    assert isinstance(ended, RequestCancelled)
+    assert not went_on
+
+
+def test_whoever_does_not_want_it_any_more_wins_no_place():
+    adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
+    go_on, begun = threading.Event(), []
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        begun.append(inputs["text"][0])
+        assert go_on.wait(WAIT_S)
+        return {"prompt": inputs["text"]}
+
+    at_work, waiting, third = (FakeRequest(text=text(word)) for word in ("a", "b", "c"))
+    adapter.answer_concurrently([at_work, waiting], describe)
+    waiting.sender.cancelled = True
+    assert waiting.sender.finished.wait(SOON_S)  # though the first is still at work
+    assert isinstance(outcome(waiting), RequestCancelled)
+    adapter.answer_concurrently([third], describe)  # its place is free
+    go_on.set()
+    assert outcome(third).arrays() == {"prompt": [b"c"]}
+    assert begun == [b"a", b"c"]
+
+
+def test_a_caller_that_vanishes_frees_its_place_in_the_queue():
+    adapter = make(FakePb(), SPEECH_TO_TEXT, max_concurrent=1)
+    go_on = threading.Event()
+
+    def transcribe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        assert LEASE not in inputs
+        assert go_on.wait(WAIT_S)
+        return {"start_s": [0.0]}
+
+    lease = Lease()
+    at_work, waiting = FakeRequest(audio=text("a")), FakeRequest(audio=text("b"), lease=text(lease.token))
+    adapter.answer_concurrently([at_work, waiting], transcribe)
+    assert not waiting.sender.finished.wait(0.3)
+    lease.end()
+    assert waiting.sender.finished.wait(SOON_S)
+    assert isinstance(outcome(waiting), RequestCancelled)
+    go_on.set()
+    outcome(at_work)
+
+
+def test_long_work_sees_between_its_steps_that_nobody_waits():
+    adapter = make(FakePb())
+    request = FakeRequest()
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        adapter.check()
+        request.sender.cancelled = True
+        for _ in range(100):
+            time.sleep(0.05)
+            adapter.check()
+        return {}
+
+    adapter.answer_concurrently([request], describe)
+    assert request.sender.finished.wait(SOON_S)
+    assert isinstance(outcome(request), RequestCancelled)
+
+
+def test_triton_is_not_asked_about_a_request_that_is_complete():
+    request = FakeRequest()
+    asked_after: list[bool] = []
+    request.sender.is_cancelled = lambda: asked_after.append(request.sender.finished.is_set()) or False  # type: ignore[method-assign,func-returns-value]
+    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs: iter([{"engine": "a"}]))
+    outcome(request)
+    time.sleep(0.5)
+    assert asked_after
+    assert not any(asked_after)
+
+
+# --- one too many is told so at once ---
+
+
+def test_one_too_many_is_refused_at_once_and_told_when_to_come_back():
+    adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=2, max_waiting=1)
+    go_on = threading.Event()
+
+    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        assert go_on.wait(WAIT_S)
+        yield {"engine": "a"}
+
+    requests = [FakeRequest() for _ in range(4)]
+    started_s = time.monotonic()
+    adapter.stream(requests, play)
+    refused = outcome(requests[3])
+    assert time.monotonic() - started_s < SOON_S
+    assert isinstance(refused, ServerBusy)
+    assert requests[3].sender.sent[0].error().code() == FakeTritonError.UNAVAILABLE
+    assert re.fullmatch(r"music_generator has 2 requests at work and 1 waiting; try again in \d+ s", str(refused))
+    assert refused.retry_after_s is not None
+    assert refused.retry_after_s >= 1
+    go_on.set()
+    for request in requests[:3]:
+        assert outcome(request).arrays() == {"engine": ["a"]}
+    again = FakeRequest()
+    adapter.stream([again], play)
+    assert outcome(again).arrays() == {"engine": ["a"]}
+
+
+def test_a_refused_call_on_a_lease_is_told_in_band():
+    adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=1, max_waiting=0)
+    go_on = threading.Event()
+
+    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        assert go_on.wait(WAIT_S)
+        yield {"engine": "a"}
+
+    with Lease() as lease:
+        requests = [FakeRequest(lease=text(lease.token)) for _ in range(2)]
+        adapter.stream(requests, play)
+        assert requests[1].sender.finished.wait(WAIT_S)
+        (told,) = requests[1].sender.sent[0].arrays()[ERROR]
+        assert told.startswith("server_busy: music_generator has 1 requests at work")
+        go_on.set()
+        outcome(requests[0])
+
+
+def test_those_who_wait_are_served_in_their_order():
+    adapter = make(FakePb(), max_concurrent=1, max_waiting=9)
+    begun: list[bytes] = []
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        begun.append(inputs["text"][0])
+        time.sleep(0.01)
+        return {"prompt": inputs["text"]}
+
+    requests = [FakeRequest(text=text(str(index))) for index in range(10)]
+    adapter.answer_concurrently(requests, describe)
+    outcome(requests[-1])
+    assert begun == [str(index).encode() for index in range(10)]
+
+
+def test_a_busy_engine_tells_when_to_come_back_too():
+    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        raise ServerBusy("64 requests wait already")
+        yield {}
+
+    request = FakeRequest()
+    make(FakePb(), MUSIC_GENERATOR).stream([request], play)
+    assert re.fullmatch(r"64 requests wait already; try again in \d+ s", str(outcome(request)))
+
+
+def test_a_request_that_cannot_be_read_fails_alone():
+    class Broken(FakeRequest):
+        def inputs(self) -> list[FakeTensor]:
+            raise ValueError("unexpected end of a BYTES tensor")
+
+    broken, good = Broken(), FakeRequest(text=text("a"))
+    make(FakePb()).answer_concurrently([broken, good], lambda inputs: {"prompt": inputs["text"]})
+    assert isinstance(outcome(broken), ServerError)
+    assert outcome(good).arrays() == {"prompt": [b"a"]}
+
+
+# --- numbers that are none ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "outputs", "fault"),
+    [
+        (SPEECH_EMOTION, {"vad": [np.nan, 3, 3]}, "vad holds values that are not finite"),
+        (SPEECH_EMOTION, {"vad": [3, 3, 5.5]}, r"vad holds values outside 1\.\.5"),
+        (SPEECH_EMOTION, {"emotion_probabilities": [-0.5] * 40}, r"emotion_probabilities holds values outside 0\.\.1"),
+        (MUSIC_GENERATOR, {"music": [[np.inf]]}, "music holds values that are not finite"),
+        (MUSIC_PROMPT, {"similarity": [np.nan]}, "similarity holds values that are not finite"),
+    ],
+)
+def test_numbers_that_are_none_are_an_error_going_out_and_coming_in(spec, outputs, fault):
+    pb = FakePb()
+    (response,) = make(pb, spec).answer([FakeRequest()], lambda inputs: outputs)
+    error = from_wire(response.error().message())
+    assert type(error) is ServerError
+    assert re.search(fault, str(error))
+    answered = FakeResponse([FakeTensor(name, np.array(value, np.float32)) for name, value in outputs.items()])
+    called = make(FakePb(lambda name, inputs: iter([answered]) if spec.decoupled else answered))
+    with pytest.raises(ServerError, match=fault):
+        next(called.call_stream(spec.name, {})) if spec.decoupled else called.call(spec.name, {})
+
+
+def test_what_rounding_adds_to_a_limit_is_allowed():
+    (response,) = make(FakePb(), SPEECH_EMOTION).answer([FakeRequest()], lambda inputs: {"vad": [1, 3, 5.0005]})
+    assert not response.has_error()

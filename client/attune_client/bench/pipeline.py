@@ -2,25 +2,30 @@
 
     attune serve -- attune bench pipeline samples/*.wav
 
-Measures the time to the first audio of a recording, against the recording's own length; ten recordings in one
-`attune analyse` call, against ten calls; and a minute of music, against real time.
+Measures the time to the first audio of a recording, against the recording's own length; ten recordings sent at once,
+against one after the other, both from one process, with the server's own count of how it batched them; and a minute of
+music, against real time.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 
 import click
 import soundfile as sf
+from tritonclient.grpc import InferenceServerClient
 
+from attune_client.aio import AsyncAttuneClient
 from attune_client.bench.report import Row, hardware_line, json_line, markdown_table
 from attune_client.client import AttuneClient, MusicStream
 from attune_client.commands import AUDIO_FILE, server_options
+from attune_client.protocol.models import VALENCE_MODEL
 
 CLIPS = 10
 MUSIC_S = 60.0
@@ -36,7 +41,7 @@ def pipeline(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: st
     click.echo(hardware_line())
     with AttuneClient(url, timeout_s=timeout_s) as client:
         rows = [*_first_audio(client, audio, runs), *_minute_of_music(client, audio[0], runs)]
-    rows += _ten_recordings(audio, runs, url)
+    rows += _ten_recordings(audio, runs, url, timeout_s)
     click.echo(markdown_table(rows))
     memory = {} if server_pid is None else {"server_peak_gib": peak_memory_gib(server_pid)}
     for name, gib in memory.items():
@@ -73,22 +78,49 @@ def _drain(stream: MusicStream) -> None:
         pass
 
 
-def _ten_recordings(audio: Sequence[Path], runs: int, url: str) -> list[Row]:
-    clips = [str(path) for path in itertools.islice(itertools.cycle(audio), CLIPS)]
+def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float) -> list[Row]:
+    """The same ten recordings one after the other, and all at once; in turn, so that a slow minute hits both."""
+    clips = [path.read_bytes() for path in itertools.islice(itertools.cycle(audio), CLIPS)]
+    apart, together = f"{CLIPS} recordings, one after the other", f"{CLIPS} recordings, at once"
+    times: dict[str, list[float]] = {apart: [], together: []}
+    batches: dict[str, list[float]] = {apart: [], together: []}
+    for _ in range(runs + 1):
+        for name, at_once in ((apart, 1), (together, CLIPS)):
+            before = _executions(url)
+            times[name].append(asyncio.run(_analyse(clips, url, timeout_s, at_once)))
+            batches[name].append(_mean_batch(before, _executions(url)))
+    # The first round warmed up, and is not counted.
+    notes = {name: f"{median(sizes[1:]):.1f} segments an execution" for name, sizes in batches.items()}
+    return [
+        Row(apart, tuple(times[apart][1:]), note=notes[apart]),
+        Row(together, tuple(times[together][1:]), apart, note=notes[together]),
+    ]
 
-    def one_by_one() -> None:
-        for clip in clips:
-            _analyse([clip], url)
 
-    pairs = [(_time(one_by_one), _time(lambda: _analyse(clips, url))) for _ in range(runs)]
-    apart, together = zip(*pairs, strict=True)
-    baseline = f"{CLIPS} `attune analyse` calls"
-    return [Row(baseline, apart), Row(f"one call with {CLIPS} recordings", together, baseline)]
+async def _analyse(clips: Sequence[bytes], url: str, timeout_s: float, at_once: int) -> float:
+    """Seconds until every clip is analysed, with `at_once` of them on their way at a time."""
+    limit = asyncio.Semaphore(at_once)
+    async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
+
+        async def one(clip: bytes) -> None:
+            async with limit:
+                await client.analyse(clip)
+
+        started_s = time.perf_counter()
+        await asyncio.gather(*(one(clip) for clip in clips))
+        return time.perf_counter() - started_s
 
 
-def _analyse(clips: list[str], url: str) -> None:
-    command = [sys.executable, "-m", "attune_client", "analyse", "--json", "--url", url, *clips]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def _executions(url: str) -> tuple[int, int]:
+    """How many rows and how many batches the server's valence model has run since it started."""
+    with contextlib.closing(InferenceServerClient(url)) as server:
+        [statistics] = server.get_inference_statistics(VALENCE_MODEL.name).model_stats
+    return statistics.inference_count, statistics.execution_count
+
+
+def _mean_batch(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Rows a batch between two readings of `_executions`."""
+    return (after[0] - before[0]) / (after[1] - before[1])
 
 
 def _times(work: Callable[[], None], runs: int) -> tuple[float, ...]:

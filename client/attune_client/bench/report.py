@@ -13,11 +13,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured thing: its times in seconds, and the row of the same table that it is compared with."""
+    """One measured thing: its times in seconds, the row of the same table that it is compared with, and a remark."""
 
     name: str
     times_s: tuple[float, ...]
     baseline: str | None = None
+    note: str = ""
 
     @property
     def median_s(self) -> float:
@@ -46,6 +47,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = ["| what | median s | min..max s | runs | against |", "|---|---:|---:|---:|---|"]
     for row in rows:
         against = f"{medians[row.baseline] / row.median_s:.2f}x faster than {row.baseline}" if row.baseline else ""
+        against = "; ".join(filter(None, (against, row.note)))
         spread = f"{min(row.times_s):.2f}..{max(row.times_s):.2f}"
         lines.append(f"| {row.name} | {row.median_s:.2f} | {spread} | {len(row.times_s)} | {against} |")
     return "\n".join(lines)

@@ -6,6 +6,8 @@ Letters in comments: B batch, S segments, T samples, L tokens, N frames of music
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 SPEECH_SAMPLE_RATE = 16_000
@@ -20,11 +22,29 @@ MAX_SEGMENT_S = 8.0
 MAX_SPEECH_S = 600.0
 """Longest recording that is accepted, in seconds."""
 
+SPEECH_RATES_HZ = (4_000, 384_000)
+"""Lowest and highest sample rate of a recording, in Hz."""
+
+MAX_SPEECH_SAMPLES = 115_200_000
+"""Most samples of a recording, its channels counted together: ten minutes of stereo at 96 kHz."""
+
 MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
 """Shortest and longest music that one request may ask for, in seconds."""
 
+MAX_TEXT_CHARS = 2_000
+"""Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
+
+MAX_AUDIO_BYTES = 2**30
+"""Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
+
+DEFAULT_MUSIC_S = 30.0
+"""Length of the music where a request asks for none, in seconds."""
+
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""
+
+VAD_LIMITS = (1.0, 5.0)
+"""Least and greatest valence, arousal and dominance."""
 
 NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
@@ -33,43 +53,74 @@ REGRESSOR_MAX_BATCH = 16
 _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
 
 # Shared by several models, so declared above them.
-AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3 or OGG, any rate and channel count")
+AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like")
 WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
 INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), "BERT-uncased token ids, at most 512, padded to a bucket")
 ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
-VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5")
-AROUSAL_DOMINANCE = TensorSpec("arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5")
-VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5")
-EMOTION_PROBABILITIES = TensorSpec("emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions")
-EMBEDDING = TensorSpec("embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding")
+VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
+AROUSAL_DOMINANCE = TensorSpec(
+    "arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5", limits=VAD_LIMITS
+)
+VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5", limits=VAD_LIMITS)
+EMOTION_PROBABILITIES = TensorSpec(
+    "emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions", limits=(0.0, 1.0)
+)
+EMOTION_LABELS = TensorSpec("emotion_labels", _BYTES, (NUM_EMOTIONS,), "the 40 emotions, in the probabilities' order")
+EMBEDDING = TensorSpec(
+    "embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding", limits=(-1.0, 1.0)
+)
+LEASE = TensorSpec(
+    "lease",
+    _BYTES,
+    (1,),
+    "token of the lease that a calling model holds; when it ends, so does the work",
+    optional=True,
+)
+
+OTHER_LANGUAGES = TensorSpec(
+    "other_languages",
+    _BYTES,
+    (1,),
+    'speech that is not English: "refuse" (unless told otherwise), or "voice", without its words',
+    optional=True,
+)
+LANGUAGE = TensorSpec("language", _BYTES, (1,), "the language that the speech was taken for, by its ISO 639-1 code")
+LANGUAGE_PROBABILITY = TensorSpec("language_probability", _FP32, (1,), "how likely that language is, 0..1")
 
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
+    LANGUAGE,
+    LANGUAGE_PROBABILITY,
     VAD,
     TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
     EMOTION_PROBABILITIES,
+    EMOTION_LABELS,
     TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
     TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
-    TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5"),
+    TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
+    TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
     TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
     TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
 )
 
+_SPEC_DOC = "JSON: tempo_bpm, mode, tonic, instruments, dynamics"
+
+# What was retrieved is missing where a music_spec was given.
 _PROMPT_RESULTS = (
     TensorSpec("retrieved_emotion", _BYTES, (1,), "label of the knowledge-base entry that was retrieved"),
-    TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1"),
+    TensorSpec("similarity", _FP32, (1,), "cosine similarity of the query and the entry, -1..1", limits=(-1.0, 1.0)),
     TensorSpec("description", _BYTES, (1,), "the entry's music description"),
     TensorSpec("prompt", _BYTES, (1,), "the structured prompt for the music engine"),
     TensorSpec("prompt_writer", _BYTES, (1,), "which writer made the prompt"),
-    TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+    TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
 )
 
 _MUSIC_OPTIONS = (
     TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds", optional=True),
-    TensorSpec("seed", _INT64, (1,), "the same seed and inputs give the same music", optional=True),
+    TensorSpec("seed", _INT64, (1,), "same seed and inputs, same music; drawn and told if left out", optional=True),
     TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
 )
 
@@ -84,17 +135,28 @@ _MUSIC_RESULTS = (
     TensorSpec("music", _FP32, (-1, -1), "[N, C] the next chunk of music, in -1..1"),
     TensorSpec("sample_rate", _INT32, (1,), "of the music, in Hz"),
     TensorSpec("engine", _BYTES, (1,), "the music engine that plays"),
+    TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds"),
+    TensorSpec("seed", _INT64, (1,), "the music's seed"),
+)
+
+_WISH = (
+    TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
+    TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
+    TensorSpec("text", _BYTES, (1,), "free text to search by; the prompt itself beside a music_spec", optional=True),
+    TensorSpec("music_spec", _BYTES, (1,), f"{_SPEC_DOC}; nothing is searched for", optional=True),
 )
 
 SPEECH_TO_TEXT = ModelSpec(
     "speech_to_text",
-    inputs=(AUDIO_FILE,),
+    inputs=(AUDIO_FILE, OTHER_LANGUAGES, LEASE),
     outputs=(
         TensorSpec("waveform", _FP32, (-1, -1), "[S, T] the segments, 16 kHz mono, zero-padded to one bucket"),
         TensorSpec("num_samples", _INT64, (-1, 1), "[S, 1] true length of each segment in samples"),
         TensorSpec("start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
         TensorSpec("end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
-        TensorSpec("transcript", _BYTES, (-1, 1), "[S, 1] words of each segment"),
+        TensorSpec("transcript", _BYTES, (-1, 1), "[S, 1] words of each segment; empty where nothing was said"),
+        LANGUAGE,
+        LANGUAGE_PROBABILITY,
     ),
 )
 
@@ -142,11 +204,7 @@ SENTENCE_ENCODER = ModelSpec(
 
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(
-        TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
-        TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
-        TensorSpec("text", _BYTES, (1,), "free text to search by, in place of an emotion", optional=True),
-    ),
+    inputs=_WISH,
     outputs=_PROMPT_RESULTS,
 )
 
@@ -154,16 +212,11 @@ MUSIC_GENERATOR = ModelSpec(
     "music_generator",
     inputs=(
         TensorSpec("prompt", _BYTES, (1,), "the prompt"),
-        TensorSpec("music_spec", _BYTES, (1,), "JSON: tempo_bpm, mode, tonic, instruments, dynamics"),
+        TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
         *_MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
-        TensorSpec(
-            "lease",
-            _BYTES,
-            (1,),
-            "token of the lease that a calling model holds; when it ends, so does the work",
-            optional=True,
-        ),
+        TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
+        LEASE,
     ),
     outputs=(
         *_MUSIC_RESULTS,
@@ -172,16 +225,18 @@ MUSIC_GENERATOR = ModelSpec(
     decoupled=True,
 )
 
-SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE,), outputs=_SPEECH_RESULTS)
+SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES), outputs=_SPEECH_RESULTS)
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
-    inputs=(AUDIO_FILE, *_MUSIC_OPTIONS),
-    # The first response carries everything but the music; the ones after it carry the music.
+    # A recording or a wish, one of them.
+    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_WISH, *_MUSIC_OPTIONS),
+    # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,
         *_PROMPT_RESULTS,
         TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds"),
+        TensorSpec("server_version", _BYTES, (1,), "version of Attune that serves"),
         *_MUSIC_RESULTS,
     ),
     decoupled=True,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 class DType(StrEnum):
@@ -34,7 +36,8 @@ _NUMPY: dict[DType, type[np.generic]] = {
 class TensorSpec:
     """One public tensor: its name, element type and shape.
 
-    `shape` leaves out the batch dimension of a model that batches; -1 marks a dimension of any size.
+    `shape` leaves out the batch dimension of a model that batches; -1 marks a dimension of any size. `limits` are the
+    smallest and the greatest value that an output may have.
     """
 
     name: str
@@ -42,6 +45,22 @@ class TensorSpec:
     shape: tuple[int, ...]
     doc: str = ""
     optional: bool = False
+    limits: tuple[float, float] | None = None
+
+    def fault(self, values: npt.NDArray[Any]) -> str | None:
+        """What is wrong with the values of an output, in words; None if all are numbers within the limits."""
+        if self.dtype is not DType.FP32 or not values.size:
+            return None
+        if not np.isfinite(values).all():
+            return f"{self.name} holds values that are not finite"
+        low, high = self.limits or (-np.inf, np.inf)
+        if values.min() < low - _ROUNDING or values.max() > high + _ROUNDING:
+            return f"{self.name} holds values outside {low:g}..{high:g}"
+        return None
+
+
+_ROUNDING = 1e-3
+"""By how much a value may pass a limit: half precision rounds."""
 
 
 @dataclass(frozen=True, slots=True)

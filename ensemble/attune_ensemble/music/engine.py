@@ -9,8 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
+from attune_client.protocol.checks import check_duration, check_seed
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 
@@ -33,12 +32,8 @@ class MusicRequest:
     sampling: SamplingSettings | None = None
 
     def __post_init__(self) -> None:
-        if not MIN_MUSIC_S <= self.duration_s <= MAX_MUSIC_S:
-            raise InvalidOption(
-                f"duration_s must lie between {MIN_MUSIC_S:g} and {MAX_MUSIC_S:g}, not {self.duration_s:g}"
-            )
-        if self.seed < 0:
-            raise InvalidOption(f"seed must not be negative, and is {self.seed}")
+        check_duration(self.duration_s)
+        check_seed(self.seed)
 
 
 class MusicEngine(Protocol):

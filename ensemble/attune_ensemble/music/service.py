@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
-
+from attune_client.protocol.checks import check_complete, check_duration, check_seed
+from attune_client.protocol.models import DEFAULT_MUSIC_S
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.tensors import Tensors, text_of
 
-DEFAULT_DURATION_S = 30.0
-DEFAULT_SEED = 0
+DRAWN_SEED_BITS = 53
+"""Size of a seed that is drawn: every reader of JSON keeps a whole number of 53 bits as it is, and few one of 63."""
+
+_HEARTBEAT_S = 0.1
 _SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 
@@ -30,44 +34,78 @@ class MusicService:
         self._default_engine = default_engine
         self._chunk_s = chunk_s
         self._options = options
-        self._engines: dict[str, MusicEngine] = {}
+        self._engines: dict[str, Future[MusicEngine]] = {}
         self._making = threading.Lock()
-        self._engine(default_engine)  # at start-up, not in front of the first listener
+        self._engine(default_engine).result()  # at start-up, not in front of the first listener
 
     def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:
-        """First `engine` and `sample_rate` alone, then one `music` [N, C] after the other, or nothing for now.
+        """First the announcement, then one `music` [N, C] after the other, or nothing for now.
 
-        Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range.
+        The announcement is `engine`, `sample_rate`, `duration_s` and `seed`, those that were asked for or else those
+        that were chosen; with `check_only` nothing follows it, and no prompt or specification is looked at.
+
+        Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range;
+        `StreamEndedEarly` at the end of music that is shorter than what was asked for.
         """
-        engine = self._choose(inputs)
-        request = read_request(inputs)
-        yield {"engine": engine.name, "sample_rate": [engine.sample_rate]}
+        duration_s, seed = read_options(inputs)
+        only_check = "check_only" in inputs and bool(inputs["check_only"].flat[0])
+        request = None if only_check else read_request(inputs, duration_s, seed)
+        engine = yield from self._choose(inputs)
+        yield {
+            "engine": engine.name,
+            "sample_rate": [engine.sample_rate],
+            "duration_s": [duration_s],
+            "seed": [seed],
+        }
+        if request is None:
+            return
+        frames = 0
         for chunk in engine.generate(request, self._chunk_s):
+            frames += len(chunk)
             yield {"music": chunk} if len(chunk) else {}
+        check_complete(frames, engine.sample_rate, request.duration_s)
 
     def metrics(self) -> dict[str, float]:
         """What the engines that were made count, by name."""
-        return {name: value for engine in tuple(self._engines.values()) for name, value in engine.metrics().items()}
+        made = [future.result() for future in tuple(self._engines.values()) if future.done() and not future.exception()]
+        return {name: value for engine in made for name, value in engine.metrics().items()}
 
-    def _engine(self, name: str) -> MusicEngine:
-        if name not in self._engines:  # whoever asks for another engine does not wait while this one is made
-            with self._making:  # two requests at once must not make two
-                if name not in self._engines:
-                    self._engines[name] = create_engine(name, self._options)
-        return self._engines[name]
+    def _engine(self, name: str) -> Future[MusicEngine]:
+        """The engine of that name, which is made in a thread of its own when it is first asked for."""
+        with self._making:  # two requests at once must not make two
+            if name not in self._engines:
+                maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"make-{name}")
+                self._engines[name] = maker.submit(create_engine, name, self._options)
+                maker.shutdown(wait=False)
+            return self._engines[name]
 
-    def _choose(self, inputs: Tensors) -> MusicEngine:
-        name = text_of(inputs["engine"]) if "engine" in inputs else ""
-        return self._engine(name or self._default_engine)
+    def _choose(self, inputs: Tensors) -> Generator[dict[str, Any], None, MusicEngine]:
+        """The engine that was asked for; while it is being made, nothing again and again, so that listeners may go."""
+        name = (text_of(inputs["engine"]) if "engine" in inputs else "") or self._default_engine
+        future = self._engine(name)
+        while not wait([future], _HEARTBEAT_S).done:
+            yield {}
+        if future.exception():  # whoever asks next tries again
+            with self._making:
+                if self._engines.get(name) is future:
+                    del self._engines[name]
+        return future.result()
 
 
-def read_request(inputs: Tensors) -> MusicRequest:
-    """The request in an engine's terms; raises `InvalidOption` for a length, seed or specification out of range."""
+def read_options(inputs: Tensors) -> tuple[float, int]:
+    """Length in seconds and seed; a seed that was not sent is drawn. Raises `InvalidOption` for one out of range."""
+    duration_s = inputs["duration_s"].flat[0] if "duration_s" in inputs else DEFAULT_MUSIC_S
+    seed = inputs["seed"].flat[0] if "seed" in inputs else secrets.randbits(DRAWN_SEED_BITS)
+    return check_duration(duration_s), check_seed(seed)
+
+
+def read_request(inputs: Tensors, duration_s: float, seed: int) -> MusicRequest:
+    """The request in an engine's terms; raises `InvalidOption` for a specification or sampling out of range."""
     return MusicRequest(
         prompt=text_of(inputs["prompt"]),
         spec=MusicSpec.from_json(text_of(inputs["music_spec"])),
-        duration_s=float(inputs.get("duration_s", np.array([DEFAULT_DURATION_S])).flat[0]),
-        seed=int(inputs.get("seed", np.array([DEFAULT_SEED])).flat[0]),
+        duration_s=duration_s,
+        seed=seed,
         sampling=_read_sampling(inputs),
     )
 

@@ -126,7 +126,7 @@ class MusicGenEngine:
                 raise EngineBusy("the music engine is closing")
             # A free slot counts: those who come at once wait for the loop to seat them.
             if len(self._slots) + len(self._queue) >= self.settings.slots + self.settings.queue:
-                raise EngineBusy(f"{self.settings.queue} requests for music are waiting already: try again later")
+                raise EngineBusy(f"{self.settings.queue} requests for music are waiting already")
             self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling)))
             self._changed.notify_all()
         return stream

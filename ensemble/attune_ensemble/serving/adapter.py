@@ -10,6 +10,10 @@
 The function that is handed over takes the request's tensors by name and returns, or yields, the response's tensors by
 name. What it raises becomes that request's own error response; the other requests are not touched.
 
+Every request that runs in a thread takes a place (`places`) or is refused at once; of one that nobody waits for any
+more (`reply`) nothing further is done, wherever it waits. No wait is without limit, and no tensor leaves or enters with
+values that are no numbers or that its declaration rules out.
+
 Triton's `pb_utils` exists only inside the server's stub, so it is passed in: tests pass a fake.
 """
 
@@ -22,7 +26,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +39,17 @@ from attune_client.protocol.errors import (
     InvalidRequest,
     RequestCancelled,
     RequestTimeout,
+    ServerBusy,
     ServerError,
     ServerUnavailable,
     from_wire,
 )
+from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.models import MODELS
 from attune_client.protocol.tensors import ModelSpec, TensorSpec
-from attune_ensemble.serving.lease import Lease, is_held
+from attune_ensemble.serving.lease import Lease
+from attune_ensemble.serving.places import Places
+from attune_ensemble.serving.reply import Reply, Watch
 from attune_ensemble.tensors import Tensors, text_of
 
 __all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
@@ -48,8 +57,8 @@ __all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
 Outputs = Mapping[str, npt.ArrayLike]
 """The tensors of a response by name; a number, str or bytes stands for a tensor of one element."""
 
-LEASE = "lease"
-"""The input that tells a streaming model, called by another one, when its caller has given up."""
+LEASE = LEASE_INPUT.name
+"""The input that tells a model, called by another one, when its caller has given up."""
 
 ERROR = "error"
 """The output that tells the calling model of a lease what ended a stream.
@@ -57,9 +66,12 @@ ERROR = "error"
 Once a response has gone out, Triton no longer hands an error response to a calling model, which then waits for ever.
 """
 
-_MAX_CONCURRENT = 16
+_MAX_CONCURRENT, _MAX_WAITING = 16, 16
 _CALL_TIMEOUT_S = 300.0
 _METRICS_PERIOD_S = 1.0
+
+_CURRENT: ContextVar[Reply | None] = ContextVar("current", default=None)
+"""The reply that the thread works on: what it calls ends with it."""
 
 
 class Adapter:
@@ -76,51 +88,50 @@ class Adapter:
         self._pb = pb_utils
         parameters = json.loads(args["model_config"])["parameters"]
         self.settings: dict[str, str] = {name: value["string_value"] for name, value in parameters.items()}
-        self._pool = ThreadPoolExecutor(
-            int(self.settings.get("max_concurrent", _MAX_CONCURRENT)), thread_name_prefix=spec.name
+        self._places = Places(
+            spec.name,
+            at_work=int(self.settings.get("max_concurrent", _MAX_CONCURRENT)),
+            waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
+        self._watch = Watch(spec.name, pb_utils.Logger.log_error)
         on_gpu = args["model_instance_kind"] == "GPU"
         self.device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
     def answer(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> list[Any]:
-        """Answer the requests one after the other; returns the responses that `execute` must return."""
+        """Answer the requests one after the other; returns the responses that `execute` must return.
+
+        For models that answer in milliseconds: requests wait in Triton's queue, where nothing bounds or cancels them.
+        """
 
         def respond(request: Any) -> Any:
-            return self._respond(lambda: function(self._read(request)))
+            try:
+                return self._response(function(self._read(request)))
+            except Exception as error:
+                return self._error_response(error)
 
         return [respond(request) for request in requests]
 
     def answer_concurrently(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> None:
         """Answer each request in a thread, and let `execute` return at once.
 
-        For models that mostly wait for other models: one process serves many requests.
+        For models that mostly wait for other models, or whose requests may have to wait for their turn.
         """
-
-        def work(sender: Any, inputs: Tensors) -> None:
-            sender.send(self._respond(lambda: function(inputs)), flags=self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-        self._start(requests, work)
+        self._start(requests, lambda reply, inputs: self._response(function(inputs)))
 
     def stream(self, requests: Sequence[Any], function: Callable[[Tensors], Generator[Outputs]]) -> None:
         """Answer each request of a decoupled model in a thread: every item that `function` yields is sent at once.
         An empty one is not: it is a chance to see that the client has gone.
 
-        When the client cancels, or the caller's lease ends, the generator is closed and its last item dropped.
+        When the client cancels, or the caller's lease ends, the generator is closed, its last item dropped, and the
+        stream ends with `RequestCancelled`: a stream without an error is a whole one.
         """
+        self._start(requests, lambda reply, inputs: self._send_all(reply, function(inputs)))
 
-        def work(sender: Any, inputs: Tensors) -> None:
-            # An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
-            final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            answer = self._error_output if LEASE in inputs else self._error_response
-            try:
-                self._send_all(sender, inputs, function)
-            except Exception as error:
-                sender.send(answer(error), flags=final)
-            else:
-                sender.send(flags=final)
-
-        self._start(requests, work)
+    def check(self) -> None:
+        """Raise RequestCancelled if nobody waits any more for what this thread works on; for between long steps."""
+        if (reply := _CURRENT.get()) is not None:
+            reply.check()
 
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
         """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
@@ -149,11 +160,15 @@ class Adapter:
         """Call another model of the repository.
 
         Raises:
+            RequestCancelled: nobody waits any more for the request at work in this thread.
             RequestTimeout: no answer within `timeout_s`.
             AttuneError: the one that the model answered; ServerError if it is none of ours.
         """
-        request = self._request(name, inputs)
-        return next(_in_background(lambda: iter([self._tensors(name, request.exec())]), name, timeout_s))
+        with self._lease(name) as lease:
+            request = self._request(name, {**inputs, **lease})
+            answers = _in_background(lambda: iter([self._tensors(name, request.exec())]), name, timeout_s)
+            with contextlib.closing(answers):
+                return next(answers)
 
     def call_stream(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], timeout_s: float = _CALL_TIMEOUT_S
@@ -161,57 +176,94 @@ class Adapter:
         """Call a decoupled model and yield its responses as they come; closing the iterator stops that model.
 
         Raises:
-            RequestTimeout: a response took longer than `timeout_s`.
+            RequestCancelled: as `call` does.
+            RequestTimeout: a response, be it the first or a later one, took longer than `timeout_s`.
             AttuneError: as `call` does.
         """
-        with contextlib.ExitStack() as stack:
-            if any(tensor.name == LEASE for tensor in MODELS[name].inputs):
-                lease = stack.enter_context(Lease())
-                inputs = {**inputs, LEASE: np.array([lease.token.encode()], dtype=np.object_)}
-            request = self._request(name, inputs)
-            responses = (self._tensors(name, response) for response in request.exec(decoupled=True))
-            yield from filter(None, _in_background(lambda: responses, name, timeout_s))
+        with self._lease(name) as lease:
+            request = self._request(name, {**inputs, **lease})
 
-    def _start(self, requests: Sequence[Any], work: Callable[[Any, Tensors], None]) -> None:
-        for request in requests:
-            # The request's memory is given back when `execute` returns, so the thread needs a copy.
-            inputs = {name: array.copy() for name, array in self._read(request).items()}
-            self._pool.submit(work, request.get_response_sender(), inputs)
+            def produce() -> Iterator[Tensors]:
+                # In the other thread: `exec` itself blocks until the first response.
+                return (self._tensors(name, response) for response in request.exec(decoupled=True))
 
-    def _send_all(self, sender: Any, inputs: Tensors, function: Callable[[Tensors], Generator[Outputs]]) -> None:
-        lease = inputs.pop(LEASE, None)
+            with contextlib.closing(_in_background(produce, name, timeout_s)) as answers:
+                yield from filter(None, answers)
 
-        def given_up() -> bool:
-            return sender.is_cancelled() or (lease is not None and not is_held(text_of(lease)))
-
-        # One that was given up while it waited for its turn must not begin.
-        if given_up():
+    @contextlib.contextmanager
+    def _lease(self, name: str) -> Iterator[Tensors]:
+        """The lease as an input of the model to be called; nothing for one that takes no lease."""
+        if LEASE_INPUT not in MODELS[name].inputs:
+            yield {}
             return
-        with contextlib.closing(function(inputs)) as items:
-            for outputs in items:
-                if given_up():
-                    self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
-                    return
-                if outputs:
-                    sender.send(self._response(outputs))
+        with Lease() as lease:
+            yield {LEASE: np.array([lease.token.encode()], dtype=np.object_)}
 
-    def _respond(self, make_outputs: Callable[[], Outputs]) -> Any:
+    def _start(self, requests: Sequence[Any], respond: Callable[[Reply, Tensors], Any]) -> None:
+        """Let `respond` make the last response of each request, or None where there is none, in a thread."""
+        for request in requests:
+            reply = Reply(request.get_response_sender(), self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            try:
+                self._begin(reply, request, respond)
+            except Exception as error:
+                self._finish(reply, self._failure(reply, error))
+
+    def _begin(self, reply: Reply, request: Any, respond: Callable[[Reply, Tensors], Any]) -> None:
+        # The request's memory is given back when `execute` returns, so the thread needs a copy.
+        inputs = {name: array.copy() for name, array in self._read(request).items()}
+        if (lease := inputs.pop(LEASE, None)) is not None:
+            reply.depend_on(text_of(lease))
+        work = partial(self._serve, reply, partial(respond, reply, inputs))
+        reply.when_abandoned(lambda: self._withdraw(reply, work))
+        self._watch.add(reply)
+        self._places.take(work)
+
+    def _serve(self, reply: Reply, respond: Callable[[], Any]) -> None:
+        _CURRENT.set(reply)
         try:
-            return self._response(make_outputs())
+            reply.look()  # one that was given up while it waited for its turn must not begin
+            reply.check()
+            response = respond()
         except Exception as error:
-            return self._error_response(error)
+            response = self._failure(reply, error)
+        self._finish(reply, response)
+
+    def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
+        """Give up a request that waits; one at work sees for itself."""
+        if self._places.withdraw(work):
+            self._finish(reply, self._failure(reply, RequestCancelled("given up while it waited for its turn")))
+
+    def _finish(self, reply: Reply, response: Any) -> None:
+        self._watch.remove(reply)
+        try:
+            reply.finish(response)
+        except Exception as error:  # the server stops, or will not have this response: nobody can be told
+            self._pb.Logger.log_error(f"{self._spec.name}: the last response could not be sent: {error}")
+
+    def _send_all(self, reply: Reply, items: Generator[Outputs]) -> None:
+        with contextlib.closing(items):
+            for outputs in items:
+                reply.look()
+                reply.check()
+                if outputs:
+                    reply.send(self._response(outputs))
 
     def _read(self, request: Any) -> Tensors:
         """The request's tensors by name; optional ones that were not sent are missing."""
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def _response(self, outputs: Outputs) -> Any:
-        tensors = [self._tensor(self._spec.output(name), value) for name, value in outputs.items()]
-        return self._pb.InferenceResponse(tensors)
+        arrays = {name: _array(self._spec.output(name), value) for name, value in outputs.items()}
+        _require_sound(self._spec, arrays)
+        return self._pb.InferenceResponse([self._pb.Tensor(name, array) for name, array in arrays.items()])
 
-    def _tensor(self, spec: TensorSpec, value: npt.ArrayLike) -> Any:
-        array = np.asarray(value, dtype=spec.dtype.numpy)
-        return self._pb.Tensor(spec.name, np.ascontiguousarray(array))  # a scalar becomes [1]
+    def _failure(self, reply: Reply, error: Exception) -> Any:
+        """The last response of a request that failed.
+
+        An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
+        """
+        in_band = self._spec.decoupled and reply.on_lease
+        return self._error_output(error) if in_band else self._error_response(error)
 
     def _error_response(self, error: Exception) -> Any:
         told = self._told(error)
@@ -222,6 +274,10 @@ class Adapter:
 
     def _told(self, error: Exception) -> AttuneError:
         """What a client may know of an error; the log gets the rest."""
+        if isinstance(error, RequestCancelled):
+            self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
+        if isinstance(error, ServerBusy) and error.retry_after_s is None:
+            return ServerBusy(str(error), self._places.retry_after_s)
         if isinstance(error, AttuneError):
             return error
         self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
@@ -243,7 +299,7 @@ class Adapter:
         return self._pb.InferenceRequest(
             model_name=name,
             requested_output_names=[tensor.name for tensor in MODELS[name].outputs],
-            inputs=[self._tensor(MODELS[name].input(key), value) for key, value in inputs.items()],
+            inputs=[self._pb.Tensor(key, _array(MODELS[name].input(key), value)) for key, value in inputs.items()],
             # Without this a model on the GPU would answer with memory that numpy cannot read.
             preferred_memory=self._pb.PreferredMemory(self._pb.TRITONSERVER_MEMORY_CPU, 0),
         )
@@ -255,6 +311,7 @@ class Adapter:
         tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
         if ERROR in tensors:
             raise self._answered(name, text_of(tensors[ERROR]))
+        _require_sound(MODELS[name], tensors)
         return tensors
 
     def _answered(self, name: str, message: str) -> AttuneError:
@@ -264,8 +321,21 @@ class Adapter:
         return error
 
 
-def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Iterator[Tensors]:
-    """The items of `produce()`, made in a thread, so that a model that died cannot hold its caller for ever.
+def _array(spec: TensorSpec, value: npt.ArrayLike) -> npt.NDArray[Any]:
+    """The value in the declared type; a scalar becomes [1]."""
+    return np.ascontiguousarray(np.asarray(value, dtype=spec.dtype.numpy))
+
+
+def _require_sound(spec: ModelSpec, outputs: Tensors) -> None:
+    """Raise ServerError for outputs with values that are no numbers, or that the declaration rules out."""
+    for name, array in outputs.items():
+        if fault := spec.output(name).fault(array):
+            raise ServerError(f"{spec.name} failed: {fault}")
+
+
+def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Generator[Tensors]:
+    """The items of `produce()`, made in a thread: neither a model that died nor one that is slow to answer can hold a
+    caller for ever, or one that nobody waits for any more.
 
     The thread goes on to the end when nobody takes the items any more: Triton keeps a response until it is read.
     """
@@ -280,15 +350,29 @@ def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_
         except Exception as error:
             items.put(error)
 
-    # A daemon, because a call that never returns must not keep the process alive.
-    threading.Thread(target=work, name=f"call-{name}", daemon=True).start()
-    while True:
-        try:
-            item = items.get(timeout=timeout_s)
-        except queue.Empty:
-            raise RequestTimeout(f"{name} gave no answer within {timeout_s:g} s") from None
-        if item is end:
-            return
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    with _told_when_abandoned(lambda: items.put(end)) as check:
+        check()
+        # A daemon, because a call that never returns must not keep the process alive.
+        threading.Thread(target=work, name=f"call-{name}", daemon=True).start()
+        while True:
+            try:
+                item = items.get(timeout=timeout_s)
+            except queue.Empty:
+                raise RequestTimeout(f"{name} gave no answer within {timeout_s:g} s") from None
+            check()
+            if item is end:
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+@contextlib.contextmanager
+def _told_when_abandoned(tell: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Let `tell` be called when nobody waits any more for this thread's request; gives what checks that."""
+    reply = _CURRENT.get()
+    if reply is None:
+        yield lambda: None
+        return
+    with reply.telling(tell):
+        yield reply.check

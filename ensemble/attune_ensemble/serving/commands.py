@@ -17,11 +17,12 @@ import click
 from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.repository import EMBEDDED, check_repository
 
 __all__ = ["container_command", "serve"]
 
-EMBEDDED = "embedded"
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
@@ -36,6 +37,7 @@ _CONTAINER_PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
+    "'tritonclient[grpc]'",
 )
 _ROOT = Path(__file__).parents[3]
 _PORT = click.IntRange(1, 65535)
@@ -84,6 +86,10 @@ def serve(
     """
     ports = free_ports() if any_ports else Ports(http_port, grpc_port, metrics_port)
     if profile != EMBEDDED:
+        try:
+            check_repository(repository, profile=profile)
+        except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
+            click.echo(f"not to be served yet: {error}", err=True)
         click.echo(container_command(profile, repository, ports))
         return
     signal.signal(signal.SIGTERM, _interrupt)
@@ -128,12 +134,14 @@ def container_command(profile: str, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
+        f"python3 -m attune_ensemble.serving.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
     published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
     command = ["docker", "run", "--rm", "--gpus=all", "--shm-size=1g"]
     command += [f"--publish={LOOPBACK}:{outside}:{inside}" for outside, inside in published]
     command += [f"--volume={repository.resolve()}:/models", f"--volume={_ROOT}:/attune:ro"]
+    command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
     command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
     return shlex.join(command)
 

@@ -1,17 +1,16 @@
-"""A lease: how a model that calls a streaming model tells it to stop.
+"""A lease: how a model that calls another one tells it to stop.
 
-Triton 24.10 does not pass a cancellation on to the models that a model calls. So the caller holds a lock on a small
-file and sends the file's name along; the streaming model looks, before each chunk, whether the lock is still held. The
-kernel drops the lock when the caller dies, however it dies.
+Triton 24.10 does not pass a cancellation on to the models that a model calls. So the caller holds an unnamed file in
+memory and sends its token along; the model that works for it looks, again and again, whether the file is still there.
+The file is in no folder, so nobody can foresee, remove or occupy it; only processes of the same user see it (in /proc);
+and the kernel takes it away when the caller dies, however it dies.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import tempfile
-import uuid
+import secrets
 from pathlib import Path
 from typing import Self
 
@@ -19,41 +18,42 @@ from attune_client.protocol.errors import InvalidOption
 
 __all__ = ["Lease", "is_held"]
 
-_TOKEN = re.compile(r"[0-9a-f]{32}")
+_TOKEN = re.compile(r"([1-9][0-9]{0,9})-([0-9]{1,9})-([0-9a-f]{32})")
 
 
 class Lease:
-    """Held while the context lasts; `token` names it."""
+    """Held from the beginning until `end`, or as long as the context lasts; `token` tells others where to look."""
 
     def __init__(self) -> None:
-        self.token = uuid.uuid4().hex
+        secret = secrets.token_hex(16)
+        self._file: int | None = os.memfd_create(_name(secret))
+        self.token = f"{os.getpid()}-{self._file}-{secret}"
 
     def __enter__(self) -> Self:
-        _folder().mkdir(mode=0o700, exist_ok=True)
-        self._file = (_folder() / self.token).open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *error: object) -> None:
-        (_folder() / self.token).unlink(missing_ok=True)
-        self._file.close()
+        self.end()
+
+    def end(self) -> None:
+        """Give the lease up; the second time does nothing."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
 
 def is_held(token: str) -> bool:
-    """Whether the holder of that lease is alive and has not given it up; InvalidOption if it is no token of ours."""
-    if not _TOKEN.fullmatch(token):
-        raise InvalidOption("the lease is not a token of 32 hexadecimal digits")
-    path = _folder() / token
+    """Whether the holder of that lease lives and has not given it up; InvalidOption if it is no token of ours."""
+    parts = _TOKEN.fullmatch(token)
+    if parts is None:
+        raise InvalidOption("the lease is not a token of ours")
+    process, file, secret = parts.groups()
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        # The number may be that of another process or file by now; the name is not.
+        return str(Path(f"/proc/{process}/fd/{file}").readlink()) == f"/memfd:{_name(secret)} (deleted)"
+    except OSError:
         return False
-    except BlockingIOError:
-        return True
-    path.unlink(missing_ok=True)  # its holder died without giving it up
-    return False
 
 
-def _folder() -> Path:
-    return Path(tempfile.gettempdir()) / f"attune-leases-{os.getuid()}"
+def _name(secret: str) -> str:
+    return f"attune-lease-{secret}"

@@ -2,7 +2,8 @@
 
 The parameters and their meaning are those of NVIDIA's onnxruntime_backend (its README, "Model Config Options"), so a
 model folder served here is served unchanged by the native backend. Not supported: GPUs, sequence states, ragged
-batches.
+batches. Unlike there, outputs that are not finite are an error: with a `model_warmup` in its configuration, a graph of
+broken weights is not even loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-__all__ = ["Config", "Job", "ModelError", "OnnxModel", "complete_config", "session_options"]
+__all__ = ["Config", "Job", "ModelError", "NotFiniteError", "OnnxModel", "complete_config", "session_options"]
 
 Config = Mapping[str, Any]
 """A model configuration as the dictionary that Triton's JSON gives."""
@@ -56,6 +57,10 @@ _SESSION_PREFIX = "session."
 
 class ModelError(ValueError):
     """A configuration that does not fit its graph, or a request that the graph cannot run; one line says why."""
+
+
+class NotFiniteError(ModelError):
+    """The graph's own fault: it answered with NaN or infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +272,7 @@ class OnnxModel:
         if len(jobs) > 1:
             inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in inputs}
         outputs = self._run(inputs, names)
+        self._require_finite(outputs)
         if not self._batched:
             return [outputs]
         rows = [len(next(iter(job.inputs.values()))) for job in jobs]
@@ -279,6 +285,11 @@ class OnnxModel:
         except Exception as error:
             raise ModelError(f"model '{self.name}' cannot run this request: {_one_line(error)}") from error
         return dict(zip(names, values, strict=True))
+
+    def _require_finite(self, outputs: Arrays) -> None:
+        for name, array in outputs.items():
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise NotFiniteError(f"model '{self.name}': output '{name}' holds values that are not finite")
 
     def _to_graph(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """ONNX Runtime takes text as str; Triton carries bytes."""

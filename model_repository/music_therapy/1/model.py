@@ -1,4 +1,4 @@
-"""Encoded audio to everything about it, then its music as it is made; see `attune_ensemble.pipeline`."""
+"""A recording or a wish to everything about it, then its music as it is made; see `attune_ensemble.pipeline`."""
 
 from collections.abc import Iterator
 from typing import Any

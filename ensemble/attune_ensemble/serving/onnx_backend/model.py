@@ -11,7 +11,14 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from attune_ensemble.serving.onnx_session import Arrays, Job, ModelError, OnnxModel, complete_config
+from attune_ensemble.serving.onnx_session import (
+    Arrays,
+    Job,
+    ModelError,
+    NotFiniteError,
+    OnnxModel,
+    complete_config,
+)
 
 
 class TritonPythonModel:
@@ -44,5 +51,7 @@ def _job(request: Any) -> Job:
 def _response(result: Arrays | ModelError) -> Any:
     if isinstance(result, ModelError):
         pb_utils.Logger.log_error(str(result))
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(result), pb_utils.TritonError.INVALID_ARG))
+        codes = pb_utils.TritonError
+        code = codes.INTERNAL if isinstance(result, NotFiniteError) else codes.INVALID_ARG
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(result), code))
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in result.items()])

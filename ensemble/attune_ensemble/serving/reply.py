@@ -1,0 +1,131 @@
+"""The answer to a request while it is not complete: where it goes, and whether anybody still waits for it.
+
+Triton tells a model that a client has cancelled, vanished or come to its deadline only when the model asks. So one
+thread of each model asks for all of its requests (`Watch`), and whoever waits on behalf of one is told.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from attune_client.protocol.errors import RequestCancelled
+from attune_ensemble.serving.lease import is_held
+
+__all__ = ["POLL_S", "Reply", "Watch"]
+
+POLL_S = 0.2
+"""How often it is asked: what is abandoned ends within a second, through two models one behind the other."""
+
+
+class Reply:
+    """The answer to one request, by Triton's response sender; `final` is its flag for the last response."""
+
+    def __init__(self, sender: Any, final: int) -> None:
+        self._sender, self._final = sender, final
+        self._lease: str | None = None
+        self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
+        self._complete = self._abandoned = False
+        self._listeners: list[Callable[[], None]] = []
+
+    @property
+    def on_lease(self) -> bool:
+        """Whether another model asks."""
+        return self._lease is not None
+
+    def depend_on(self, lease: str) -> None:
+        """Nobody waits any more when this lease ends; InvalidOption if it is no token of ours."""
+        is_held(lease)
+        self._lease = lease
+
+    def look(self) -> None:
+        """Ask whether anybody still waits; when nobody does for the first time, tell everyone who wants to know."""
+        with self._lock:
+            if self._complete or self._abandoned or self._is_wanted():
+                return
+            self._abandoned = True
+            listeners, self._listeners = self._listeners, []
+        for tell in listeners:
+            tell()
+
+    def _is_wanted(self) -> bool:
+        return not self._sender.is_cancelled() and (self._lease is None or is_held(self._lease))
+
+    def check(self) -> None:
+        """Raise RequestCancelled if nobody waits any more, as far as has been seen."""
+        if self._abandoned:
+            raise RequestCancelled("whoever asked gave up, vanished, or came to the deadline")
+
+    def when_abandoned(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once, as soon as nobody waits any more; at once if that is so already."""
+        with self._lock:
+            if not self._abandoned:
+                self._listeners.append(tell)
+                return
+        tell()
+
+    @contextmanager
+    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+        """`when_abandoned`, but only while the context lasts."""
+        self.when_abandoned(tell)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if tell in self._listeners:
+                    self._listeners.remove(tell)
+
+    def send(self, response: Any) -> None:
+        """Send a response that is not the last one."""
+        self._sender.send(response)
+
+    def finish(self, response: Any = None) -> None:
+        """Send the last response, or none, and that nothing follows; only the first call does anything."""
+        with self._lock:
+            if self._complete:
+                return
+            self._complete = True
+            self._listeners.clear()
+        if response is None:
+            self._sender.send(flags=self._final)
+        else:
+            self._sender.send(response, flags=self._final)
+
+
+class Watch:
+    """Looks after every reply that it is given, `POLL_S` after `POLL_S`, in one thread.
+
+    `log` takes a line when a look fails; the others go on.
+    """
+
+    def __init__(self, name: str, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._replies: set[Reply] = set()
+        self._changed = threading.Condition()
+        threading.Thread(target=self._run, name=f"{name}-watch", daemon=True).start()
+
+    def add(self, reply: Reply) -> None:
+        """Look after a reply from now on."""
+        with self._changed:
+            self._replies.add(reply)
+            self._changed.notify_all()
+
+    def remove(self, reply: Reply) -> None:
+        """Forget a reply."""
+        with self._changed:
+            self._replies.discard(reply)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._replies)
+                replies = tuple(self._replies)
+            for reply in replies:
+                try:
+                    reply.look()
+                except Exception as error:
+                    self._log(f"it cannot be seen whether a request is still wanted: {error}")
+            time.sleep(POLL_S)
