@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.devices import exact_convolutions, on_device
 from attune_ensemble.musicgen.loading import parts_of
@@ -164,14 +165,16 @@ def test_text_and_guidance_are_in_float32_whatever_the_decoder_is(parts, state):
 def test_a_prompt_that_overflows_float16_is_heard():
     """T5's feed-forward layers reach 10^5 and more with real weights; float16 ends at 65,504."""
 
-    def heard(numerics):
+    def heard(dtype):
         model = tiny_musicgen()
         for block in model.text_encoder.encoder.block:
             block.layer[-1].DenseReluDense.wo.weight.data.mul_(1e5)
-        return parts_of(model, Letters(), numerics=numerics, device="cpu").conditioner.states("abc", WIDTH)
+        projection = getattr(model, "enc_to_dec_proj", None)
+        conditioner = Conditioner(model.text_encoder, projection, Letters(), max_tokens=9, dtype=dtype)
+        return conditioner.states("abc", WIDTH)
 
-    assert heard("float16").dtype == torch.float16
-    torch.testing.assert_close(heard("float16").float(), heard("float32"), rtol=1e-3, atol=1e-3)
+    assert heard(torch.float16).dtype == torch.float16
+    torch.testing.assert_close(heard(torch.float16).float(), heard(torch.float32), rtol=1e-3, atol=1e-3)
 
 
 def test_guidance_keeps_small_differences_of_large_logits():

@@ -10,15 +10,18 @@ prefill.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = ["Decoder", "DecoderShape", "KeyValueCache", "exchange"]
+
+Reach: TypeAlias = Tensor | Sequence[int]
+"""What each slot attends to: a mask that is added to the scores, or how many positions of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class KeyValueCache:
     values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. Behind the
     last position lies one that nobody reads: a row that only makes up the number writes there. `text` is
     [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
-    there is text, otherwise minus infinity.
+    there is text, otherwise minus infinity; `text_lengths` says on the host how much text there is.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class KeyValueCache:
         self.music, self.text, self.text_mask = (
             torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
         )
+        self.text_lengths = [max_text] * slots
 
     @property
     def slots(self) -> int:
@@ -88,6 +92,8 @@ class KeyValueCache:
         exchange(self.music[..., :used, :], 1, first, second)
         exchange(self.text, 1, first, second)
         exchange(self.text_mask, 0, first, second)
+        lengths = self.text_lengths
+        lengths[first], lengths[second] = lengths[second], lengths[first]
 
 
 def exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
@@ -123,12 +129,12 @@ class DecoderLayer(nn.Module):
         music: Tensor,
         text: Tensor,
         at: tuple[Tensor, Tensor],
-        music_mask: Tensor,
-        text_mask: Tensor,
+        music_reach: Reach,
+        text_reach: Reach,
     ) -> Tensor:
         """One step of hidden [S, 2, D]; the rest as in `hear_music` and `hear_text`."""
-        hidden = hidden + self.hear_music(hidden, music, at, music_mask)
-        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_mask)
+        hidden = hidden + self.hear_music(hidden, music, at, music_reach)
+        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_reach)
         return hidden + self.feed_forward(hidden)
 
     def text_memory(self, text: Tensor) -> Tensor:
@@ -136,17 +142,16 @@ class DecoderLayer(nn.Module):
         memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
         return memory.permute(1, 2, 0, 3)
 
-    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
         """What the music so far says to hidden [S, 2, D], whose keys and values go into memory [S, 2, 2, H, *, E].
 
-        `at` are slots and positions, [S] each; the mask [2 S, 1, 1, used] is added to the scores.
+        `at` are slots and positions, [S] each; as a mask, `reach` is [2 S, 1, 1, used].
         """
         query, key_value = self._project(hidden)
         slots, positions = at
         memory[slots, :, :, :, positions] = key_value
-        keys, values = memory[..., : mask.shape[-1], :].flatten(0, 1).unbind(1)  # [2 S, H, used, E]
         query = query.flatten(0, 1).unsqueeze(2)
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # [2 S, H, 1, E]
+        attended = _attend(query, memory.flatten(0, 1), reach)  # [2 S, H, 1, E]
         return self.attention_output(attended.reshape(hidden.shape))
 
     def read_music(self, hidden: Tensor, memory: Tensor) -> Tensor:
@@ -157,11 +162,10 @@ class DecoderLayer(nn.Module):
         attended = functional.scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True)
         return self.attention_output(attended.transpose(1, 2).flatten(2))
 
-    def hear_text(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; the mask [S, T] is added to the scores."""
+    def hear_text(self, hidden: Tensor, memory: Tensor, reach: Reach) -> Tensor:
+        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; as a mask, `reach` is [S, 1, 1, T]."""
         query = self.text_query(self.text_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        keys, values = memory.unbind(1)
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None, :])
+        attended = _attend(query, memory, reach)
         return self.text_output(attended.transpose(1, 2).flatten(2))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
@@ -194,11 +198,13 @@ class Decoder(nn.Module):
         self.register_buffer("positions", sinusoids.to(embeddings), persistent=False)
         offsets = torch.arange(self.shape.codebooks, device=embeddings.device) * (self.shape.vocabulary + 1)
         self.register_buffer("offsets", offsets, persistent=False)
+        self._is_compiled = False
         self.eval().requires_grad_(False)
 
     def set_text(self, cache: KeyValueCache, slot: int, text: Tensor) -> None:
         """Give a slot its text: hidden states [T, D] of the text encoder, projected; one row of zeros for no text."""
         length = text.shape[0]
+        cache.text_lengths[slot] = length
         cache.text_mask[slot, :length] = 0
         cache.text_mask[slot, length:] = -torch.inf
         for index, layer in enumerate(self._stack):
@@ -229,10 +235,10 @@ class Decoder(nn.Module):
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
-        mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
+        music_reach, text_reach = self._reach(cache, position, used, captured=written is not None)
         at = (torch.arange(slots, device=position.device), position if written is None else written)
         for index, layer in enumerate(self._stack):
-            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, mask, text_mask)
+            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, music_reach, text_reach)
         return self._guided(self._logits(hidden), guidance)
 
     def prefill(self, cache: KeyValueCache, slot: int, tokens: Tensor) -> None:
@@ -242,7 +248,7 @@ class Decoder(nn.Module):
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
         for index, layer in enumerate(self._stack):
             hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
-            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], cache.text_mask[slot][None])
+            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], [cache.text_lengths[slot]])
             hidden = hidden + layer.feed_forward(hidden)
 
     def compile_layers(self, backend: str = "inductor") -> None:
@@ -253,8 +259,21 @@ class Decoder(nn.Module):
         """
         torch.compiler.reset()
         torch._dynamo.config.recompile_limit = 1024
+        self._is_compiled = True
         for layer in self._stack:
             layer.compile(backend=backend, dynamic=False)
+
+    def _reach(self, cache: KeyValueCache, position: Tensor, used: int, *, captured: bool) -> tuple[Reach, Reach]:
+        """What each of the first S slots hears of its music and its text.
+
+        On a CPU exactly its own positions: the sum of a longer row rounds differently even where all of that is masked,
+        and a request must not depend on its neighbours' lengths. Elsewhere, and where a step is captured, the host must
+        not look at `position`.
+        """
+        slots = len(position)
+        if position.device.type == "cpu" and not self._is_compiled and not captured:
+            return [place + 1 for place in position.tolist()], cache.text_lengths[:slots]
+        return _mask(position, used, self.embedding.weight.dtype), cache.text_mask[:slots, None, None, :]
 
     @property
     def _stack(self) -> Iterable[DecoderLayer]:
@@ -276,6 +295,19 @@ class Decoder(nn.Module):
         scale = guidance[:, None, None]
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
+
+
+def _attend(query: Tensor, memory: Tensor, reach: Reach) -> Tensor:
+    """Attention of query [R, H, Q, E] to memory [R, 2, H, *, E]; slot after slot where `reach` gives lengths."""
+    if isinstance(reach, Tensor):
+        keys, values = memory[..., : reach.shape[-1], :].unbind(1)
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=reach)
+    rows = len(query) // len(reach)
+    attended = [
+        functional.scaled_dot_product_attention(asking, *heard[..., :length, :].unbind(1))
+        for asking, heard, length in zip(query.split(rows), memory.split(rows), reach, strict=True)
+    ]
+    return torch.cat(attended)
 
 
 def _mask(position: Tensor, used: int, dtype: torch.dtype) -> Tensor:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
 from torch.utils.mkldnn import MkldnnLinear
 
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.engine import EngineSettings
+from attune_ensemble.musicgen.linear import Int8Linear
 from attune_ensemble.musicgen.loading import Numerics, Parts, engine_of, load_checkpoint, parts_of, random_checkpoint
 from attune_ensemble.musicgen.pattern import DelayPattern
 from attune_ensemble.musicgen.requests import Generation
@@ -297,8 +297,8 @@ def _weight_bytes(module: torch.nn.Module) -> int:
     """Bytes of a linear layer's weight, of whatever kind; what a step does not read as a whole counts nothing."""
     if isinstance(module, torch.nn.Linear | MkldnnLinear):
         return module.weight.numel() * module.weight.element_size()
-    if isinstance(module, QuantisedLinear):
-        return int(module.weight().numel())
+    if isinstance(module, Int8Linear):
+        return module.in_features * module.out_features
     return 0
 
 
