@@ -21,12 +21,13 @@ from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.engines import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.spec import MusicSpec
+from attune_ensemble.musicgen import sampling as sampling_module
 from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.loading import CheckpointError
+from attune_ensemble.musicgen.loading import CheckpointError, numerics_on
 from attune_ensemble.musicgen.music_engine import load_engine
-from attune_ensemble.musicgen.sampling import choose, uniform_noise
+from attune_ensemble.musicgen.sampling import choose, gumbel, uniform_noise
 from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.statistics import METRICS
 from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicgen
@@ -95,6 +96,61 @@ def test_noise_is_uniform_and_its_own_for_every_seed_position_and_codebook():
     assert correlation.abs().max() < 0.1
     again = uniform_noise(torch.tensor([3]), torch.tensor([3]), 4, 2048)
     assert torch.equal(again[0], noise[3])
+
+
+ENDS = [0, (1 << 63) - 1, -(1 << 63), -1]
+"""Of 64 bits: the lowest and highest of either half."""
+
+
+def test_the_ends_of_the_noise_are_numbers():
+    ends = sampling_module._between_0_and_1(torch.tensor(ENDS))
+    middle = 0.5**24
+    assert ends.tolist() == [middle, 0.5 - middle, 0.5 + middle, 1 - middle]
+    exact = gumbel(ends.double())
+    assert torch.allclose(gumbel(ends).double(), exact, rtol=1e-5)
+    assert exact.abs().max() < 17
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 0.5}, {"top_k": 2, "top_p": 0.3}], ids=str)
+@pytest.mark.parametrize("temperature", [1e-9, 1.0, 10.0])
+def test_what_is_left_out_wins_with_no_noise(monkeypatch, options, temperature):
+    ends = [0.5**24, 1 - 0.5**24, 1.0]  # the last does not come, and still must not let a token in
+    noise = torch.tensor(list(itertools.product(ends, repeat=4)))[:, None]  # [81, 1, 4], every combination
+    monkeypatch.setattr(sampling_module, "uniform_noise", lambda *_: noise)
+    logits = [0.0, 100.0, -3.4e38, 0.0]
+    assert set(chosen(logits, count=len(noise), temperature=temperature, **options).tolist()) == {1}
+
+
+def test_the_one_token_of_top_k_is_taken_where_another_had_infinite_noise():
+    logits = torch.zeros(1, 4, 2048)
+    logits[..., 7] = 100.0
+    values = (torch.tensor([value]) for value in (1.0, 1, 1.0, 335, 0))
+    assert choose(logits, *values).tolist() == [[7, 7, 7, 7]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-9, 1.0])
+@pytest.mark.parametrize(
+    ("logits", "allowed"),
+    [
+        ([float("nan"), 0.0, float("nan"), float("nan")], {1}),
+        ([0.0, float("inf"), 0.0, 0.0], {1}),
+        ([float("-inf"), -3e38, float("-inf"), float("-inf")], {1}),
+        ([float("nan")] * 4, {0, 1, 2, 3}),
+    ],
+    ids=["nan", "inf", "-inf", "nothing else"],
+)
+def test_what_is_no_number_is_not_preferred(logits, allowed, temperature):
+    assert set(chosen(logits, count=64, temperature=temperature).tolist()) <= allowed
+
+
+def test_top_p_of_1_leaves_every_token_though_sums_round(monkeypatch):
+    logits = torch.linspace(-17.9, -18.1, 2048)[None, None].clone()
+    logits[..., 0] = 0.0  # the sum of all before the last rounds to more than 1
+    noise = torch.full((1, 1, 2048), 0.5**24)
+    noise[..., -1] = 1 - 0.5**24
+    monkeypatch.setattr(sampling_module, "uniform_noise", lambda *_: noise)
+    values = (torch.tensor([value]) for value in (1.0, 0, 1.0, 0, 0))
+    assert choose(logits, *values).tolist() == [[2047]]
 
 
 @pytest.mark.parametrize(
@@ -296,6 +352,24 @@ def test_workers_stay_awake_where_musicgen_plays(checkpoint, monkeypatch):
     assert "OMP_WAIT_POLICY" in os.environ
     create_engine("musicgen", EngineOptions(musicgen=checkpoint))
     assert "OMP_WAIT_POLICY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("device", "numerics", "message"),
+    [
+        ("cpu", "fp16", "one of int8, float32, bfloat16 on cpu; got 'fp16'"),
+        ("cuda", "fp16", "one of bfloat16, float16, float32 on cuda; got 'fp16'"),
+        ("cuda:1", "int8", "one of bfloat16, float16, float32 on cuda:1; got 'int8'"),
+    ],
+)
+def test_numerics_that_there_are_not_are_named_before_anything_is_loaded(tmp_path, device, numerics, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_engine(tmp_path, device, numerics, slots=1, queue=1)
+
+
+@pytest.mark.parametrize(("device", "usual"), [("cpu", "int8"), ("cuda", "bfloat16"), ("cuda:1", "bfloat16")])
+def test_every_device_has_its_usual_numerics(device, usual):
+    assert numerics_on(device) == usual
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):

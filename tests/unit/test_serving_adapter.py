@@ -146,6 +146,7 @@ class FakePb:
 ARGS = {
     "model_config": json.dumps({"parameters": {"engine": {"string_value": "composer"}}}),
     "model_instance_kind": "CPU",
+    "model_instance_device_id": "0",
     "model_repository": "/models/music_prompt",
     "model_version": "1",
 }
@@ -165,7 +166,8 @@ def test_settings_device_and_folder_come_from_the_server():
     assert adapter.settings == {"engine": "composer"}
     assert adapter.device == "cpu"
     assert str(adapter.folder) == "/models/music_prompt/1"
-    assert Adapter(MUSIC_PROMPT, ARGS | {"model_instance_kind": "GPU"}, FakePb()).device == "cuda"
+    on_gpu = ARGS | {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
+    assert Adapter(MUSIC_PROMPT, on_gpu, FakePb()).device == "cuda:1"
 
 
 def test_outputs_take_the_declared_type():

@@ -10,15 +10,18 @@ prefill.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Decoder", "DecoderShape", "KeyValueCache"]
+__all__ = ["Decoder", "DecoderShape", "KeyValueCache", "exchange"]
+
+Reach: TypeAlias = Tensor | Sequence[int]
+"""What each slot attends to: a mask that is added to the scores, or how many positions of its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +61,21 @@ class KeyValueCache:
     """Keys and values of every slot: of the music so far, and of the text.
 
     `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
-    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. `text` is
+    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. Behind the
+    last position lies one that nobody reads: a row that only makes up the number writes there. `text` is
     [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
-    there is text, otherwise minus infinity.
+    there is text, otherwise minus infinity; `text_lengths` says on the host how much text there is.
     """
 
     def __init__(
         self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        music = (shape.layers, slots, 2, 2, shape.heads, positions, shape.head_width)
+        music = (shape.layers, slots, 2, 2, shape.heads, positions + 1, shape.head_width)
         text = (shape.layers, slots, 2, shape.heads, max_text, shape.head_width)
         self.music, self.text, self.text_mask = (
             torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
         )
+        self.text_lengths = [max_text] * slots
 
     @property
     def slots(self) -> int:
@@ -80,16 +85,19 @@ class KeyValueCache:
     @property
     def positions(self) -> int:
         """How many positions a slot holds."""
-        return self.music.shape[5]
+        return self.music.shape[5] - 1
 
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
-        _exchange(self.music[..., :used, :], 1, first, second)
-        _exchange(self.text, 1, first, second)
-        _exchange(self.text_mask, 0, first, second)
+        exchange(self.music[..., :used, :], 1, first, second)
+        exchange(self.text, 1, first, second)
+        exchange(self.text_mask, 0, first, second)
+        lengths = self.text_lengths
+        lengths[first], lengths[second] = lengths[second], lengths[first]
 
 
-def _exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+def exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+    """Let two places on an axis of a tensor change their values, without an index that would come from the host."""
     one, other = tensor.select(axis, first), tensor.select(axis, second)
     kept = one.clone()
     one.copy_(other)
@@ -121,12 +129,12 @@ class DecoderLayer(nn.Module):
         music: Tensor,
         text: Tensor,
         at: tuple[Tensor, Tensor],
-        music_mask: Tensor,
-        text_mask: Tensor,
+        music_reach: Reach,
+        text_reach: Reach,
     ) -> Tensor:
         """One step of hidden [S, 2, D]; the rest as in `hear_music` and `hear_text`."""
-        hidden = hidden + self.hear_music(hidden, music, at, music_mask)
-        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_mask)
+        hidden = hidden + self.hear_music(hidden, music, at, music_reach)
+        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_reach)
         return hidden + self.feed_forward(hidden)
 
     def text_memory(self, text: Tensor) -> Tensor:
@@ -134,17 +142,16 @@ class DecoderLayer(nn.Module):
         memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
         return memory.permute(1, 2, 0, 3)
 
-    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
         """What the music so far says to hidden [S, 2, D], whose keys and values go into memory [S, 2, 2, H, *, E].
 
-        `at` are slots and positions, [S] each; the mask [2 S, 1, 1, used] is added to the scores.
+        `at` are slots and positions, [S] each; as a mask, `reach` is [2 S, 1, 1, used].
         """
         query, key_value = self._project(hidden)
         slots, positions = at
         memory[slots, :, :, :, positions] = key_value
-        keys, values = memory[..., : mask.shape[-1], :].flatten(0, 1).unbind(1)  # [2 S, H, used, E]
         query = query.flatten(0, 1).unsqueeze(2)
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # [2 S, H, 1, E]
+        attended = _attend(query, memory.flatten(0, 1), reach)  # [2 S, H, 1, E]
         return self.attention_output(attended.reshape(hidden.shape))
 
     def read_music(self, hidden: Tensor, memory: Tensor) -> Tensor:
@@ -155,11 +162,10 @@ class DecoderLayer(nn.Module):
         attended = functional.scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True)
         return self.attention_output(attended.transpose(1, 2).flatten(2))
 
-    def hear_text(self, hidden: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; the mask [S, T] is added to the scores."""
+    def hear_text(self, hidden: Tensor, memory: Tensor, reach: Reach) -> Tensor:
+        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; as a mask, `reach` is [S, 1, 1, T]."""
         query = self.text_query(self.text_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        keys, values = memory.unbind(1)
-        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask[:, None, None, :])
+        attended = _attend(query, memory, reach)
         return self.text_output(attended.transpose(1, 2).flatten(2))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
@@ -189,20 +195,30 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(embeddings)
         self.heads = _fused(*source.lm_heads)  # D -> K V
         sinusoids = _sinusoids(max_positions or self.shape.max_positions, self.shape.width)
-        self.register_buffer("positions", sinusoids.to(embeddings.dtype), persistent=False)
-        offsets = torch.arange(self.shape.codebooks) * (self.shape.vocabulary + 1)
+        self.register_buffer("positions", sinusoids.to(embeddings), persistent=False)
+        offsets = torch.arange(self.shape.codebooks, device=embeddings.device) * (self.shape.vocabulary + 1)
         self.register_buffer("offsets", offsets, persistent=False)
+        self._is_compiled = False
         self.eval().requires_grad_(False)
 
     def set_text(self, cache: KeyValueCache, slot: int, text: Tensor) -> None:
         """Give a slot its text: hidden states [T, D] of the text encoder, projected; one row of zeros for no text."""
         length = text.shape[0]
+        cache.text_lengths[slot] = length
         cache.text_mask[slot, :length] = 0
         cache.text_mask[slot, length:] = -torch.inf
         for index, layer in enumerate(self._stack):
             cache.text[index, slot, :, :, :length] = layer.text_memory(text)
 
-    def step(self, cache: KeyValueCache, tokens: Tensor, position: Tensor, used: int, guidance: Tensor) -> Tensor:
+    def step(
+        self,
+        cache: KeyValueCache,
+        tokens: Tensor,
+        position: Tensor,
+        used: int,
+        guidance: Tensor,
+        written: Tensor | None = None,
+    ) -> Tensor:
         """One step of the first S slots.
 
         Args:
@@ -211,17 +227,18 @@ class Decoder(nn.Module):
             position: [S] int64, where each slot is.
             used: more than every position: how much of the cache is looked at.
             guidance: [S], the scale of classifier-free guidance; 1 is none.
+            written: [S] int64, where keys and values go if not to `position`.
 
         Returns:
-            logits [S, K, V] of the next tokens.
+            logits [S, K, V] of the next tokens, float32.
         """
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
-        mask, text_mask = _mask(position, used, hidden.dtype), cache.text_mask[:slots]
-        at = (torch.arange(slots, device=position.device), position)
+        music_reach, text_reach = self._reach(cache, position, used, captured=written is not None)
+        at = (torch.arange(slots, device=position.device), position if written is None else written)
         for index, layer in enumerate(self._stack):
-            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, mask, text_mask)
+            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, music_reach, text_reach)
         return self._guided(self._logits(hidden), guidance)
 
     def prefill(self, cache: KeyValueCache, slot: int, tokens: Tensor) -> None:
@@ -231,16 +248,32 @@ class Decoder(nn.Module):
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
         for index, layer in enumerate(self._stack):
             hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
-            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], cache.text_mask[slot][None])
+            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], [cache.text_lengths[slot]])
             hidden = hidden + layer.feed_forward(hidden)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Let torch.compile fuse what lies between the matrix products of a step.
 
-        All layers share what is compiled, once for each number of slots and anew where the context's length changes.
+        All layers share what is compiled, once for each number of rows and bucket of context: sizes that are variable
+        make inductor fail on the cache, which it sees changed in place.
         """
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 1024
+        self._is_compiled = True
         for layer in self._stack:
-            layer.compile(backend=backend)
+            layer.compile(backend=backend, dynamic=False)
+
+    def _reach(self, cache: KeyValueCache, position: Tensor, used: int, *, captured: bool) -> tuple[Reach, Reach]:
+        """What each of the first S slots hears of its music and its text.
+
+        On a CPU exactly its own positions: the sum of a longer row rounds differently even where all of that is masked,
+        and a request must not depend on its neighbours' lengths. Elsewhere, and where a step is captured, the host must
+        not look at `position`.
+        """
+        slots = len(position)
+        if position.device.type == "cpu" and not self._is_compiled and not captured:
+            return [place + 1 for place in position.tolist()], cache.text_lengths[:slots]
+        return _mask(position, used, self.embedding.weight.dtype), cache.text_mask[:slots, None, None, :]
 
     @property
     def _stack(self) -> Iterable[DecoderLayer]:
@@ -257,10 +290,24 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _guided(logits: Tensor, guidance: Tensor) -> Tensor:
-        conditional, unconditional = logits.unbind(dim=1)
-        scale = guidance[:, None, None].to(logits.dtype)
+        # In float32: guidance multiplies the small difference of two large numbers.
+        conditional, unconditional = logits.float().unbind(dim=1)
+        scale = guidance[:, None, None]
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
+
+
+def _attend(query: Tensor, memory: Tensor, reach: Reach) -> Tensor:
+    """Attention of query [R, H, Q, E] to memory [R, 2, H, *, E]; slot after slot where `reach` gives lengths."""
+    if isinstance(reach, Tensor):
+        keys, values = memory[..., : reach.shape[-1], :].unbind(1)
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=reach)
+    rows = len(query) // len(reach)
+    attended = [
+        functional.scaled_dot_product_attention(asking, *heard[..., :length, :].unbind(1))
+        for asking, heard, length in zip(query.split(rows), memory.split(rows), reach, strict=True)
+    ]
+    return torch.cat(attended)
 
 
 def _mask(position: Tensor, used: int, dtype: torch.dtype) -> Tensor:

@@ -14,13 +14,16 @@ from queue import SimpleQueue
 
 import torch
 
+from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.musicgen.codec import CodecStream
+from attune_ensemble.musicgen.devices import on_device
 from attune_ensemble.musicgen.failures import as_attune_error
 from attune_ensemble.musicgen.requests import MusicStream
 
 __all__ = ["CodecRunner", "Codes"]
 
 _log = logging.getLogger(__name__)
+_ENDED = "the codec of the music engine has failed; the server's log says more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +40,39 @@ class CodecRunner:
     """Decodes in the order of `submit`, and puts the audio into the streams.
 
     `decoded` is called after each, before a stream ends, with the stream and whether that was its first audio. What
-    fails ends its own stream.
+    fails ends its own stream; what ends the thread ends all that it still had to decode.
     """
 
-    def __init__(self, device: torch.device, decoded: Callable[[MusicStream, bool], None]) -> None:
+    def __init__(
+        self, device: torch.device, decoded: Callable[[MusicStream, bool], None], *, threaded: bool | None = None
+    ) -> None:
+        """`threaded`: on a thread of its own, as it is by default on a GPU."""
         self._decoded = decoded
-        self._queue: SimpleQueue[tuple[Codes, torch.cuda.Event] | None] = SimpleQueue()
+        self._device = device
+        self._queue: SimpleQueue[tuple[Codes, torch.cuda.Event | None] | None] = SimpleQueue()
+        self._submitting = threading.Lock()
+        self._ended = False
         self._thread: threading.Thread | None = None
-        if device.type == "cuda":
-            self._thread = threading.Thread(target=self._run, name="musicgen-codec", daemon=True)
+        if device.type == "cuda" if threaded is None else threaded:
+            self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-codec", daemon=True)
             self._thread.start()
 
     def submit(self, work: Codes) -> None:
-        """Decode it: now, or behind what was submitted before."""
+        """Decode it: now, or behind what was submitted before.
+
+        Raises:
+            ServerUnavailable: the thread has ended.
+        """
         if self._thread is None:
             self._decode(work)
-        else:
+            return
+        event = None
+        if self._device.type == "cuda":
             event = torch.cuda.Event()
             event.record()
+        with self._submitting:
+            if self._ended:
+                raise ServerUnavailable(_ENDED)
             self._queue.put((work, event))
 
     def close(self) -> None:
@@ -64,13 +82,29 @@ class CodecRunner:
             self._thread.join()
 
     def _run(self) -> None:
-        side = torch.cuda.Stream()
-        with torch.cuda.stream(side):
-            while (item := self._queue.get()) is not None:
-                work, ready = item
+        try:
+            side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+            with torch.cuda.stream(side):
+                while (item := self._queue.get()) is not None:
+                    self._take(*item, side)
+        except BaseException:
+            _log.critical("the codec's thread ends", exc_info=True)
+        finally:
+            with self._submitting:
+                self._ended = True
+            while not self._queue.empty():
+                if (item := self._queue.get()) is not None:
+                    item[0].stream.fail(ServerUnavailable(_ENDED))
+
+    def _take(self, work: Codes, ready: torch.cuda.Event | None, side: torch.cuda.Stream | None) -> None:
+        try:
+            if ready is not None and side is not None:
                 side.wait_event(ready)
                 work.codes.record_stream(side)  # their memory must last until this stream has read them
-                self._decode(work)
+            self._decode(work)
+        except Exception as error:
+            _log.exception("decoding music failed")
+            work.stream.fail(as_attune_error(error))
 
     def _decode(self, work: Codes) -> None:
         stream = work.stream

@@ -3,6 +3,10 @@
 The loop admits what waits (first come, first served), steps every slot that may go on, and hands whole frames to the
 codec. A slot waits, without being stepped, while its listener has enough audio that it has not taken. Slots in
 use are kept in front, so that a step is over a slice of the preallocated tensors.
+
+Whatever fails in the loop ends the pieces that play, because their slots may be half changed; those that wait for a
+slot get one. Want of memory ends one piece alone. After a few failures without a step in between the engine gives up:
+it ends every request, and refuses new ones at once.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from dataclasses import dataclass
 
 import torch
 
-from attune_client.protocol.errors import InvalidOption, RequestTimeout
+from attune_client.protocol.errors import InvalidOption, RequestTimeout, ServerUnavailable
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.decoding import CodecRunner, Codes
+from attune_ensemble.musicgen.devices import on_device
 from attune_ensemble.musicgen.failures import EngineBusy, as_attune_error
 from attune_ensemble.musicgen.requests import Generation, MusicStream
 from attune_ensemble.musicgen.state import BatchState, Piece
@@ -32,6 +37,12 @@ from attune_ensemble.musicgen.stepping import Stepper
 __all__ = ["EngineSettings", "MusicGenEngine"]
 
 _log = logging.getLogger(__name__)
+
+_TOLERATED_FAILURES = 3
+"""Failures in a row after which the engine gives up."""
+
+_CLOSED = "the music engine is closing"
+_FAILED = "the music engine has failed and makes no more music; the server's log says more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +104,18 @@ class MusicGenEngine:
         positions = min(math.ceil(settings.window_s * rate), decoder.positions.shape[0])
         self._state = BatchState(decoder, settings.slots, positions, settings.max_prompt_tokens)
         self._stepper = Stepper(self._state)
+        device = decoder.embedding.weight.device
+        on_device(device, self._stepper.prepare)()  # before any request: it takes longer than many steps
         self._kept = max(1, min(round(settings.kept_s * rate), positions - 1))
         self._queue: deque[_Waiting] = deque()
         self._slots: list[_Slot] = []  # in the order of the device's slots; those that are stepped come first
+        self._seating: _Waiting | None = None  # out of the queue, and not yet in its slot
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._gave_up = False
+        self._failures = 0  # in a row
         self._counters = EngineCounters(rate)
-        self._runner = CodecRunner(decoder.embedding.weight.device, self._decoded)
-        self._thread = threading.Thread(target=self._run, name="musicgen-decoder", daemon=True)
+        self._runner = CodecRunner(device, self._decoded)
+        self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-decoder", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a thread that is still computing as the interpreter ends would abort it
 
@@ -112,6 +127,7 @@ class MusicGenEngine:
         Raises:
             InvalidOption: its length is below one frame, or its prompt too long.
             EngineBusy: the queue is full, or the engine is closing.
+            ServerUnavailable: the engine has failed for good.
         """
         frames = round(request.duration_s * self.codec.frame_rate)
         if frames < 1:
@@ -119,10 +135,12 @@ class MusicGenEngine:
         self._conditioner.check(request.prompt)
         stream = MusicStream(request, self.codec.sample_rate, self._wake)
         with self._changed:
+            if self._gave_up:
+                raise ServerUnavailable(_FAILED)
             if self._closing:
-                raise EngineBusy("the music engine is closing")
+                raise EngineBusy(_CLOSED)
             # A free slot counts: those who come at once wait for the loop to seat them.
-            if len(self._slots) + len(self._queue) >= self.settings.slots + self.settings.queue:
+            if len(self._streams()) >= self.settings.slots + self.settings.queue:
                 raise EngineBusy(f"{self.settings.queue} requests for music are waiting already")
             self._queue.append(_Waiting(stream, Piece(frames, request.seed, request.sampling)))
             self._changed.notify_all()
@@ -137,10 +155,16 @@ class MusicGenEngine:
             pass
         self._counters = EngineCounters(self.codec.frame_rate)
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it makes music, as it does until it fails for good."""
+        return not self._gave_up
+
     def statistics(self) -> EngineStatistics:
         """What has been done, and what is going on."""
         with self._changed:
-            return self._counters.read(len(self._slots), len(self._queue))
+            waiting = len(self._queue) + (self._seating is not None)
+            return self._counters.read(len(self._slots), waiting, healthy=self.healthy)
 
     def close(self) -> None:
         """End every request that is not complete, and the engine's threads."""
@@ -155,20 +179,54 @@ class MusicGenEngine:
         with self._changed:
             self._changed.notify_all()
 
+    def _streams(self) -> list[MusicStream]:
+        """Everybody who has a slot or waits for one; to be called with the lock."""
+        waiting = [*self._queue] if self._seating is None else [self._seating, *self._queue]
+        return [slot.stream for slot in self._slots] + [item.stream for item in waiting]
+
     # The decoder's thread
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while self._gather():
-            try:
-                self._advance()
-            except Exception as error:  # whatever it is, the next request must find a working engine
-                _log.exception("a step of the music engine failed")
-                self._give_up(error)
-        for slot in self._slots:
-            slot.stream.fail(EngineBusy("the music engine was closed"))
-        for waiting in self._queue:
-            waiting.stream.fail(EngineBusy("the music engine was closed"))
+        gave_up = False
+        try:
+            while self._turn():
+                pass
+        except BaseException:  # whatever it is, nobody may wait for a thread that has ended
+            _log.critical("the music engine gives up", exc_info=True)
+            gave_up = True
+        with self._changed:
+            self._gave_up = gave_up
+            streams = self._streams()
+        for stream in streams:
+            stream.fail(ServerUnavailable(_FAILED) if gave_up else EngineBusy(_CLOSED))
+
+    def _turn(self) -> bool:
+        """One step; False when the engine closes. Raises where it makes no sense to go on."""
+        try:
+            if not self._gather():
+                return False
+            self._advance()
+            self._failures = 0
+        except Exception as error:  # the next request must find a working engine
+            _log.exception("the music engine failed")
+            self._failures += 1
+            self._start_over(error)
+            if self._failures == _TOLERATED_FAILURES:
+                raise
+        return True
+
+    def _start_over(self, cause: Exception) -> None:
+        """End what was in the slots, which may be half changed, and whatever was about to get one."""
+        with self._changed:
+            streams = [slot.stream for slot in self._slots]
+            if self._seating is not None:
+                streams.append(self._seating.stream)
+            self._slots, self._seating = [], None
+        for stream in streams:
+            stream.fail(as_attune_error(cause))
+        for _ in streams:
+            self._counters.failed()
 
     def _gather(self) -> bool:
         """Let requests leave and join until there is a slot to step; False when the engine closes."""
@@ -186,7 +244,9 @@ class MusicGenEngine:
                     self._changed.wait(timeout=0.1 if self._queue or self._slots else None)
 
     def _remove_ended(self) -> None:
-        for stream in [slot.stream for slot in self._slots] + [item.stream for item in self._queue]:
+        with self._changed:
+            streams = self._streams()
+        for stream in streams:
             if stream.overdue:
                 stream.fail(RequestTimeout("the music was not finished in time"))
         for index in reversed(range(len(self._slots))):
@@ -199,28 +259,44 @@ class MusicGenEngine:
         """Free a slot: the last one takes its place."""
         last = len(self._slots) - 1
         self._swap(index, last)
-        self._slots.pop()
+        with self._changed:
+            self._slots.pop()
 
     def _admit(self) -> None:
         while len(self._slots) < self.settings.slots:
             with self._changed:
-                if not self._queue:
-                    return
-                waiting = self._queue.popleft()
-            self._begin(waiting)
+                self._seating = self._next_waiting()
+            if self._seating is None:
+                return
+            self._begin(self._seating)
+
+    def _next_waiting(self) -> _Waiting | None:
+        """Take the first one out of the queue that has not been given up meanwhile; to be called with the lock."""
+        while self._queue:
+            waiting = self._queue.popleft()
+            if waiting.stream.overdue:
+                waiting.stream.fail(RequestTimeout("the music was not finished in time"))
+            if not waiting.stream.ended:
+                return waiting
+        return None
 
     def _begin(self, waiting: _Waiting) -> None:
+        slot, stream = None, waiting.stream
         try:
-            text = self._conditioner.states(waiting.stream.request.prompt, self._decoder.shape.width)
+            text = self._conditioner.states(stream.request.prompt, self._decoder.shape.width)
             self._state.begin(len(self._slots), waiting.piece, text)
+            first = max(1, math.ceil(self.settings.first_chunk_s * self.codec.frame_rate))
+            slot = _Slot(stream, waiting.piece, self.codec.stream(), first)
+            self._counters.admitted(time.monotonic() - stream.submitted_s)
         except Exception as error:
             _log.exception("a request for music could not begin")
+            slot = None
+            stream.fail(as_attune_error(error))
             self._counters.failed()
-            waiting.stream.fail(as_attune_error(error))
-            return
-        self._counters.admitted(time.monotonic() - waiting.stream.submitted_s)
-        first = max(1, math.ceil(self.settings.first_chunk_s * self.codec.frame_rate))
-        self._slots.append(_Slot(waiting.stream, waiting.piece, self.codec.stream(), first))
+        with self._changed:
+            self._seating = None
+            if slot is not None:
+                self._slots.append(slot)
 
     def _arrange(self) -> None:
         """Decide who waits for its listener, and bring the others to the front."""
@@ -243,10 +319,16 @@ class MusicGenEngine:
     def _advance(self) -> None:
         """Step the slots in front once, and pass on what became whole."""
         running = [slot for slot in self._slots if not slot.waiting]
-        for index, slot in enumerate(running):
-            if slot.position == self._state.positions:
-                self._slide(index, slot)
-        self._stepper.step(len(running), max(slot.position for slot in running) + 1)
+        try:
+            for index, slot in enumerate(running):
+                if slot.position == self._state.positions:
+                    culprit = slot
+                    self._slide(index, slot)
+            culprit = max(running, key=lambda slot: slot.stream.submitted_s)
+            self._stepper.step(len(running), max(slot.position for slot in running) + 1)
+        except torch.cuda.OutOfMemoryError as error:
+            self._make_room(culprit, error)
+            return
         self._counters.stepped()
         for index, slot in enumerate(running):
             slot.position += 1
@@ -288,13 +370,13 @@ class MusicGenEngine:
             self._counters.finished()
         self._runner.submit(Codes(slot.stream, slot.codec, codes, final))
 
-    def _give_up(self, cause: Exception) -> None:
-        """End what may have caused a failure: for want of memory the youngest request alone, otherwise all of them."""
-        running = [slot for slot in self._slots if not slot.waiting]
-        guilty = running[-1:] if isinstance(cause, torch.cuda.OutOfMemoryError) else running
-        for slot in guilty:
-            self._counters.failed()
-            slot.stream.fail(as_attune_error(cause))
+    def _make_room(self, culprit: _Slot, cause: Exception) -> None:
+        """End one piece for want of memory: its window is half slid, or it came last. The others repeat the step."""
+        _log.error("a piece ends for want of memory", exc_info=cause)
+        culprit.stream.fail(as_attune_error(cause))
+        self._counters.failed()
+        for index, slot in enumerate(self._slots):
+            self._state.position[index] = slot.position  # as the failed step may have moved some
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

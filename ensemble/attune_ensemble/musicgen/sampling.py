@@ -11,36 +11,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["choose", "uniform_noise"]
+__all__ = ["choose", "gumbel", "uniform_noise"]
 
 # Constants of the finalisers of SplitMix64, as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_FRACTION_BITS = 24
+# With a half added they still fit into float32's 24 bits: one bit more would round the largest up to 1, whose Gumbel
+# noise is infinite.
+_FRACTION_BITS = 23
 
 
 def choose(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, seed: Tensor, position: Tensor) -> Tensor:
     """Return tokens [S, K] of logits [S, K, V].
 
     `temperature` and `top_p` are [S] float32; `top_k`, `seed` and `position` are [S] int64. Rows of temperature 0 take
-    the likeliest token.
+    the likeliest token. A token that top-k or top-p leaves out is never chosen, and one whose logit is no number only
+    where there is no other.
     """
+    logits = logits.float().nan_to_num(nan=torch.finfo(torch.float32).min)  # infinite ones become the largest
     greedy = logits.argmax(dim=-1)  # [S, K]
-    scaled = logits.float() / temperature.clamp(min=1e-6)[:, None, None]
+    # Below zero, so that no division by a small temperature reaches +inf.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature.clamp(min=1e-6)[:, None, None]
     ordered, order = scaled.sort(dim=-1, descending=True)  # [S, K, V]
     rank = torch.arange(logits.shape[-1], device=logits.device)
     limit = torch.where(top_k > 0, top_k, logits.shape[-1])[:, None, None]
-    ordered = ordered.masked_fill(rank >= limit, float("-inf"))
-    probability = ordered.softmax(dim=-1)
-    # A token stays if those before it hold less than top_p; the first always does.
+    left_out = rank >= limit
+    probability = ordered.masked_fill(left_out, float("-inf")).softmax(dim=-1)
+    # A token stays if those before it hold less than top_p; the first always does. The sum of all may round to 1.
     before = probability.cumsum(dim=-1) - probability
-    ordered = ordered.masked_fill((before >= top_p[:, None, None]) & (rank > 0), float("-inf"))
-    noise = uniform_noise(seed, position, logits.shape[1], logits.shape[2]).gather(-1, order)
-    gumbel = -torch.log(-torch.log(noise))
-    best = (ordered + gumbel).argmax(dim=-1, keepdim=True)
+    share = torch.where(top_p < 1, top_p, torch.inf)[:, None, None]
+    left_out = left_out | ((before >= share) & (rank > 0))
+    noise = gumbel(uniform_noise(seed, position, logits.shape[1], logits.shape[2])).gather(-1, order)
+    best = (ordered + noise).masked_fill(left_out, float("-inf")).argmax(dim=-1, keepdim=True)
     sampled = order.gather(-1, best).squeeze(-1)
     return torch.where(temperature[:, None] > 0, sampled, greedy)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Gumbel noise of numbers strictly between 0 and 1."""
+    return -torch.log(-torch.log(uniform))
 
 
 def uniform_noise(seed: Tensor, position: Tensor, codebooks: int, vocabulary: int) -> Tensor:
@@ -49,8 +59,12 @@ def uniform_noise(seed: Tensor, position: Tensor, codebooks: int, vocabulary: in
     token = torch.arange(vocabulary, device=seed.device)[None, None, :]
     stream = _mix(_mix(seed) + position)  # [S]
     bits = _mix(stream[:, None, None] + (codebook * vocabulary + token) * _GOLDEN)
-    fraction = (bits >> (64 - _FRACTION_BITS)) & ((1 << _FRACTION_BITS) - 1)
-    return (fraction.float() + 0.5) / (1 << _FRACTION_BITS)
+    return _between_0_and_1(bits)
+
+
+def _between_0_and_1(bits: Tensor) -> Tensor:
+    """The middle of the one of 2^23 equal intervals that the upper bits of 64-bit integers name."""
+    return (_shifted(bits, 64 - _FRACTION_BITS).float() + 0.5) / (1 << _FRACTION_BITS)
 
 
 def _mix(value: Tensor) -> Tensor:

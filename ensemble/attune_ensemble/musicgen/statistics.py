@@ -11,6 +11,7 @@ from statistics import median
 __all__ = ["METRICS", "EngineCounters", "EngineStatistics"]
 
 METRICS = {
+    "musicgen_healthy": "1 while it takes requests, 0 once it has failed for good",
     "musicgen_active_slots": "Requests in the running batch",
     "musicgen_waiting_requests": "Requests that wait for a slot",
     "musicgen_steps_per_second": "Steps of the decoder in a second, over the last ten",
@@ -23,6 +24,7 @@ METRICS = {
 """Name and meaning of each metric."""
 
 _RATE_WINDOW_S = 10.0
+_GRAIN_S = 0.1
 _REMEMBERED = 100
 
 
@@ -30,6 +32,7 @@ _REMEMBERED = 100
 class EngineStatistics:
     """What is going on now, and totals since the start; times are in seconds."""
 
+    healthy: bool
     active: int
     waiting: int
     steps: int
@@ -44,6 +47,7 @@ class EngineStatistics:
     def metrics(self) -> dict[str, float]:
         """The values of :data:`METRICS`, by name."""
         values = (
+            self.healthy,
             self.active,
             self.waiting,
             self.steps_per_s,
@@ -63,7 +67,8 @@ class EngineCounters:
         self._frame_rate = frame_rate
         self._lock = threading.Lock()
         self._steps = self._frames = self._finished = self._failed = 0
-        self._recent: deque[tuple[float, int, int]] = deque([(time.monotonic(), 0, 0)])
+        self._born_s = time.monotonic()
+        self._recent: deque[tuple[float, int, int]] = deque()  # when, and how many steps and frames, a tenth at a time
         self._first_audio_s: deque[float] = deque(maxlen=_REMEMBERED)
         self._queue_wait_s: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -71,16 +76,27 @@ class EngineCounters:
         """One step of the decoder was made."""
         with self._lock:
             self._steps += 1
-            now = time.monotonic()
-            if now - self._recent[-1][0] > _RATE_WINDOW_S / 10:
-                self._recent.append((now, self._steps, self._frames))
-                while now - self._recent[0][0] > _RATE_WINDOW_S:
-                    self._recent.popleft()
+            self._count(1, 0)
 
     def made(self, frames: int) -> None:
         """Frames became whole."""
         with self._lock:
             self._frames += frames
+            self._count(0, frames)
+
+    def _count(self, steps: int, frames: int) -> None:
+        """Add to what was done in this tenth of a second, and forget what is too old."""
+        now_s = time.monotonic()
+        if self._recent and now_s - self._recent[-1][0] < _GRAIN_S:
+            since_s, steps_before, frames_before = self._recent.pop()
+            self._recent.append((since_s, steps_before + steps, frames_before + frames))
+        else:
+            self._recent.append((now_s, steps, frames))
+        self._forget(now_s)
+
+    def _forget(self, now_s: float) -> None:
+        while self._recent and now_s - self._recent[0][0] > _RATE_WINDOW_S:
+            self._recent.popleft()
 
     def finished(self) -> None:
         """A request came to its end."""
@@ -102,20 +118,22 @@ class EngineCounters:
         with self._lock:
             self._first_audio_s.append(after_s)
 
-    def read(self, active: int, waiting: int) -> EngineStatistics:
-        """Everything now."""
+    def read(self, active: int, waiting: int, *, healthy: bool = True) -> EngineStatistics:
+        """Everything now. Rates are over the last ten seconds, or as long as there were any, idle ones included."""
         with self._lock:
-            then_s, steps, frames = self._recent[0]
-            elapsed_s = max(time.monotonic() - then_s, 1e-9)
+            now_s = time.monotonic()
+            self._forget(now_s)
+            window_s = max(min(_RATE_WINDOW_S, now_s - self._born_s), _GRAIN_S)
             return EngineStatistics(
+                healthy=healthy,
                 active=active,
                 waiting=waiting,
                 steps=self._steps,
                 frames=self._frames,
                 finished=self._finished,
                 failed=self._failed,
-                steps_per_s=(self._steps - steps) / elapsed_s,
-                audio_per_s=(self._frames - frames) / self._frame_rate / elapsed_s,
+                steps_per_s=sum(steps for _, steps, _ in self._recent) / window_s,
+                audio_per_s=sum(frames for _, _, frames in self._recent) / self._frame_rate / window_s,
                 first_audio_s=median(self._first_audio_s or [0.0]),
                 queue_wait_s=median(self._queue_wait_s or [0.0]),
             )

@@ -94,7 +94,8 @@ class Adapter:
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
         self._watch = Watch(spec.name, pb_utils.Logger.log_error)
-        self.device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
+        on_gpu = args["model_instance_kind"] == "GPU"
+        self.device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
     def answer(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> list[Any]:
