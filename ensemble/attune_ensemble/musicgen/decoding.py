@@ -57,6 +57,11 @@ class CodecRunner:
             self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-codec", daemon=True)
             self._thread.start()
 
+    @property
+    def healthy(self) -> bool:
+        """Whether it decodes."""
+        return not self._ended
+
     def submit(self, work: Codes) -> None:
         """Decode it: now, or behind what was submitted before.
 
@@ -82,6 +87,7 @@ class CodecRunner:
             self._thread.join()
 
     def _run(self) -> None:
+        item = None
         try:
             side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
             with torch.cuda.stream(side):
@@ -89,12 +95,12 @@ class CodecRunner:
                     self._take(*item, side)
         except BaseException:
             _log.critical("the codec's thread ends", exc_info=True)
-        finally:
-            with self._submitting:
-                self._ended = True
-            while not self._queue.empty():
-                if (item := self._queue.get()) is not None:
-                    item[0].stream.fail(ServerUnavailable(_ENDED))
+        with self._submitting:
+            self._ended = True
+        while item is not None or not self._queue.empty():
+            if item is not None:
+                item[0].stream.fail(ServerUnavailable(_ENDED))
+            item = None if self._queue.empty() else self._queue.get()
 
     def _take(self, work: Codes, ready: torch.cuda.Event | None, side: torch.cuda.Stream | None) -> None:
         try:

@@ -212,7 +212,7 @@ class MusicGenEngine:
             _log.exception("the music engine failed")
             self._failures += 1
             self._start_over(error)
-            if self._failures == _TOLERATED_FAILURES:
+            if self._failures == _TOLERATED_FAILURES or not self._runner.healthy:
                 raise
         return True
 
