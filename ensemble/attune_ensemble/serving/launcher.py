@@ -120,6 +120,7 @@ class Server:
         try:
             self._launch()
             self._wait_until_ready()
+            self._hide_regions()
         except BaseException:
             self.stop()
             raise
@@ -154,7 +155,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            for region in _SHM_DIR.glob(f"{self._shm_prefix}*"):
+            for region in self._regions():
                 region.unlink(missing_ok=True)
 
     def wait(self) -> int:
@@ -179,6 +180,15 @@ class Server:
     @property
     def _shm_prefix(self) -> str:
         return f"{Path(self._scratch.name).name}-"
+
+    def _regions(self) -> list[Path]:
+        """The shared memory through which requests pass."""
+        return list(_SHM_DIR.glob(f"{self._shm_prefix}*"))
+
+    def _hide_regions(self) -> None:
+        """Let nobody else read what people say: the server makes its regions readable to every user of the machine."""
+        for region in self._regions():
+            region.chmod(0o600)
 
     def _command(self, layout: ServerLayout) -> list[str]:
         arguments = {
