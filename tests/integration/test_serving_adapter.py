@@ -389,8 +389,10 @@ def test_nothing_is_left_when_the_server_stops(tmp_path, server):
     with second:
         processes = list(second.process_ids())
         regions = list(Path("/dev/shm").glob(f"{second.name}-*"))
+        modes = {region.stat().st_mode & 0o777 for region in regions}
     assert len(processes) == 2
     assert regions
+    assert modes == {0o600}  # what people say passes through them
     assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
     assert not any(region.exists() for region in regions)
 

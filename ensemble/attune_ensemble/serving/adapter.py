@@ -363,7 +363,10 @@ def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_
             if item is end:
                 return
             if isinstance(item, Exception):
-                raise item
+                try:
+                    raise item
+                finally:
+                    del item  # it holds this frame, and so the request's tensors, until somebody collects the circle
             yield item
 
 
