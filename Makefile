@@ -31,7 +31,7 @@ export: setup  ## fetch the pinned weights and export the models into model_repo
 
 run: export  ## speech in, music out: serve, send a recorded clip, write out/music.wav and out/session.json
 	@$(BIN)/attune serve --free-ports -- \
-		$(BIN)/attune play $(SAMPLE) --seconds $(SECONDS) -o out/music.wav --session out/session.json
+		$(BIN)/attune play $(SAMPLE) --seconds $(SECONDS) --force -o out/music.wav --session out/session.json
 
 serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (HTTP) until interrupted
 	@$(BIN)/attune serve

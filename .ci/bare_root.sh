@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # `make run` on a bare Debian: Python, make and git, and nothing else. Needs root and the package debootstrap.
 #
-#   .ci/bare_root.sh FOLDER [SUITE]     # bookworm (Python 3.11), trixie (3.13); FOLDER is made, and kept for a second call
+#   .ci/bare_root.sh FOLDER [SUITE [TARGET]]     # bookworm (Python 3.11), trixie (3.13); FOLDER is kept for a second call
 #
-# First `make run` has to say within two seconds what to install; that is installed, and then it has to work. What
+# First `make` has to say within two seconds what to install; that is installed, and then it has to work. What
 # this machine's pip is told (indexes, certificates, folders of wheels) holds inside as well.
 set -euo pipefail
 root=$(realpath -m "$1")
 suite=${2:-bookworm}
+target=${3:-run}
 cd "$(dirname "$0")/.."
 packages=python3,python3-venv,make,git,ca-certificates
 
 [ -e "$root/etc/debian_version" ] ||
-	debootstrap --variant=minbase --include="$packages" "$suite" "$root" http://deb.debian.org/debian
+	debootstrap --variant=minbase --include="$packages" "$suite" "$root"
 
 mounted=()
 bind() {
@@ -45,11 +46,13 @@ inside() {
 }
 
 log=$(mktemp)
-if SECONDS=0 && ! inside make -C /attune run 2>&1 | tee "$log" && [ "$SECONDS" -le 2 ]; then
+SECONDS=0
+if ! inside make -C /attune "$target" 2>&1 | tee "$log"; then
+	[ "$SECONDS" -le 2 ] || exit 1
 	cure=$(grep -oE 'apt-get install -y .*' "$log")
 	echo "+ $cure"
 	inside sh -c "apt-get update -qq && DEBIAN_FRONTEND=noninteractive $cure" > "$log" 2>&1 || { cat "$log"; exit 1; }
-	inside make -C /attune run
+	inside make -C /attune "$target"
 fi
-test -s "$root/attune/out/music.wav"
+[ "$target" != run ] || test -s "$root/attune/out/music.wav"
 inside /attune/.venv/bin/python --version

@@ -8,7 +8,8 @@ set -u
 here=$(dirname "$0")
 interpreter=$here/../ensemble/attune_ensemble/serving/interpreter.py
 managed=3.12     # the version asked of uv
-disk_gb=4        # packages 2.2, weights and server 0.5, exported models 0.5; PyTorch for CUDA would add 5
+disk_gb=4        # packages 2.2, weights and server 0.5, exported models 0.5
+cuda_gb=9        # where the package index's PyTorch brings CUDA
 glibc=2.35       # the packaged server's
 lacking=         # a line each: sentence, tab, package
 as_root=$([ "$(id -u)" = 0 ] || echo "sudo ")
@@ -28,6 +29,8 @@ check_platform() {
 	free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
 	[ "$free" -ge "$disk_gb" ] || [ -e .venv/.installed ] ||
 		fail "about $disk_gb GB of disk are needed here, and $free GB are free."
+	[ "$free" -ge "$cuda_gb" ] || [ -e .venv/.installed ] ||
+		echo "$free GB of disk are free: enough, but not where the package index's PyTorch brings CUDA ($cuda_gb GB)." >&2
 }
 
 # Print the path of $1 if Attune can use it; otherwise remember what it lacks.

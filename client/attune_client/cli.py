@@ -6,12 +6,14 @@ missing says which extra to install.
 
 from __future__ import annotations
 
+import difflib
 import os
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
 
+from attune_client.failures import DEBUG_VARIABLE, one_line_errors
 from attune_client.installation import DISTRIBUTION, install_command
 from attune_client.protocol.privacy import NO_TELEMETRY
 
@@ -28,7 +30,7 @@ class EntryPointGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the sub-commands, sorted."""
-        return sorted(point.name for point in entry_points(group=self._entry_point_group))
+        return sorted({point.name for point in entry_points(group=self._entry_point_group)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The sub-command of that name, imported now; one whose extra is missing explains itself."""
@@ -36,6 +38,30 @@ class EntryPointGroup(click.Group):
         for point in entry_points(group=self._entry_point_group, name=cmd_name):
             return _load(point)
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; an unknown name is answered with those that resemble it."""
+        names = self.list_commands(ctx)
+        if not ctx.resilient_parsing and args[0] not in names and not args[0].startswith("-"):
+            near = " or ".join(repr(name) for name in difflib.get_close_matches(args[0], names))
+            ctx.fail(f"there is no command {args[0]!r}" + (f"; did you mean {near}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+class MainGroup(EntryPointGroup):
+    """The whole command: what any sub-command raises becomes one line."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the arguments; `--help` and `--version` are answered here."""
+        with one_line_errors(debug=False):
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the sub-command."""
+        with one_line_errors(debug=ctx.params["debug"]):
+            return super().invoke(ctx)
 
 
 def _load(point: EntryPoint) -> click.Command:
@@ -62,12 +88,13 @@ def _unavailable(point: EntryPoint, missing: str) -> click.Command:
 
 
 @click.group(
-    cls=EntryPointGroup,
+    cls=MainGroup,
     entry_point_group=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name=DISTRIBUTION)
-def main() -> None:
+@click.option("--debug", is_flag=True, envvar=DEBUG_VARIABLE, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
     """Speech in, therapeutic music out."""
 
 

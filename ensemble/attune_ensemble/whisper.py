@@ -91,9 +91,16 @@ class Heard:
 class Whisper:
     """Whisper through faster-whisper (CTranslate2), on arrays: its audio decoder is never loaded."""
 
+    # `device`: cpu, or a GPU such as cuda:1.
     def __init__(self, model_dir: Path, device: str, compute_type: str, threads: int, beam_size: int) -> None:
+        kind, _, index = device.partition(":")
         self._model = import_without_pyav("faster_whisper").WhisperModel(
-            str(model_dir), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
+            str(model_dir),
+            device=kind,
+            device_index=int(index or 0),
+            compute_type=compute_type,
+            cpu_threads=threads,
+            local_files_only=True,
         )
         tokenizer = import_without_pyav("faster_whisper.tokenizer").Tokenizer
         # The weights are multilingual, the text tower behind them is English.

@@ -1,16 +1,76 @@
 #!/bin/sh
-# Everything of MusicGen that only a GPU can show, in one call: parity under CUDA graphs, then tables and plots.
+# Everything of MusicGen that only a GPU can show: parity under CUDA graphs, then tables.
 #
-#   ensemble/benchmarks/gpu.sh [OUTPUT_DIR]
+#   ensemble/benchmarks/gpu.sh [STAGE...]
 #
-# In an environment with the extras train and dev and torch for CUDA. About twenty minutes on an H100.
-set -eu
-out=${1:-out/gpu}
-mkdir -p "$out"
-python -m pytest -q -p no:cacheprovider tests/unit/test_musicgen_engine.py | tee "$out/parity.txt"
-for size in small medium; do
-    attune bench music --size "$size" --device cuda --check-quality --seconds 10 | tee "$out/$size-fidelity.txt"
-    attune bench music --size "$size" --device cuda --batch 1,8,32 --seconds 10 --compile --repeats 3 \
-        --plot "$out/$size.png" | tee "$out/$size.txt"
-    attune bench music --size "$size" --device cuda --batch 64 --seconds 30 --repeats 1 | tee "$out/$size-64.txt"
-done
+# Stages, each below ten minutes on an H100: parity, and for each SIZE (small, medium, large) SIZE, SIZE-many,
+# SIZE-fidelity and SIZE-compile. Without any: those of small and medium, most important first.
+# Settings: OUT=out/gpu, the folder to write; LIMIT_S=570, after which a stage is stopped; PYTHON=python.
+# Rehearsal where there is no GPU: DEVICE=cpu ensemble/benchmarks/gpu.sh parity tiny tiny-many tiny-fidelity
+#
+# It needs a clone, torch, transformers, pytest and hypothesis; nothing of Attune has to be installed. Every row is in
+# OUT as soon as it is measured (STAGE.jsonl), a stage that fails costs no other one, and the status says whether any did.
+set -u
+cd "$(dirname "$0")/../.." || exit
+OUT=${OUT:-out/gpu} LIMIT_S=${LIMIT_S:-570} PYTHON=${PYTHON:-python} DEVICE=${DEVICE:-cuda}
+PYTHONPATH=client:ensemble${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+mkdir -p "$OUT" || exit
+failed=
+
+# limited STAGE COMMAND...: its output into STAGE.txt, and what it says meanwhile into STAGE.log.
+limited() {
+    stage=$1; shift
+    echo "== $stage: $*"
+    timeout --kill-after=10 "$LIMIT_S" "$@" >"$OUT/$stage.txt" 2>"$OUT/$stage.log"
+    status=$?
+    if [ "$status" -ne 0 ]; then
+        failed="$failed $stage"
+        echo "== $stage ended with status $status (124: stopped after $LIMIT_S s); the end of $OUT/$stage.log:"
+        tail -n 15 "$OUT/$stage.log"
+    fi
+}
+
+# What there is of the tables, where the measurement did not come to its end.
+measured() {
+    stage=$1; shift
+    limited "$stage" "$PYTHON" -m attune_ensemble.musicgen.benchmark --device "$DEVICE" --budget 15 \
+        --record "$OUT/$stage.jsonl" "$@"
+    if [ ! -s "$OUT/$stage.txt" ] && [ -s "$OUT/$stage.jsonl" ]; then
+        "$PYTHON" -m attune_ensemble.musicgen.benchmark --from "$OUT/$stage.jsonl" >"$OUT/$stage.txt"
+    fi
+    grep -v '^{' "$OUT/$stage.txt"
+}
+
+run() {
+    size=${1%%-*} length=10
+    if [ "$size" = tiny ]; then length=1; fi
+    case $1 in
+    parity)
+        # No plugin of pytest's that a bare environment lacks, and no conftest, which wants the client's libraries.
+        limited parity "$PYTHON" -m pytest --noconftest -p no:cacheprovider -W ignore -o addopts= -q \
+            tests/unit/test_musicgen_device.py tests/unit/test_musicgen_stepping.py tests/unit/test_musicgen_engine.py
+        tail -n 30 "$OUT/parity.txt"
+        ;;
+    tiny) measured "$1" --size tiny --batch 1,2 --seconds 1 --repeats 2 ;;
+    tiny-many) measured "$1" --size tiny --batch 4 --seconds 1 --repeats 1 ;;
+    small | medium | large) measured "$1" --size "$size" --batch 1,8,32 --seconds 10 ;;
+    # As many as a card of 80 GB holds with half a minute each.
+    small-many) measured "$1" --size "$size" --batch 64 --seconds 30 --repeats 1 ;;
+    medium-many | large-many) measured "$1" --size "$size" --batch 24 --seconds 30 --repeats 1 ;;
+    *-compile) measured "$1" --size "$size" --batch 8 --seconds 10 --repeats 1 --compile ;;
+    *-fidelity)
+        limited "$1" "$PYTHON" -m attune_ensemble.musicgen.benchmark --device "$DEVICE" --size "$size" \
+            --check-quality --seconds "$length"
+        grep -v '^{' "$OUT/$1.txt"
+        ;;
+    *) echo "there is no stage $1" >&2; failed="$failed $1" ;;
+    esac
+}
+
+if [ $# -eq 0 ]; then
+    set -- parity small medium small-many medium-many small-fidelity medium-fidelity small-compile medium-compile
+fi
+for name in "$@"; do run "$name"; done
+if [ -n "$failed" ]; then echo "== failed:$failed"; exit 1; fi
+echo "== all done; the results are in $OUT"

@@ -174,10 +174,13 @@ def test_a_missing_file_is_named():
     assert "nowhere.wav" in result.output
 
 
+COMMAND_MODULES = ("analysis", "listing", "options", "playing")
+
+
 def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
-    for name in ("attune_client.commands", "attune_client.aio", "attune_client.client", "attune_client.wire"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("aio", "client", "wire", "commands", *(f"commands.{part}" for part in COMMAND_MODULES)):
+        monkeypatch.delitem(sys.modules, f"attune_client.{name}", raising=False)
     point = EntryPoint("play", "attune_client.commands:play [client]", cli.COMMANDS)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
     result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])

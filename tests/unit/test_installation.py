@@ -158,6 +158,14 @@ def test_a_machine_that_cannot_serve_is_told_so(machine, tool, script, said):
     assert re.search(said, done.stderr)
 
 
+def test_a_disk_that_may_be_too_small_is_a_remark(machine):
+    machine.program("python3", python_that_lacks())
+    machine.program("df", "echo header; echo / 9 9 6291456 9 /")
+    done = machine.check()
+    assert done.returncode == 0
+    assert "6 GB of disk are free: enough, but not where" in done.stderr
+
+
 def test_a_program_that_is_not_there_is_named(machine):
     assert "there is no program python9" in machine.check("python9").stderr
 

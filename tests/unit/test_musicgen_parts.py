@@ -25,7 +25,7 @@ from attune_ensemble.musicgen import sampling as sampling_module
 from attune_ensemble.musicgen.codec import ChunkedCodec
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.loading import CheckpointError
+from attune_ensemble.musicgen.loading import CheckpointError, numerics_on
 from attune_ensemble.musicgen.music_engine import load_engine
 from attune_ensemble.musicgen.sampling import choose, gumbel, uniform_noise
 from attune_ensemble.musicgen.state import BatchState, Piece
@@ -352,6 +352,24 @@ def test_workers_stay_awake_where_musicgen_plays(checkpoint, monkeypatch):
     assert "OMP_WAIT_POLICY" in os.environ
     create_engine("musicgen", EngineOptions(musicgen=checkpoint))
     assert "OMP_WAIT_POLICY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("device", "numerics", "message"),
+    [
+        ("cpu", "fp16", "one of int8, float32, bfloat16 on cpu; got 'fp16'"),
+        ("cuda", "fp16", "one of bfloat16, float16, float32 on cuda; got 'fp16'"),
+        ("cuda:1", "int8", "one of bfloat16, float16, float32 on cuda:1; got 'int8'"),
+    ],
+)
+def test_numerics_that_there_are_not_are_named_before_anything_is_loaded(tmp_path, device, numerics, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_engine(tmp_path, device, numerics, slots=1, queue=1)
+
+
+@pytest.mark.parametrize(("device", "usual"), [("cpu", "int8"), ("cuda", "bfloat16"), ("cuda:1", "bfloat16")])
+def test_every_device_has_its_usual_numerics(device, usual):
+    assert numerics_on(device) == usual
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):

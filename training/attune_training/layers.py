@@ -9,6 +9,7 @@ Letters: B batch, Q queries, K keys, F audio frames, L tokens, d hidden width. M
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,10 +22,16 @@ __all__ = [
     "MultiHeadAttention",
     "SigmoidGate",
     "attend",
+    "full_precision",
     "length_mask",
     "masked_mean",
     "on_the_scale",
 ]
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Leave autocast, which not every kind of device has."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:

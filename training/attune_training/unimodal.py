@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attune_training.config import PretrainedSources, UnimodalConfig
-from attune_training.layers import AttentionPooling, EncoderLayer, on_the_scale
+from attune_training.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
 from attune_training.regressor import EmotionModel, Pooled
 from attune_training.towers import build_audio_tower
 
@@ -32,11 +32,20 @@ class GruLayers(nn.Module):
 
     def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         """Map features [B, F, D] to [B, F, D], zero where frame_mask [B, F] is false."""
-        lengths = frame_mask.sum(dim=1).cpu()
-        with torch.autocast(features.device.type, enabled=False):  # A GRU's weights and inputs must be of one type.
-            packed = pack_padded_sequence(features.float(), lengths, batch_first=True, enforce_sorted=False)
+        lengths, order = self.lengths(frame_mask).sort(descending=True)
+        by_length, as_before = (indices.to(features.device) for indices in (order, order.argsort()))
+        with full_precision(features.device):  # A GRU's weights and inputs must be of one type.
+            packed = pack_padded_sequence(features.float()[by_length], lengths, batch_first=True)
             hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=features.shape[1])
-        return hidden
+        return hidden[as_before]
+
+    @staticmethod
+    def lengths(frame_mask: Tensor) -> Tensor:
+        """Return how many frames each row of frame_mask [B, F] has, [B] on the CPU, where a packed sequence wants it.
+
+        A GPU's queue is waited for here, once a step.
+        """
+        return frame_mask.sum(dim=1).cpu()
 
 
 class TransformerLayers(nn.Module):

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import re
 
+from attune_client.protocol.foreign_text import without_internals
+
 __all__ = [
     "MAX_MESSAGE",
     "AttuneError",
@@ -214,4 +216,4 @@ def from_wire(text: str) -> AttuneError:
     The server prefixes the messages of models that other models call, so the code may stand anywhere in the text.
     """
     found = _CODE.search(text)
-    return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(text)
+    return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(without_internals(text))

@@ -3,6 +3,8 @@
 The decoder is a convolution over frames, an LSTM, and convolutions that upsample. The LSTM goes on from its state; the
 convolutions see a few frames more on either side than are kept. At the true ends the layers' own padding applies.
 
+It computes in float32 on any device: errors in it are heard, and it is a small part of the time.
+
 Letters: K codebooks, C channels, F frames, N samples, W width.
 """
 
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from attune_ensemble.musicgen.devices import exact_convolutions
+
 __all__ = ["ChunkedCodec", "CodecStream"]
 
 Audio = npt.NDArray[np.float32]
@@ -24,14 +28,20 @@ Audio = npt.NDArray[np.float32]
 class ChunkedCodec:
     """The weights, shared by every stream; made from transformers' `EncodecModel`."""
 
-    def __init__(self, model: Any, channels: int) -> None:
-        """Take over `model`, the codec of one channel; stereo music is two of them side by side."""
+    def __init__(self, model: Any, channels: int, device: str | torch.device | None = None) -> None:
+        """Take over `model`, the codec of one channel; stereo music is two of them side by side.
+
+        With `device` it moves there.
+        """
         self.channels = channels
         self.sample_rate: int = model.config.sampling_rate
         self.samples_per_frame = int(np.prod(model.config.upsampling_ratios))
         self.frame_rate = self.sample_rate / self.samples_per_frame
         self.quantizer = model.quantizer
         _fold_weight_norm(model.decoder)
+        _keep_sizes_on_the_host(model.decoder)
+        if device is not None:
+            model.to(device)
         first, lstm, *rest = model.decoder.layers
         self.first, self.lstm, self.rest = first, lstm.lstm, nn.ModuleList(rest)
         self.first_context = (int(first.kernel_size) - 1) // 2 + 1
@@ -71,14 +81,21 @@ class CodecStream:
         self._state: Any = None
         self._frames = self._recurrent = self._heard = 0
 
-    @torch.inference_mode()
     def push(self, codes: Tensor, *, final: bool = False) -> Audio:
         """Samples [N, C] that `codes` [K, F] make certain; with `final` everything that is left."""
-        if codes.shape[1]:
-            self._embedded = _joined(self._embedded, self._codec.embed(codes))
-            self._frames += codes.shape[1]
-        self._run_recurrent(final)
-        return self._run_upsampling(final)
+        audio: Audio = self.advance(codes, final=final).cpu().numpy()
+        return audio
+
+    @torch.inference_mode()
+    def advance(self, codes: Tensor, *, final: bool = False) -> Tensor:
+        """The same, left on the device of `codes`."""
+        with exact_convolutions():
+            if codes.shape[1]:
+                self._embedded = _joined(self._embedded, self._codec.embed(codes))
+                self._frames += codes.shape[1]
+            self._run_recurrent(final)
+            samples = self._run_upsampling(final)  # [C, N] or None
+        return torch.zeros(0, self._codec.channels, device=codes.device) if samples is None else samples.T.float()
 
     def _run_recurrent(self, final: bool) -> None:
         """Take the first convolution and the LSTM as far as they can go."""
@@ -94,17 +111,16 @@ class CodecStream:
         self._recurrent = end
         self._embedded, self._embedded_from = _without_past(self._embedded, offset, end - context)
 
-    def _run_upsampling(self, final: bool) -> Audio:
+    def _run_upsampling(self, final: bool) -> Tensor | None:
         context = self._codec.rest_context
         end = self._recurrent if final else self._recurrent - context
         if self._hidden is None or end <= self._heard:
-            return np.zeros((0, self._codec.channels), np.float32)
+            return None
         per_frame, offset = self._codec.samples_per_frame, self._hidden_from
         samples = self._codec.upsample(self._hidden)[:, (self._heard - offset) * per_frame : (end - offset) * per_frame]
         self._heard = end
         self._hidden, self._hidden_from = _without_past(self._hidden, offset, end - context)
-        audio: Audio = samples.T.float().cpu().numpy()
-        return audio
+        return samples
 
 
 def _joined(before: Tensor | None, more: Tensor) -> Tensor:
@@ -134,3 +150,16 @@ def _fold_weight_norm(module: nn.Module) -> None:
     for part in list(module.modules()):
         if parametrize.is_parametrized(part, "weight"):
             parametrize.remove_parametrizations(part, "weight")
+
+
+def _keep_sizes_on_the_host(module: nn.Module) -> None:
+    """Let every convolution's sizes stay on the CPU wherever the weights go.
+
+    Transformers keeps them as buffers and reckons the padding with them: on a GPU each convolution would wait for all
+    that is queued, several times.
+    """
+    for part in module.modules():
+        for name in ("stride", "kernel_size", "padding_total"):
+            size = part._buffers.pop(name, None)
+            if size is not None:
+                setattr(part, name, torch.tensor(int(size)))

@@ -1,5 +1,7 @@
 """Prompts to the hidden states that MusicGen hears: T5 once for each prompt, remembered across requests.
 
+T5 computes in float32, whatever the decoder does: it overflows in float16, and it runs once for each prompt.
+
 Letters: T text tokens, D width of the decoder.
 """
 
@@ -21,11 +23,21 @@ class Conditioner:
     """The text encoder and its projection, with the states of the last `remembered` prompts."""
 
     def __init__(
-        self, encoder: Any, projection: Any, tokenizer: Any, *, max_tokens: int, remembered: int = 256
+        self,
+        encoder: Any,
+        projection: Any,
+        tokenizer: Any,
+        *,
+        max_tokens: int,
+        remembered: int = 256,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`projection` maps the encoder's width to the decoder's, or is None where they are the same."""
+        """`projection` maps the encoder's width to the decoder's, or is None where they are the same.
+
+        `dtype` is the decoder's, in which states are handed out.
+        """
         self._encoder, self._projection, self._tokenizer = encoder, projection, tokenizer
-        self.max_tokens, self._remembered = max_tokens, remembered
+        self.max_tokens, self._remembered, self._dtype = max_tokens, remembered, dtype
         self._states: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -48,10 +60,11 @@ class Conditioner:
     @torch.inference_mode()
     def encode(self, prompt: str) -> Tensor:
         """What `states` remembers, made anew."""
-        inputs = self._tokens(prompt).to(next(self._encoder.parameters()).device)
-        hidden = self._encoder(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+        # A prompt alone has no padding, and without a mask nothing has to be fetched from the device to look for it.
+        input_ids = self._tokens(prompt)["input_ids"].to(next(self._encoder.parameters()).device)
+        hidden = self._encoder(input_ids=input_ids).last_hidden_state
         projected: Tensor = hidden if self._projection is None else self._projection(hidden)
-        return projected[0]
+        return projected[0].to(self._dtype)
 
     def _tokens(self, prompt: str) -> Any:
         with self._lock:  # tokenizers refuse a second thread
@@ -62,5 +75,4 @@ class Conditioner:
         return inputs
 
     def _nothing(self, width: int) -> Tensor:
-        parameter = next(self._encoder.parameters())
-        return torch.zeros(1, width, dtype=parameter.dtype, device=parameter.device)
+        return torch.zeros(1, width, dtype=self._dtype, device=next(self._encoder.parameters()).device)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Decoder", "DecoderShape", "KeyValueCache"]
+__all__ = ["Decoder", "DecoderShape", "KeyValueCache", "exchange"]
 
 Reach: TypeAlias = Tensor | Sequence[int]
 """What each slot attends to: a mask that is added to the scores, or how many positions of its memory."""
@@ -61,7 +61,8 @@ class KeyValueCache:
     """Keys and values of every slot: of the music so far, and of the text.
 
     `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
-    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. `text` is
+    values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. Behind the
+    last position lies one that nobody reads: a row that only makes up the number writes there. `text` is
     [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
     there is text, otherwise minus infinity; `text_lengths` says on the host how much text there is.
     """
@@ -69,7 +70,7 @@ class KeyValueCache:
     def __init__(
         self, shape: DecoderShape, slots: int, positions: int, max_text: int, dtype: torch.dtype, device: torch.device
     ) -> None:
-        music = (shape.layers, slots, 2, 2, shape.heads, positions, shape.head_width)
+        music = (shape.layers, slots, 2, 2, shape.heads, positions + 1, shape.head_width)
         text = (shape.layers, slots, 2, shape.heads, max_text, shape.head_width)
         self.music, self.text, self.text_mask = (
             torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
@@ -84,18 +85,19 @@ class KeyValueCache:
     @property
     def positions(self) -> int:
         """How many positions a slot holds."""
-        return self.music.shape[5]
+        return self.music.shape[5] - 1
 
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
-        _exchange(self.music[..., :used, :], 1, first, second)
-        _exchange(self.text, 1, first, second)
-        _exchange(self.text_mask, 0, first, second)
+        exchange(self.music[..., :used, :], 1, first, second)
+        exchange(self.text, 1, first, second)
+        exchange(self.text_mask, 0, first, second)
         lengths = self.text_lengths
         lengths[first], lengths[second] = lengths[second], lengths[first]
 
 
-def _exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+def exchange(tensor: Tensor, axis: int, first: int, second: int) -> None:
+    """Let two places on an axis of a tensor change their values, without an index that would come from the host."""
     one, other = tensor.select(axis, first), tensor.select(axis, second)
     kept = one.clone()
     one.copy_(other)
@@ -193,8 +195,8 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(embeddings)
         self.heads = _fused(*source.lm_heads)  # D -> K V
         sinusoids = _sinusoids(max_positions or self.shape.max_positions, self.shape.width)
-        self.register_buffer("positions", sinusoids.to(embeddings.dtype), persistent=False)
-        offsets = torch.arange(self.shape.codebooks) * (self.shape.vocabulary + 1)
+        self.register_buffer("positions", sinusoids.to(embeddings), persistent=False)
+        offsets = torch.arange(self.shape.codebooks, device=embeddings.device) * (self.shape.vocabulary + 1)
         self.register_buffer("offsets", offsets, persistent=False)
         self._is_compiled = False
         self.eval().requires_grad_(False)
@@ -208,7 +210,15 @@ class Decoder(nn.Module):
         for index, layer in enumerate(self._stack):
             cache.text[index, slot, :, :, :length] = layer.text_memory(text)
 
-    def step(self, cache: KeyValueCache, tokens: Tensor, position: Tensor, used: int, guidance: Tensor) -> Tensor:
+    def step(
+        self,
+        cache: KeyValueCache,
+        tokens: Tensor,
+        position: Tensor,
+        used: int,
+        guidance: Tensor,
+        written: Tensor | None = None,
+    ) -> Tensor:
         """One step of the first S slots.
 
         Args:
@@ -217,15 +227,16 @@ class Decoder(nn.Module):
             position: [S] int64, where each slot is.
             used: more than every position: how much of the cache is looked at.
             guidance: [S], the scale of classifier-free guidance; 1 is none.
+            written: [S] int64, where keys and values go if not to `position`.
 
         Returns:
-            logits [S, K, V] of the next tokens.
+            logits [S, K, V] of the next tokens, float32.
         """
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
-        music_reach, text_reach = self._reach(cache, position, used)
-        at = (torch.arange(slots, device=position.device), position)
+        music_reach, text_reach = self._reach(cache, position, used, captured=written is not None)
+        at = (torch.arange(slots, device=position.device), position if written is None else written)
         for index, layer in enumerate(self._stack):
             hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, music_reach, text_reach)
         return self._guided(self._logits(hidden), guidance)
@@ -243,20 +254,24 @@ class Decoder(nn.Module):
     def compile_layers(self, backend: str = "inductor") -> None:
         """Let torch.compile fuse what lies between the matrix products of a step.
 
-        All layers share what is compiled, once for each number of slots and anew where the context's length changes.
+        All layers share what is compiled, once for each number of rows and bucket of context: sizes that are variable
+        make inductor fail on the cache, which it sees changed in place.
         """
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 1024
         self._is_compiled = True
         for layer in self._stack:
-            layer.compile(backend=backend)
+            layer.compile(backend=backend, dynamic=False)
 
-    def _reach(self, cache: KeyValueCache, position: Tensor, used: int) -> tuple[Reach, Reach]:
+    def _reach(self, cache: KeyValueCache, position: Tensor, used: int, *, captured: bool) -> tuple[Reach, Reach]:
         """What each of the first S slots hears of its music and its text.
 
         On a CPU exactly its own positions: the sum of a longer row rounds differently even where all of that is masked,
-        and a request must not depend on its neighbours' lengths. Elsewhere the host must not look at `position`.
+        and a request must not depend on its neighbours' lengths. Elsewhere, and where a step is captured, the host must
+        not look at `position`.
         """
         slots = len(position)
-        if position.device.type == "cpu" and not self._is_compiled:
+        if position.device.type == "cpu" and not self._is_compiled and not captured:
             return [place + 1 for place in position.tolist()], cache.text_lengths[:slots]
         return _mask(position, used, self.embedding.weight.dtype), cache.text_mask[:slots, None, None, :]
 
@@ -275,8 +290,9 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _guided(logits: Tensor, guidance: Tensor) -> Tensor:
-        conditional, unconditional = logits.unbind(dim=1)
-        scale = guidance[:, None, None].to(logits.dtype)
+        # In float32: guidance multiplies the small difference of two large numbers.
+        conditional, unconditional = logits.float().unbind(dim=1)
+        scale = guidance[:, None, None]
         guided = unconditional + scale * (conditional - unconditional)
         return torch.where(scale > 1, guided, conditional)
 

@@ -16,6 +16,7 @@ import torch
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.musicgen.codec import CodecStream
+from attune_ensemble.musicgen.devices import on_device
 from attune_ensemble.musicgen.failures import as_attune_error
 from attune_ensemble.musicgen.requests import MusicStream
 
@@ -53,7 +54,7 @@ class CodecRunner:
         self._ended = False
         self._thread: threading.Thread | None = None
         if device.type == "cuda" if threaded is None else threaded:
-            self._thread = threading.Thread(target=self._run, name="musicgen-codec", daemon=True)
+            self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-codec", daemon=True)
             self._thread.start()
 
     @property

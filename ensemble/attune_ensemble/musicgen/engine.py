@@ -27,6 +27,7 @@ from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.musicgen.conditioning import Conditioner
 from attune_ensemble.musicgen.decoder import Decoder
 from attune_ensemble.musicgen.decoding import CodecRunner, Codes
+from attune_ensemble.musicgen.devices import on_device
 from attune_ensemble.musicgen.failures import EngineBusy, as_attune_error
 from attune_ensemble.musicgen.requests import Generation, MusicStream
 from attune_ensemble.musicgen.state import BatchState, Piece
@@ -103,6 +104,8 @@ class MusicGenEngine:
         positions = min(math.ceil(settings.window_s * rate), decoder.positions.shape[0])
         self._state = BatchState(decoder, settings.slots, positions, settings.max_prompt_tokens)
         self._stepper = Stepper(self._state)
+        device = decoder.embedding.weight.device
+        on_device(device, self._stepper.prepare)()  # before any request: it takes longer than many steps
         self._kept = max(1, min(round(settings.kept_s * rate), positions - 1))
         self._queue: deque[_Waiting] = deque()
         self._slots: list[_Slot] = []  # in the order of the device's slots; those that are stepped come first
@@ -111,8 +114,8 @@ class MusicGenEngine:
         self._closing = self._gave_up = False
         self._failures = 0  # in a row
         self._counters = EngineCounters(rate)
-        self._runner = CodecRunner(decoder.embedding.weight.device, self._decoded)
-        self._thread = threading.Thread(target=self._run, name="musicgen-decoder", daemon=True)
+        self._runner = CodecRunner(device, self._decoded)
+        self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-decoder", daemon=True)
         self._thread.start()
         atexit.register(self.close)  # a thread that is still computing as the interpreter ends would abort it
 

@@ -30,6 +30,7 @@ from attune_ensemble.musicgen.linear import Int8Linear, OneDnnLinear, is_int8_av
 
 __all__ = [
     "SIZES",
+    "TINY",
     "CheckpointError",
     "Numerics",
     "Parts",
@@ -75,6 +76,10 @@ SIZES = {"small": Size(24, 1024, 16), "medium": Size(48, 1536, 24), "large": Siz
 """The sizes that are published (Copet et al. 2023); the stereo variants have the same decoders with 8 codebooks."""
 
 
+TINY = "tiny"
+"""A shape that nobody published, for rehearsals: everything is there and costs next to nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an engine is made of."""
@@ -103,20 +108,21 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
 
 
 def random_checkpoint(size: str, *, stereo: bool = False, device: str = "cpu") -> Any:
-    """Transformers' model of a published size with random weights, made on `device`.
+    """Transformers' model of a published size, or `TINY`, with random weights, made on `device`.
 
     Raises:
         CheckpointError: there is no such size.
     """
-    if size not in SIZES:
+    if size not in SIZES and size != TINY:
         raise CheckpointError(f"MusicGen has no size {size!r}; choose from {', '.join(SIZES)}")
-    shape, channels = SIZES[size], 2 if stereo else 1
-    text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+    tiny, channels = size == TINY, 2 if stereo else 1
+    shape = Size(2, 64, 2) if tiny else SIZES[size]
+    text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=1 if tiny else 12, num_heads=12)
     codec = EncodecConfig(
         sampling_rate=32_000,
         audio_channels=1,
         normalize=False,
-        num_filters=64,
+        num_filters=4 if tiny else 64,
         upsampling_ratios=[8, 5, 4, 4],
         codebook_size=2048,
         codebook_dim=128,
@@ -152,10 +158,10 @@ def numerics_on(device: str, name: str = "") -> Numerics:
 
 
 def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max_prompt_tokens: int = 256) -> Parts:
-    """The engine's parts, made of transformers' model, which is used up: its weights move.
+    """The engine's parts on the device, made of transformers' model, which is used up: its weights move.
 
     Raises:
-        CheckpointError: the device does not offer the numerics.
+        CheckpointError: as `numerics_on` does.
     """
     numerics = numerics_on(device, numerics)
     channels = model.decoder.config.audio_channels
@@ -163,12 +169,11 @@ def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max
     if device == "cpu":
         decoder = as_served(decoder, numerics)
     projection = getattr(model, "enc_to_dec_proj", None)
-    encoder = model.text_encoder.to(device, _DTYPES[numerics])
+    encoder = model.text_encoder.to(device, torch.float32)
     if projection is not None:
-        projection = projection.to(device, _DTYPES[numerics])
-    conditioner = Conditioner(encoder, projection, tokenizer, max_tokens=max_prompt_tokens)
-    # The codec stays in float32: it is a small part of the time, and errors in it are heard.
-    return Parts(decoder, ChunkedCodec(model.audio_encoder.to(device), channels), conditioner)
+        projection = projection.to(device, torch.float32)
+    conditioner = Conditioner(encoder, projection, tokenizer, max_tokens=max_prompt_tokens, dtype=_DTYPES[numerics])
+    return Parts(decoder, ChunkedCodec(model.audio_encoder.float(), channels, device), conditioner)
 
 
 def engine_of(parts: Parts, settings: EngineSettings) -> MusicGenEngine:

@@ -1,9 +1,10 @@
 """What every slot of the running batch holds on the device, and one step of all of them.
 
 The step reads and writes preallocated tensors alone and takes no decision on the host, so that it can be captured as a
-CUDA graph. Requests of different lengths, settings and ages share it.
+CUDA graph. Requests of different lengths, settings and ages share it. A graph is of a fixed number of rows, often of
+more than there are slots to step: the rest are computed and leave no trace (`run`).
 
-Letters: S slots in use, K codebooks, P positions, D longest delay.
+Letters: S slots in use or rows, K codebooks, P positions, D longest delay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.decoder import Decoder, KeyValueCache
+from attune_ensemble.musicgen.decoder import Decoder, KeyValueCache, exchange
 from attune_ensemble.musicgen.pattern import DelayPattern
 from attune_ensemble.musicgen.sampling import choose
 
@@ -33,8 +34,9 @@ class Piece:
 class BatchState:
     """The slots. The first ones are stepped; which request sits where is the engine's business.
 
-    `history` [slots, K, P + 1] holds the delayed tokens of each slot's window, `position` [slots] where it is in it,
-    and `dropped` [slots] how many frames its window has left behind.
+    `history` [slots, K, P + 2] holds the delayed tokens of each slot's window, `position` [slots] where it is in it,
+    and `dropped` [slots] how many frames its window has left behind. `running` [] is how many slots, of those in front,
+    a step moves on. The last column of `history`, as the last position of the cache, is for rows that do not run.
     """
 
     def __init__(self, decoder: Decoder, slots: int, positions: int, max_text: int) -> None:
@@ -45,11 +47,13 @@ class BatchState:
         self.decoder = decoder
         self.pattern = DelayPattern(shape.codebooks, shape.channels, shape.pad)
         self.cache = KeyValueCache(shape, slots, positions, max_text, weight.dtype, device)
-        self.history = torch.full((slots, shape.codebooks, positions + 1), shape.pad, device=device)
+        self.history = torch.full((slots, shape.codebooks, positions + 2), shape.pad, device=device)
         self.position, self.dropped, self.frames, self.seed, self.top_k = (
             torch.zeros(slots, dtype=torch.long, device=device) for _ in range(5)
         )
         self.temperature, self.top_p, self.guidance = (torch.ones(slots, device=device) for _ in range(3))
+        self.running = torch.zeros((), dtype=torch.long, device=device)
+        self._running = 0
         self._delays = torch.from_numpy(self.pattern.delays).to(device)
 
     @property
@@ -78,22 +82,45 @@ class BatchState:
     def step(self, slots: int, used: int) -> None:
         """Move the first `slots` slots on by one position; `used` is more than the largest of their positions."""
         position = self.position[:slots]
-        rows = torch.arange(slots, device=position.device)
-        tokens = self.history[rows, :, position]  # [S, K]
-        logits = self.decoder.step(self.cache, tokens, position, used, self.guidance[:slots])
+        tokens = self._next_tokens(position, used)
+        self.history[torch.arange(slots, device=position.device), :, position + 1] = tokens
+        position += 1
+
+    def run(self, slots: int) -> None:
+        """Let `step_rows` move the first `slots` slots from now on."""
+        if slots != self._running:
+            self.running.fill_(slots)
+            self._running = slots
+
+    def step_rows(self, rows: int, used: int) -> None:
+        """Step the first `rows` rows, of which `running` move on; `used` is more than the largest of their positions.
+
+        What lies behind them may be a slot that waits, at the last position even: it is computed as if at its first
+        position, and what comes of it goes where nobody reads.
+        """
+        row = torch.arange(rows, device=self.position.device)
+        runs = row < self.running
+        position = torch.where(runs, self.position[:rows], 0)
+        written = torch.where(runs, position, self.positions)
+        self.history[row, :, written + 1] = self._next_tokens(position, used, written)
+        self.position[:rows] += runs
+
+    def _next_tokens(self, position: Tensor, used: int, written: Tensor | None = None) -> Tensor:
+        """Tokens [S, K] that follow those at `position` [S], of the first S slots; `written` as in `Decoder.step`."""
+        rows = len(position)
+        tokens = self.history[torch.arange(rows, device=position.device), :, position]  # [S, K]
+        logits = self.decoder.step(self.cache, tokens, position, used, self.guidance[:rows], written)
         chosen = choose(
             logits,
-            self.temperature[:slots],
-            self.top_k[:slots],
-            self.top_p[:slots],
-            self.seed[:slots],
-            position + self.dropped[:slots],
+            self.temperature[:rows],
+            self.top_k[:rows],
+            self.top_p[:rows],
+            self.seed[:rows],
+            position + self.dropped[:rows],
         )
         frame = position[:, None] - self._delays[None, :]  # [S, K], of the tokens just chosen
-        left = (self.frames - self.dropped)[:slots, None]
-        chosen = torch.where((frame >= 0) & (frame < left), chosen, self.pattern.pad)
-        self.history[rows, :, position + 1] = chosen
-        position += 1
+        left = (self.frames - self.dropped)[:rows, None]
+        return torch.where((frame >= 0) & (frame < left), chosen, self.pattern.pad)
 
     def codes(self, slot: int, first: int, last: int) -> Tensor:
         """The codes [K, last - first] of whole frames of a slot, counted from the start of its window."""
@@ -120,7 +147,6 @@ class BatchState:
     def swap(self, first: int, second: int, used: int) -> None:
         """Exchange two slots, of which `used` positions hold anything."""
         self.cache.swap(first, second, used)
-        pair, turned = [first, second], [second, first]
         for tensor in (
             self.history,
             self.position,
@@ -132,4 +158,4 @@ class BatchState:
             self.top_p,
             self.guidance,
         ):
-            tensor[pair] = tensor[turned]
+            exchange(tensor, 0, first, second)

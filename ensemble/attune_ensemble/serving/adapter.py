@@ -94,7 +94,8 @@ class Adapter:
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
         self._watch = Watch(spec.name, pb_utils.Logger.log_error)
-        self.device = "cuda" if args["model_instance_kind"] == "GPU" else "cpu"
+        on_gpu = args["model_instance_kind"] == "GPU"
+        self.device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
 
     def answer(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> list[Any]:
@@ -316,7 +317,7 @@ class Adapter:
     def _answered(self, name: str, message: str) -> AttuneError:
         error = from_wire(message)
         if type(error) is ServerError:
-            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
+            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {message}")
         return error
 
 
@@ -362,7 +363,10 @@ def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_
             if item is end:
                 return
             if isinstance(item, Exception):
-                raise item
+                try:
+                    raise item
+                finally:
+                    del item  # it holds this frame, and so the request's tensors, until somebody collects the circle
             yield item
 
 

@@ -25,10 +25,11 @@ class Reply:
     """The answer to one request, by Triton's response sender; `final` is its flag for the last response."""
 
     def __init__(self, sender: Any, final: int) -> None:
-        self._sender, self._final = sender, final
+        self._sender: Any | None = sender  # None when the answer is complete
+        self._final = final
         self._lease: str | None = None
         self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
-        self._complete = self._abandoned = False
+        self._abandoned = False
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -44,15 +45,15 @@ class Reply:
     def look(self) -> None:
         """Ask whether anybody still waits; when nobody does for the first time, tell everyone who wants to know."""
         with self._lock:
-            if self._complete or self._abandoned or self._is_wanted():
+            if self._sender is None or self._abandoned or self._is_wanted(self._sender):
                 return
             self._abandoned = True
             listeners, self._listeners = self._listeners, []
         for tell in listeners:
             tell()
 
-    def _is_wanted(self) -> bool:
-        return not self._sender.is_cancelled() and (self._lease is None or is_held(self._lease))
+    def _is_wanted(self, sender: Any) -> bool:
+        return not sender.is_cancelled() and (self._lease is None or is_held(self._lease))
 
     def check(self) -> None:
         """Raise RequestCancelled if nobody waits any more, as far as has been seen."""
@@ -80,19 +81,21 @@ class Reply:
 
     def send(self, response: Any) -> None:
         """Send a response that is not the last one."""
+        assert self._sender is not None, "the answer is complete"
         self._sender.send(response)
 
     def finish(self, response: Any = None) -> None:
         """Send the last response, or none, and that nothing follows; only the first call does anything."""
         with self._lock:
-            if self._complete:
-                return
-            self._complete = True
+            # The sender is let go: as long as anything holds it, Triton counts the request as in flight.
+            sender, self._sender = self._sender, None
             self._listeners.clear()
+        if sender is None:
+            return
         if response is None:
-            self._sender.send(flags=self._final)
+            sender.send(flags=self._final)
         else:
-            self._sender.send(response, flags=self._final)
+            sender.send(response, flags=self._final)
 
 
 class Watch:
@@ -122,10 +125,14 @@ class Watch:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._replies)
-                replies = tuple(self._replies)
-            for reply in replies:
-                try:
-                    reply.look()
-                except Exception as error:
-                    self._log(f"it cannot be seen whether a request is still wanted: {error}")
+            self._look()
             time.sleep(POLL_S)
+
+    def _look(self) -> None:
+        with self._changed:
+            replies = tuple(self._replies)
+        for reply in replies:
+            try:
+                reply.look()
+            except Exception as error:
+                self._log(f"it cannot be seen whether a request is still wanted: {error}")

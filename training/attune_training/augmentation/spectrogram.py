@@ -15,15 +15,15 @@ def mask_spectrogram(inputs: Tensor, time_masks: int = 2, channel_masks: int = 2
     """
     keep = torch.ones_like(inputs, dtype=torch.bool)
     for _ in range(time_masks):
-        keep &= ~_stretch(inputs.shape[0], inputs.shape[2], share)[:, None, :]
+        keep &= ~_stretch(inputs.shape[0], inputs.shape[2], share, inputs.device)[:, None, :]
     for _ in range(channel_masks):
-        keep &= ~_stretch(inputs.shape[0], inputs.shape[1], share)[:, :, None]
+        keep &= ~_stretch(inputs.shape[0], inputs.shape[1], share, inputs.device)[:, :, None]
     return inputs * keep
 
 
-def _stretch(rows: int, size: int, share: float) -> Tensor:
-    """Return [rows, size], true in one random stretch of each row."""
-    length = torch.rand(rows, 1) * share * size
-    start = torch.rand(rows, 1) * (size - length)
-    position = torch.arange(size)[None, :]
+def _stretch(rows: int, size: int, share: float, device: torch.device) -> Tensor:
+    """Return [rows, size] on ``device``, true in one random stretch of each row."""
+    length = torch.rand(rows, 1, device=device) * share * size
+    start = torch.rand(rows, 1, device=device) * (size - length)
+    position = torch.arange(size, device=device)[None, :]
     return (position >= start) & (position < start + length)

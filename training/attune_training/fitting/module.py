@@ -20,6 +20,7 @@ from attune_training.checkpoints import trained_parameters
 from attune_training.config import Target
 from attune_training.data.batches import Batch
 from attune_training.fitting.settings import Recipe
+from attune_training.layers import full_precision
 from attune_training.losses import arousal_dominance_loss, smooth_mse
 from attune_training.models import Model
 from attune_training.regressor import VOICE_STREAM, WORDS_STREAM
@@ -28,6 +29,8 @@ __all__ = ["SCORE", "RegressionModule", "objective"]
 
 SCORE = "score"
 """What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
+
+_UNKNOWN = -1
 
 _VOICE = tuple(f"model.{part}." for part in VOICE_STREAM)
 _WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
@@ -72,7 +75,7 @@ class RegressionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of one batch with its front end's output masked."""
         model, settings = self.model, self.recipe.optimisation
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), full_precision(self.device):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
@@ -81,14 +84,26 @@ class RegressionModule(pl.LightningModule):
             encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
         loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
         if self.categories is not None:
-            known = (batch.category >= 0) & (batch.audio_present > 0)
-            if known.any():
-                logits = self.categories(encoded.audio[known]).float()
-                loss = loss + settings.categories * functional.cross_entropy(
-                    logits, batch.category[known], label_smoothing=0.1
-                )
+            loss = loss + settings.categories * self.category_loss(encoded.audio, batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.waveform), sync_dist=True)
         return loss
+
+    def category_loss(self, voice: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of the acted category, told from the pooled voice [B, d]; the mean of those known.
+
+        It is reckoned for all rows, and those without a category count nothing: nothing has to be fetched from a GPU.
+        """
+        assert self.categories is not None
+        known = (batch.category >= 0) & (batch.audio_present > 0)
+        category = torch.where(known, batch.category, _UNKNOWN)
+        total = functional.cross_entropy(
+            self.categories(voice).float(), category, ignore_index=_UNKNOWN, label_smoothing=0.1, reduction="sum"
+        )
+        return total / known.sum().clamp(min=1)
+
+    def on_fit_start(self) -> None:
+        """Bring averages of a resumed run to the model: a checkpoint is read onto the CPU."""
+        self._average = {name: value.to(self.device) for name, value in self._average.items()}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
         """Move the averaged weights towards the current ones; early on, more quickly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ def copy_bandwidth(device: str) -> float:
 
 def reset_memory(device: str) -> None:
     """Begin a new row: what the last one freed is given back."""
+    gc.collect()  # an error holds what was there when it was raised
     if device != "cpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -6,24 +6,25 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from attune_ensemble.musicgen.benchmark.rows import Measured
+from attune_ensemble.musicgen.benchmark.rows import EAGER, Measured
 
-__all__ = ["decoder_table", "draw", "part_table"]
+__all__ = ["decoder_table", "draw", "failure_list", "part_table"]
 
 _COLUMNS = ("what", "batch", "s", "audio s/s", "against eager", "ms/step", "GB/s", "of copy", "GiB", "first audio ms")
 
 
 def decoder_table(rows: Sequence[Measured], bandwidth: float) -> str:
-    """Every row against the first one of the same batch and length; first audio as p50 / p95."""
+    """Every row against transformers' eager one of the same batch and length; first audio as p50 / p95."""
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|---{'|---:' * (len(_COLUMNS) - 1)}|"]
     for row in rows:
-        eager = next(other for other in rows if (other.batch, other.seconds) == (row.batch, row.seconds))
+        beside = (other for other in rows if (other.batch, other.seconds) == (row.batch, row.seconds))
+        eager = next((other for other in beside if other.name == EAGER), None)
         cells = (
             row.name,
             str(row.batch),
             f"{row.seconds:g}",
             f"{row.speed:.2f}",
-            f"{row.speed / eager.speed:.2f}x",
+            f"{row.speed / eager.speed:.2f}x" if eager else "",
             f"{row.step_ms:.2f}" if row.steps else "",
             f"{row.gb_per_s:.1f}" if row.steps else "",
             f"{1e11 * row.gb_per_s / bandwidth:.0f} %" if row.steps else "",
@@ -39,6 +40,11 @@ def part_table(rows: Sequence[Measured]) -> str:
     lines = ["| part | ms | audio s / s |", "|---|---:|---:|"]
     lines += [f"| {row.name} | {1000 * row.wall_s:.1f} | {f'{row.speed:.1f}' if row.audio_s else ''} |" for row in rows]
     return "\n".join(lines)
+
+
+def failure_list(failures: Sequence[str]) -> str:
+    """What could not be measured."""
+    return "\n".join(f"- not measured: {failure}" for failure in failures)
 
 
 def _latency(times_s: Sequence[float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,10 @@ from attune_ensemble.musicgen.state import BatchState, Piece
 from attune_ensemble.musicgen.stepping import Stepper
 from attune_ensemble.musicgen.threads import on_own_thread
 
-__all__ = ["PROMPT", "Measured", "Setup", "decoder_rows", "part_rows"]
+__all__ = ["EAGER", "PROMPT", "Measured", "Setup", "part_groups", "row_groups"]
+
+EAGER = "transformers generate, eager"
+"""The row that all others are held against."""
 
 FRAME_RATE = 50
 PROMPT = "a calm piano piece, slow, in a major key, with soft strings"
@@ -69,12 +73,16 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is measured, and where; each thing on a thread of its own, so that none slows down the next."""
+    """What is measured, and where; each thing on a thread of its own, so that none slows down the next.
+
+    A row is run `repeats` times, but not again once that has taken `budget_s`.
+    """
 
     size: str
     checkpoint: Path | None
     device: str
     repeats: int
+    budget_s: float = math.inf
 
     @property
     def plain(self) -> Numerics:
@@ -94,7 +102,10 @@ class Setup:
 
         def measure() -> float:
             timed(run, self.device)
-            return statistics.median(timed(run, self.device) for _ in range(self.repeats))
+            times_s = [timed(run, self.device)]
+            while len(times_s) < self.repeats and sum(times_s) < self.budget_s:
+                times_s.append(timed(run, self.device))
+            return statistics.median(times_s)
 
         return on_own_thread(measure)
 
@@ -113,39 +124,48 @@ def _letters(prompt: str, **_: Any) -> Any:
     return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
-def decoder_rows(setup: Setup, batch: int, seconds: float, *, compiled: bool) -> Iterator[Measured]:
+Group = tuple[str, Iterator[Measured]]
+"""Rows that share a model, by the name of what they share; nothing is done until they are asked for."""
+
+
+def row_groups(setup: Setup, batch: int, seconds: float, *, compiled: bool) -> Iterator[Group]:
     """Everything that makes music, from transformers' eager generate, the baseline, to the whole engine."""
-    yield from _transformers_rows(setup, batch, seconds, compiled)
-    reset_memory(setup.device)
-    parts = setup.parts(setup.plain)
-    yield _stepping_row(setup, parts, f"static cache, fused, {setup.plain}", batch, seconds, graphs=False)
-    if setup.device != "cpu":
-        yield _stepping_row(setup, parts, "the same, CUDA graphs", batch, seconds, graphs=True)
-    yield from _engine_rows(setup, parts, setup.plain, batch, seconds)
+    yield "transformers", _transformers_rows(setup, batch, seconds)
+    yield setup.plain, _own_rows(setup, setup.plain, batch, seconds)
     if setup.device == "cpu":
-        del parts
-        parts = setup.parts("int8")
-        yield _stepping_row(setup, parts, "static cache, fused, int8", batch, seconds, graphs=False)
-        yield from _engine_rows(setup, parts, "int8", batch, seconds)
-    elif compiled:
-        parts.decoder.compile_layers()
-        yield _stepping_row(setup, parts, "static cache, torch.compile, CUDA graphs", batch, seconds, graphs=True)
+        yield "int8", _own_rows(setup, "int8", batch, seconds)
+    if compiled and setup.device != "cpu":  # without graphs' buckets of context every step would be compiled anew
+        yield "this project, torch.compile", _compiled_row(setup, batch, seconds)
+    if compiled:
+        yield "transformers, torch.compile", _transformers_compiled_row(setup, batch, seconds)
 
 
 # Transformers
 
 
-def _transformers_rows(setup: Setup, batch: int, seconds: float, compiled: bool) -> Iterator[Measured]:
+_STATIC: dict[str, Any] = {"cache_implementation": "static", "disable_compile": True}
+"""On a GPU, generate would compile by itself where the cache is static."""
+
+
+def _transformers_rows(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
+    model, prompts = _transformers_model(setup, batch)
+    yield _transformers_row(setup, model, prompts, EAGER, seconds)
+    yield _transformers_row(setup, model, prompts, "transformers generate, static cache", seconds, **_STATIC)
+
+
+def _transformers_compiled_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
+    model, prompts = _transformers_model(setup, batch)
+    model.decoder.forward = torch.compile(model.decoder.forward, mode="reduce-overhead", fullgraph=False)
+    name = "transformers generate, static cache, torch.compile"
+    yield _transformers_row(setup, model, prompts, name, seconds, **_STATIC)
+
+
+def _transformers_model(setup: Setup, batch: int) -> tuple[Any, Tensor]:
+    """The model, and the prompt's tokens [B, T]."""
     reset_memory(setup.device)
     model, tokenizer = setup.model()
     model = on_own_thread(lambda: model.to(setup.device, torch.float32 if setup.device == "cpu" else torch.bfloat16))
-    prompts = tokenizer(PROMPT, return_tensors="pt")["input_ids"].to(setup.device).repeat(batch, 1)
-    yield _transformers_row(setup, model, prompts, "transformers generate, eager", seconds)
-    static = {"cache_implementation": "static"}
-    yield _transformers_row(setup, model, prompts, "transformers generate, static cache", seconds, **static)
-    if compiled:
-        model.decoder.forward = torch.compile(model.decoder.forward, mode="reduce-overhead", fullgraph=False)
-        yield _transformers_row(setup, model, prompts, "the same, torch.compile", seconds, **static)
+    return model, tokenizer(PROMPT, return_tensors="pt")["input_ids"].to(setup.device).repeat(batch, 1)
 
 
 def _transformers_row(setup: Setup, model: Any, prompts: Tensor, name: str, seconds: float, **options: Any) -> Measured:
@@ -176,12 +196,30 @@ def _without_codec(model: Any) -> Iterator[None]:
 # This project
 
 
+def _own_rows(setup: Setup, numerics: Numerics, batch: int, seconds: float) -> Iterator[Measured]:
+    reset_memory(setup.device)
+    parts = setup.parts(numerics)
+    yield _stepping_row(setup, parts, f"static cache, fused, {numerics}", batch, seconds, graphs=False)
+    if setup.device != "cpu":
+        yield _stepping_row(setup, parts, "the same, CUDA graphs", batch, seconds, graphs=True)
+    yield from _engine_rows(setup, parts, numerics, batch, seconds)
+
+
+def _compiled_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
+    reset_memory(setup.device)
+    parts, graphs = setup.parts(setup.plain), setup.device != "cpu"
+    parts.decoder.compile_layers()
+    name = f"static cache, torch.compile{', CUDA graphs' if graphs else ''}"
+    yield _stepping_row(setup, parts, name, batch, seconds, graphs=graphs)
+
+
 def _stepping_row(setup: Setup, parts: Parts, name: str, batch: int, seconds: float, *, graphs: bool) -> Measured:
     """The step in a bare loop, without the codec."""
     frames, shape = round(seconds * FRAME_RATE), parts.decoder.shape
     state = on_own_thread(lambda: BatchState(parts.decoder, batch, frames + shape.codebooks, _MAX_TEXT))
     steps = state.pattern.steps(frames)
-    stepper = Stepper(state, graphs=graphs)
+    stepper = Stepper(state, graphs=None if graphs else False)
+    on_own_thread(lambda: stepper.prepare([batch]))
 
     @torch.inference_mode()
     def run() -> None:
@@ -267,7 +305,32 @@ def _weight_bytes(module: torch.nn.Module) -> int:
 # The parts beside the decoder
 
 
-def part_rows(setup: Setup, seconds: float) -> Iterator[Measured]:
+def part_groups(setup: Setup, seconds: float) -> Iterator[Group]:
+    """What stands beside the decoder, and what happens before the first request."""
+    yield "text encoder and codec", _text_and_codec_rows(setup, seconds)
+    if setup.device != "cpu":
+        yield "CUDA graphs", _capture_row(setup)
+
+
+def _capture_row(setup: Setup) -> Iterator[Measured]:
+    """Capturing every graph of 16 slots and half a minute, once: its time, and the GPU's memory that it takes."""
+    reset_memory(setup.device)
+    parts = setup.parts(setup.plain)
+    slots, positions = 16, 30 * FRAME_RATE
+
+    def capture() -> tuple[float, int, int]:
+        state = BatchState(parts.decoder, slots, positions, _MAX_TEXT)
+        stepper = Stepper(state)
+        free, _ = torch.cuda.mem_get_info()
+        wall_s = timed(stepper.prepare, setup.device)
+        return wall_s, stepper.prepare(), free - torch.cuda.mem_get_info()[0]
+
+    wall_s, graphs, memory = on_own_thread(capture)
+    name = f"capturing {graphs} CUDA graphs of {slots} slots, which take {memory / 2**20:.0f} MiB"
+    yield Measured(name, slots, 0.0, 0.0, wall_s, memory=memory)
+
+
+def _text_and_codec_rows(setup: Setup, seconds: float) -> Iterator[Measured]:
     """The text encoder on one prompt, and the codec on one piece: as a whole, and in chunks of two seconds."""
     parts = setup.parts(setup.plain)
     wall_s = setup.median_s(lambda: parts.conditioner.encode(PROMPT))
