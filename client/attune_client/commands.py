@@ -85,8 +85,8 @@ class _Analysed:
 def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) -> None:
     """Transcribe recordings and recognise the emotion in them.
 
-    Takes WAV, FLAC, MP3 or OGG of at most 10 minutes. A recording that fails does not stop the others;
-    the exit status is 1 if any did.
+    Takes WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like, of at most 10 minutes. A recording that fails does not
+    stop the others; the exit status is 1 if any did.
     """
     with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
         outcomes = asyncio.run(_analyse_all(audio, url, timeout_s))

@@ -124,6 +124,7 @@ def therapy_inputs(
     duration_s: float | None = None,
     seed: int | None = None,
     engine: str | None = None,
+    other_languages: str | None = None,
 ) -> Tensors:
     """The inputs of `music_therapy`; raises `InvalidOption` for what is out of range, before a recording is read."""
     given = {"audio": audio, "text": text, "emotion": emotion, "vad": vad, "music_spec": spec}
@@ -143,9 +144,18 @@ def therapy_inputs(
         inputs["music_spec"] = bytes_tensor(MusicSpec.of(spec).to_json())
     if text is not None:
         inputs |= text_inputs(text)
+    if other_languages is not None:
+        inputs["other_languages"] = bytes_tensor(check_text("other_languages", other_languages))
     if audio is not None:
         inputs["audio"] = audio_tensor(audio)
     return inputs
+
+
+def speech_inputs(audio: AudioSource, other_languages: str | None = None) -> Tensors:
+    """The inputs of `speech_emotion`."""
+    option = {} if other_languages is None else {"other_languages": other_languages}
+    checked = {name: bytes_tensor(check_text(name, value)) for name, value in option.items()}
+    return {"audio": audio_tensor(audio)} | checked
 
 
 # --- messages ---
