@@ -48,7 +48,7 @@ def draw(corpus: LoadedCorpus, donors: Sequence[Example], random: np.random.Gene
     """
     settings = corpus.settings
     count = min(settings.per_epoch or len(corpus.train), len(corpus.train))
-    drawn = [corpus.train[index] for index in random.choice(len(corpus.train), count, replace=False)]
+    drawn = [corpus.train[int(index)] for index in random.choice(len(corpus.train), count, replace=False)]
     shares = (settings.foreign_words, settings.without_words, settings.without_voice)
     foreign, wordless, voiceless = (round(share * count) for share in shares)
     for index in range(count):
