@@ -3,13 +3,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Python 3.11, 3.12 or 3.13; without a value, one that serves is looked for.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
+NAME := attune-music
 SAMPLE := samples/sense_and_sensibility_0870.wav
 SECONDS := 30
 
-.PHONY: help setup export run serve test test-slow check format bench clean
+.PHONY: help setup export run serve test test-slow check format bench wheel clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,10 +19,10 @@ help:  ## list the commands
 setup: $(VENV)/.installed  ## create .venv with everything in it
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-		|| { echo "Attune needs Python 3.11, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "Creating $(VENV) ..."; $(PYTHON) -m venv $(VENV); }
+	@python=$$(sh tools/check_machine.sh $(PYTHON)); \
+		test -x $(BIN)/pip || { echo "Creating $(VENV) with $$python ..."; $$python -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV): about 2 GB, a few minutes the first time ..."
+	@$(BIN)/python -m pip uninstall --quiet --yes attune 2>/dev/null  # our name until now: its entry points would stay
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[client,serve,train,dev]'
 	@touch $@
 
@@ -29,7 +31,7 @@ export: setup  ## fetch the pinned weights and export the models into model_repo
 
 run: export  ## speech in, music out: serve, send a recorded clip, write out/music.wav and out/session.json
 	@$(BIN)/attune serve --free-ports -- \
-		$(BIN)/attune play $(SAMPLE) --seconds $(SECONDS) -o out/music.wav --session out/session.json
+		$(BIN)/attune play $(SAMPLE) --seconds $(SECONDS) --force -o out/music.wav --session out/session.json
 
 serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (HTTP) until interrupted
 	@$(BIN)/attune serve
@@ -52,6 +54,11 @@ format: setup  ## apply the formatting
 bench: export  ## time the served pipeline and the composer
 	@$(BIN)/attune serve --free-ports -- $(BIN)/attune bench pipeline samples/*.wav
 
+wheel: setup  ## build dist/*.whl, from which a client machine installs
+	@rm -rf build  # or files that are gone would be in the wheel
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	@echo "pip install '$(NAME)[client] @ file://$(CURDIR)/$$(ls -t dist/*.whl | head -n 1)'"
+
 clean:  ## remove what was built (the downloaded weights stay in the user's cache)
-	rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	git clean -qfdX model_repository

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from attune_client import AttuneClient
+from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_ensemble.serving.launcher import Server, free_ports
+
+os.environ.update(NO_TELEMETRY)  # the tests import the libraries themselves
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "samples").glob("*.wav"))

@@ -28,11 +28,11 @@ from attune_client.wire import (
     AudioSource,
     SpecSource,
     Tensors,
-    audio_tensor,
     check_connection,
     infer_inputs,
     read_answer,
     read_outputs,
+    speech_inputs,
     text_inputs,
     therapy_inputs,
     translate,
@@ -81,13 +81,15 @@ class AsyncAttuneClient:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
-    async def analyse(self, audio: AudioSource) -> SpeechEmotion:
+    async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+
+        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
 
         Raises an `InvalidAudio` when the recording cannot be used.
         """
-        recording = await asyncio.to_thread(audio_tensor, audio)
-        return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, {"audio": recording}))
+        inputs = await asyncio.to_thread(speech_inputs, audio, other_languages)
+        return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
     async def prompt(self, text: str) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
@@ -104,6 +106,7 @@ class AsyncAttuneClient:
         duration_s: float | None = None,
         seed: int | None = None,
         engine: str | None = None,
+        other_languages: str | None = None,
     ) -> AsyncMusicStream:
         """Music for a recording or a wish; returns when everything but the music is known.
 
@@ -119,6 +122,7 @@ class AsyncAttuneClient:
             duration_s=duration_s,
             seed=seed,
             engine=engine,
+            other_languages=other_languages,
         )
         responses = self.stream(models.MUSIC_THERAPY, inputs)
         first = await anext(responses, None)

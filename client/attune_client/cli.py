@@ -6,10 +6,16 @@ missing says which extra to install.
 
 from __future__ import annotations
 
+import difflib
+import os
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import click
+
+from attune_client.failures import DEBUG_VARIABLE, one_line_errors
+from attune_client.installation import DISTRIBUTION, install_command
+from attune_client.protocol.privacy import NO_TELEMETRY
 
 COMMANDS = "attune.commands"
 BENCHMARKS = "attune.benchmarks"
@@ -24,13 +30,38 @@ class EntryPointGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the sub-commands, sorted."""
-        return sorted(point.name for point in entry_points(group=self._entry_point_group))
+        return sorted({point.name for point in entry_points(group=self._entry_point_group)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The sub-command of that name, imported now; one whose extra is missing explains itself."""
+        os.environ.update(NO_TELEMETRY)  # before any library is imported, and for every process that is started
         for point in entry_points(group=self._entry_point_group, name=cmd_name):
             return _load(point)
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; an unknown name is answered with those that resemble it."""
+        names = self.list_commands(ctx)
+        if not ctx.resilient_parsing and args[0] not in names and not args[0].startswith("-"):
+            near = " or ".join(repr(name) for name in difflib.get_close_matches(args[0], names))
+            ctx.fail(f"there is no command {args[0]!r}" + (f"; did you mean {near}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+class MainGroup(EntryPointGroup):
+    """The whole command: what any sub-command raises becomes one line."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the arguments; `--help` and `--version` are answered here."""
+        with one_line_errors(debug=False):
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the sub-command."""
+        with one_line_errors(debug=ctx.params["debug"]):
+            return super().invoke(ctx)
 
 
 def _load(point: EntryPoint) -> click.Command:
@@ -45,26 +76,25 @@ def _load(point: EntryPoint) -> click.Command:
 
 def _unavailable(point: EntryPoint, missing: str) -> click.Command:
     """A stand-in that says what to install, with the same name and any arguments."""
-    extra = point.extras[0] if point.extras else "client"
-    help_text = f"(needs: pip install 'attune[{extra}]')"
+    install = install_command(point.extras[0] if point.extras else "client")
+    help_text = f"(needs: {install})"
 
     @click.command(point.name, help=help_text, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def command(arguments: tuple[str, ...]) -> None:
-        raise click.ClickException(
-            f"`attune {point.name}` needs {missing}, which is not installed: pip install 'attune[{extra}]'"
-        )
+        raise click.ClickException(f"`attune {point.name}` needs {missing}, which is not installed: {install}")
 
     return command
 
 
 @click.group(
-    cls=EntryPointGroup,
+    cls=MainGroup,
     entry_point_group=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(package_name="attune")
-def main() -> None:
+@click.version_option(package_name=DISTRIBUTION)
+@click.option("--debug", is_flag=True, envvar=DEBUG_VARIABLE, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
     """Speech in, therapeutic music out."""
 
 

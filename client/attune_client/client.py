@@ -32,12 +32,12 @@ from attune_client.wire import (
     AudioSource,
     SpecSource,
     Tensors,
-    audio_tensor,
     check_connection,
     infer_inputs,
     is_final,
     read_answer,
     read_outputs,
+    speech_inputs,
     text_inputs,
     therapy_inputs,
     translate,
@@ -91,12 +91,14 @@ class AttuneClient:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
-    def analyse(self, audio: AudioSource) -> SpeechEmotion:
+    def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+
+        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
 
         Raises an `InvalidAudio` when the recording cannot be used.
         """
-        return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, {"audio": audio_tensor(audio)}))
+        return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, speech_inputs(audio, other_languages)))
 
     def prompt(self, text: str) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
@@ -113,6 +115,7 @@ class AttuneClient:
         duration_s: float | None = None,
         seed: int | None = None,
         engine: str | None = None,
+        other_languages: str | None = None,
     ) -> MusicStream:
         """Music for a recording or a wish; returns when everything but the music is known.
 
@@ -125,13 +128,22 @@ class AttuneClient:
             duration_s: seconds of music, 1..600; 30 if left out.
             seed: the same seed, the same music; drawn if left out, and told in the session.
             engine: the music engine by name; the server's own if left out.
+            other_languages: with a recording, as in `analyse`.
 
         Raises:
             InvalidAudio: the recording cannot be used.
             InvalidOption: no source or several that do not go together, or an option out of range.
         """
         inputs = therapy_inputs(
-            audio, text=text, emotion=emotion, vad=vad, spec=spec, duration_s=duration_s, seed=seed, engine=engine
+            audio,
+            text=text,
+            emotion=emotion,
+            vad=vad,
+            spec=spec,
+            duration_s=duration_s,
+            seed=seed,
+            engine=engine,
+            other_languages=other_languages,
         )
         return MusicStream(self.stream(models.MUSIC_THERAPY, inputs))
 

@@ -65,10 +65,13 @@ class SpeechEmotion:
     """What a recording says and how it feels: overall, and segment by segment.
 
     `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
-    server's own times, in seconds.
+    server's own times, in seconds. `language` is the code of the language that the speech was taken for, with its
+    probability; where it is not English, or nothing was said, there are no words.
     """
 
     transcript: str
+    language: str
+    language_probability: float
     vad: VAD
     emotion: str
     probabilities: Mapping[str, float]
@@ -89,6 +92,8 @@ class SpeechEmotion:
         )
         return cls(
             transcript=_text(tensors, "transcript"),
+            language=_text(tensors, "language"),
+            language_probability=_number(tensors, "language_probability"),
             vad=VAD.from_array(tensors["vad"]),
             emotion=_text(tensors, "emotion"),
             probabilities=_probabilities(tensors),
@@ -109,6 +114,8 @@ class SpeechEmotion:
         """As a JSON-ready object; the likeliest emotion first."""
         return {
             "transcript": self.transcript,
+            "language": self.language,
+            "language_probability": round(self.language_probability, 4),
             "segments": [segment.to_dict() for segment in self.segments],
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,

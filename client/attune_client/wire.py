@@ -114,6 +114,12 @@ def text_inputs(text: str) -> Tensors:
     return {"text": bytes_tensor(check_text("text", text))}
 
 
+def speech_inputs(audio: AudioSource, other_languages: str | None = None) -> Tensors:
+    """The inputs of `speech_emotion`; raises as `audio_tensor` does."""
+    option = {} if other_languages is None else {"other_languages": check_text("other_languages", other_languages)}
+    return {"audio": audio_tensor(audio)} | {name: bytes_tensor(value) for name, value in option.items()}
+
+
 def therapy_inputs(
     audio: AudioSource | None,
     *,
@@ -124,6 +130,7 @@ def therapy_inputs(
     duration_s: float | None = None,
     seed: int | None = None,
     engine: str | None = None,
+    other_languages: str | None = None,
 ) -> Tensors:
     """The inputs of `music_therapy`; raises `InvalidOption` for what is out of range, before a recording is read."""
     given = {"audio": audio, "text": text, "emotion": emotion, "vad": vad, "music_spec": spec}
@@ -144,7 +151,9 @@ def therapy_inputs(
     if text is not None:
         inputs |= text_inputs(text)
     if audio is not None:
-        inputs["audio"] = audio_tensor(audio)
+        inputs |= speech_inputs(audio, other_languages)
+    elif other_languages is not None:
+        raise InvalidOption("other_languages is for a recording, and there is no audio")
     return inputs
 
 

@@ -32,13 +32,21 @@ _MUSIC_OPTIONS = ("engine", "duration_s", "seed")
 _ROUNDING = 1e-2
 
 
-def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call: Call) -> Tensors:
+def recognise_speech(
+    audio: npt.NDArray[np.object_],
+    labels: Sequence[str],
+    call: Call,
+    other_languages: npt.NDArray[np.object_] | None = None,
+) -> Tensors:
     """From one encoded recording, BYTES [1], to the outputs of `speech_emotion`.
+
+    `other_languages`, BYTES [1], says what becomes of speech that is not English.
 
     Raises the `InvalidAudio` that fits when the recording cannot be used.
     """
     started_s = time.perf_counter()
-    speech = call("speech_to_text", {"audio": audio})
+    option = {} if other_languages is None else {"other_languages": other_languages}
+    speech = call("speech_to_text", {"audio": audio} | option)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call)
     vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
@@ -47,6 +55,8 @@ def recognise_speech(audio: npt.NDArray[np.object_], labels: Sequence[str], call
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     return {
         "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
+        "language": speech["language"],
+        "language_probability": speech["language_probability"],
         "vad": vad,
         **_feeling(probabilities[0], labels),
         "segment_start_s": speech["start_s"],
@@ -142,15 +152,16 @@ def _choose_options(inputs: Tensors, call_stream: CallStream) -> Tensors:
     """The engine, length and seed that `music_generator` will take: those asked for, or else those it chooses."""
     asked = _those(inputs, *_MUSIC_OPTIONS)
     nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor("")}
-    answers = call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)})
-    (chosen,) = filter(None, answers)
-    return _those(chosen, *_MUSIC_OPTIONS)
+    announced = list(call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)}))
+    if not announced:
+        raise ServerError("music_generator announced nothing")
+    return _those(announced[0], *_MUSIC_OPTIONS)
 
 
 def _feel(inputs: Tensors, labels: Sequence[str], call: Call) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], labels, call)
+        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"))
     if "vad" in inputs and "emotion" not in inputs:
         vad = np.array(check_vad(inputs["vad"]), np.float32)
         return {"vad": vad} | _feeling(_classify(vad[None], call)[0], labels)

@@ -7,7 +7,6 @@ Importing chromadb takes about a second and 75 MB, so it happens when an index i
 from __future__ import annotations
 
 import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import EMBEDDING_DIM
 from attune_ensemble.knowledge import OCTANTS, Emotion, KnowledgeError
+from attune_ensemble.scratch import Scratch, clear_abandoned, new_name
 
 __all__ = [
     "COLLECTION",
@@ -32,6 +32,7 @@ __all__ = [
 COLLECTION = "emotions"
 """Name of the collection inside the index."""
 
+_COPY_PREFIX = "attune-index-"
 _DATABASE_FILE = "chroma.sqlite3"
 
 
@@ -71,10 +72,14 @@ class KnowledgeIndex:
         if not (directory / _DATABASE_FILE).is_file():
             raise KnowledgeError(f"there is no knowledge index in {directory}; `attune export` builds it")
         self._by_label = {emotion.label: emotion for emotion in emotions}
-        copy = Path(tempfile.mkdtemp(prefix="attune-knowledge-"))
-        weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
-        shutil.copytree(directory, copy, dirs_exist_ok=True)
-        self._collection = _open_collection(copy, directory)
+        for _ in clear_abandoned(_COPY_PREFIX):
+            pass
+        copy = Scratch(new_name(_COPY_PREFIX))
+        weakref.finalize(self, copy.remove)
+        shutil.copytree(directory, copy.path, dirs_exist_ok=True)
+        for path in (copy.path, *copy.path.rglob("*")):  # the original may be read-only
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        self._collection = _open_collection(copy.path, directory)
         self._check_content(directory)
 
     def search(self, query_embedding: npt.NDArray[np.float32], octant: str | None) -> Retrieved:

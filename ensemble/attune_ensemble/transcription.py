@@ -1,104 +1,203 @@
-"""Speech to text: finding the speech, cutting it into segments, and writing down the words of each."""
+"""Speech to text: finding the speech, cutting it into segments, and writing down the words of each.
+
+Whisper writes something down for whatever it hears: laughter becomes "Thank you.", Russian becomes English that
+nobody said. So the language is asked first, and words that Whisper itself finds unlikely are left out; the voice
+stays. `ensemble/benchmarks/hearing.md` has what the thresholds were measured on.
+"""
 
 from __future__ import annotations
 
-import importlib
-import math
-import sys
-import types
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from attune_client.protocol.errors import NoSpeech
+from attune_client.protocol.checks import quote
+from attune_client.protocol.errors import InvalidOption, NoSpeech, UnsupportedLanguage
 from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
-from attune_ensemble.audio import Waveform, decode_speech
+from attune_ensemble.audio import Decoder, Waveform, decode_speech
+from attune_ensemble.languages import name_of
 from attune_ensemble.segmentation import Span, pack, stack
-from attune_ensemble.tensors import Tensors, bytes_tensor
+from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
+from attune_ensemble.whisper import FULL_WINDOW_S, TAIL_S, Encoded, Heard, Whisper, Word, import_without_pyav
 
-if TYPE_CHECKING:
-    import ctranslate2
-    from faster_whisper import WhisperModel
+__all__ = [
+    "OtherLanguages",
+    "TranscribedSegment",
+    "Transcriber",
+    "Transcription",
+    "find_speech",
+    "is_foreign",
+    "was_said",
+]
 
+MIN_SPEECH_MS = 200
 MIN_SILENCE_MS = 300
 SPEECH_PAD_MS = 150
-MIN_WINDOW_S = 10.0
-TAIL_S = 2.0
-"""Whisper's encoder gets the speech, this much silence after it, and at least `MIN_WINDOW_S` in all.
 
-Padding to the usual 30 s costs four times as much for a sentence, and finds no more words.
-"""
+MIN_LOGPROB = -0.9
+"""Text whose tokens are less likely than this in the mean was not said."""
 
-_FULL_WINDOW_S = 30.0
+MIN_LOGPROB_IN_DOUBT = -0.5
+MAX_NO_SPEECH = 0.6
+"""Above this probability of no speech, text has to be likelier: `MIN_LOGPROB_IN_DOUBT`."""
+
+MIN_WORD_PROBABILITY = 0.5
+MIN_WORDS_PER_S = 1.0
+"""A segment whose words are less likely (geometric mean) or fewer than this is listened to again on its own."""
+
+MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
+"""Speech counts as foreign where English is less likely, and another language more likely, than these."""
+
+ENGLISH = "en"
+
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
+_OVER_AND_OVER = 6
+_WORD = re.compile(r"\w+")
+_MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
+
+
+class OtherLanguages(StrEnum):
+    """What to do with speech that is not English."""
+
+    REFUSE = "refuse"
+    VOICE = "voice"
 
 
 @dataclass(frozen=True, slots=True)
 class TranscribedSegment:
-    """A segment of speech and its words."""
+    """A segment of speech and its words; none where nothing was said, or not in English."""
 
     span: Span
     transcript: str
 
 
+@dataclass(frozen=True, slots=True)
+class Transcription:
+    """The segments of a recording, and the language (by its code) that it was taken for."""
+
+    segments: list[TranscribedSegment]
+    language: str
+    language_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Neighbouring segments, joined into one piece that Whisper takes at once."""
+
+    spans: list[Span]
+    encoded: Encoded
+
+
 class Transcriber:
-    """Whisper through faster-whisper (CTranslate2), on arrays: its audio decoder is never loaded."""
+    """Recordings to segments and their words, with the weights in `model_dir`."""
 
     def __init__(
-        self, model_dir: Path, *, device: str = "cpu", compute_type: str = "int8", threads: int = 2, beam_size: int = 1
+        self,
+        model_dir: Path,
+        *,
+        device: str = "cpu",
+        compute_type: str = "int8",
+        threads: int = 2,
+        beam_size: int = 1,
+        decoder: str = Decoder.WITH_PYAV,
     ) -> None:
-        self._model = _load_whisper(model_dir, device, compute_type, threads)
-        self._beam_size = beam_size
+        self._whisper = Whisper(model_dir, device, compute_type, threads, beam_size)
+        self._decoder = Decoder(decoder)
 
     def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
-        """Segments of at most 8 s with their words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
-        segments = find_speech(waveform)
-        if not segments:
+        """Segments of at most 8 s with their English words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
+        return self.hear(waveform, OtherLanguages.VOICE).segments
+
+    def hear(self, waveform: Waveform, other_languages: OtherLanguages = OtherLanguages.REFUSE) -> Transcription:
+        """What [T] at 16 kHz says; raises `NoSpeech`, or `UnsupportedLanguage` where that is to be refused."""
+        spans = find_speech(waveform)
+        if not spans:
             raise NoSpeech("no speech was found in the recording")
-        transcripts = self._transcripts(waveform, segments)
-        if not any(transcripts):
-            raise NoSpeech("something like speech was found, but no words in it")
-        return [TranscribedSegment(span, text) for span, text in zip(segments, transcripts, strict=True)]
+        windows = [_Window(group, self._whisper.encode(_join(waveform, group))) for group in _windows(spans)]
+        language, probability = self._language(windows)
+        if language == ENGLISH:
+            transcripts = self._transcripts(waveform, windows)
+        elif other_languages is OtherLanguages.VOICE:
+            transcripts = [""] * len(spans)
+        else:
+            raise UnsupportedLanguage(
+                f"the recording is in {name_of(language)} (probability {probability:.2f}), and only English is "
+                f"understood; other_languages={OtherLanguages.VOICE} uses the voice without the words"
+            )
+        segments = [TranscribedSegment(span, text) for span, text in zip(spans, transcripts, strict=True)]
+        return Transcription(segments, language, probability)
 
     def answer(self, inputs: Tensors) -> Tensors:
         """From one encoded recording, `audio` BYTES [1], to the outputs of `speech_to_text`.
 
-        Raises the `InvalidAudio` that fits when the recording cannot be used.
+        Raises the `InvalidAudio` that fits when the recording cannot be used, `InvalidOption` for an
+        `other_languages` that does not exist.
         """
-        waveform = decode_speech(inputs["audio"].flat[0])
-        found = self.transcribe(waveform)
-        spans = [segment.span for segment in found]
+        other_languages = read_other_languages(inputs)
+        waveform = decode_speech(inputs["audio"].flat[0], self._decoder)
+        heard = self.hear(waveform, other_languages)
+        spans = [segment.span for segment in heard.segments]
         return {
             "waveform": stack(waveform, spans),
             "num_samples": np.array([[span.end - span.start] for span in spans], np.int64),
             "start_s": np.array([span.start_s for span in spans], np.float32),
             "end_s": np.array([span.end_s for span in spans], np.float32),
-            "transcript": bytes_tensor(*(segment.transcript for segment in found))[:, None],
+            "transcript": bytes_tensor(*(segment.transcript for segment in heard.segments))[:, None],
+            "language": bytes_tensor(heard.language),
+            "language_probability": np.array([heard.language_probability], np.float32),
         }
 
-    def _transcripts(self, waveform: Waveform, segments: list[Span]) -> list[str]:
-        several = len(segments) > 1
-        # The weights are multilingual, the text tower behind them is English.
-        found, _ = self._model.transcribe(
-            pad_for_whisper(_join(waveform, segments)),
-            language="en",
-            beam_size=self._beam_size,
-            word_timestamps=several,
-            condition_on_previous_text=False,
-        )
-        if not several:
-            return ["".join(part.text for part in found).strip()]
-        words = [((w.start + w.end) / 2, w.word) for part in found for w in part.words or ()]
-        return assign_words(segments, words)
+    def _language(self, windows: list[_Window]) -> tuple[str, float]:
+        """The language of all windows together, each counting as long as its speech lasts, and its probability."""
+        found = [self._whisper.languages(window.encoded) for window in windows]
+        weights = np.array([window.encoded.speech_s for window in windows])
+        mean = {code: float(np.average([by_code[code] for by_code in found], weights=weights)) for code in found[0]}
+        language = max(mean, key=lambda code: mean[code])
+        language = language if is_foreign(language, mean) else ENGLISH
+        return language, mean[language]
+
+    def _transcripts(self, waveform: Waveform, windows: list[_Window]) -> list[str]:
+        """The words of every segment; raises `NoSpeech` where there are none and Whisper finds no speech either."""
+        transcripts: list[str] = []
+        no_speech: list[float] = []
+        for window in windows:
+            heard = self._whisper.decode(window.encoded, words=len(window.spans) > 1)
+            no_speech.append(heard.no_speech)
+            texts = _texts(window.spans, heard)
+            for span, text in zip(window.spans, texts, strict=True):
+                transcripts.append(self._alone(waveform, span) if text is None else text)
+        if not any(transcripts) and min(no_speech) > MAX_NO_SPEECH:
+            raise NoSpeech("something like a voice was found, but no speech")
+        return transcripts
+
+    def _alone(self, waveform: Waveform, span: Span) -> str:
+        """The words of one segment, heard on its own; "" if nothing was said."""
+        heard = self._whisper.decode(self._whisper.encode(waveform[span.start : span.end]), words=False)
+        return heard.text if was_said(heard) else ""
+
+
+def read_other_languages(inputs: Tensors) -> OtherLanguages:
+    """The option of a request; `InvalidOption` if there is no such choice."""
+    if "other_languages" not in inputs:
+        return OtherLanguages.REFUSE
+    wanted = text_of(inputs["other_languages"])
+    try:
+        return OtherLanguages(wanted)
+    except ValueError:
+        raise InvalidOption(
+            f"other_languages must be one of {', '.join(OtherLanguages)}, not {quote(wanted)}"
+        ) from None
 
 
 def find_speech(waveform: Waveform) -> list[Span]:
     """Segments of speech in [T] at 16 kHz, cut at pauses to at most 8 s each (Silero voice activity detection)."""
-    faster_whisper_vad = _import_without_pyav("faster_whisper.vad")
+    faster_whisper_vad = import_without_pyav("faster_whisper.vad")
     options = faster_whisper_vad.VadOptions(
+        min_speech_duration_ms=MIN_SPEECH_MS,
         min_silence_duration_ms=MIN_SILENCE_MS,
         speech_pad_ms=SPEECH_PAD_MS,
         max_speech_duration_s=MAX_SEGMENT_S,
@@ -107,53 +206,81 @@ def find_speech(waveform: Waveform) -> list[Span]:
     return pack([Span(int(s["start"]), min(int(s["end"]), len(waveform))) for s in found])
 
 
-def pad_for_whisper(waveform: Waveform) -> Waveform:
-    """[T] with silence after it, to a whole number of half seconds, but never into a further window of 30 s."""
-    speech_s = len(waveform) / SPEECH_SAMPLE_RATE
-    wanted_s = math.ceil(max(speech_s + TAIL_S, MIN_WINDOW_S) * 2) / 2
-    last_window_ends_s = math.ceil(speech_s / _FULL_WINDOW_S) * _FULL_WINDOW_S
-    length = round(min(wanted_s, last_window_ends_s) * SPEECH_SAMPLE_RATE)
-    return np.pad(waveform, (0, length - len(waveform)))
+def was_said(heard: Heard) -> bool:
+    """Whether the words of a window are likely enough to have been said."""
+    if heard.runs_on or not says_something(heard.text):
+        return False
+    in_doubt = heard.no_speech > MAX_NO_SPEECH
+    return heard.mean_logprob >= (MIN_LOGPROB_IN_DOUBT if in_doubt else MIN_LOGPROB)
 
 
-def assign_words(segments: list[Span], words: list[tuple[float, str]]) -> list[str]:
-    """Give each word of the joined segments (see `_join`) to the segment in which its middle lies."""
+def says_something(text: str) -> bool:
+    """Whether a text is more than punctuation, or one syllable over and over ("Ha ha ha ha ha ha")."""
+    words = _WORD.findall(text.lower())
+    return len(set(words)) > 1 or 0 < len(words) < _OVER_AND_OVER
+
+
+def is_foreign(language: str, probabilities: dict[str, float]) -> bool:
+    """Whether speech is surely not English; short or strange English is often taken for a language at random."""
+    return probabilities[ENGLISH] < MAX_ENGLISH and probabilities[language] > MIN_FOREIGN
+
+
+def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Word]]:
+    """Give each word of the joined segments (see `_join`) to the segment in which it is said.
+
+    A gap belongs half to the segment before it: Whisper lets words on both sides reach into a pause.
+    """
     lengths = np.array([segment.end - segment.start + _GAP for segment in segments])
-    edges_s = np.cumsum(lengths)[:-1] / SPEECH_SAMPLE_RATE
-    transcripts = [""] * len(segments)
-    for middle_s, word in words:
-        transcripts[int(np.searchsorted(edges_s, middle_s))] += word
-    return [text.strip() for text in transcripts]
+    edges_s = (np.cumsum(lengths)[:-1] - _GAP / 2) / SPEECH_SAMPLE_RATE
+    assigned: list[list[Word]] = [[] for _ in segments]
+    for word in words:
+        assigned[int(np.searchsorted(edges_s, word.at_s))].append(word)
+    return assigned
+
+
+def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
+    """The text of each segment of a window; None where it has to be heard on its own.
+
+    That is where its words are unlikely or too few, and before a segment without words: Whisper stopped early.
+    """
+    if len(spans) == 1:
+        return [heard.text if was_said(heard) else ""]
+    if not was_said(heard):
+        return [None] * len(spans)
+    assigned = assign_words(spans, heard.words)
+    stopped = [*(not words for words in assigned[1:]), False]
+    return [
+        None if before_nothing or not _is_sure(span, words) else "".join(word.text for word in words).strip()
+        for span, words, before_nothing in zip(spans, assigned, stopped, strict=True)
+    ]
+
+
+def _is_sure(span: Span, words: list[Word]) -> bool:
+    """Whether Whisper, which sometimes leaves a sentence out, wrote down what a segment says."""
+    if len(words) < MIN_WORDS_PER_S * (span.end_s - span.start_s):
+        return False
+    if not says_something("".join(word.text for word in words)):
+        return False
+    probabilities = np.array([word.probability for word in words])
+    return bool(np.exp(np.log(np.maximum(probabilities, 1e-6)).mean()) >= MIN_WORD_PROBABILITY)
+
+
+def _windows(spans: list[Span]) -> Iterator[list[Span]]:
+    """Neighbouring segments in groups that fit into one window of Whisper, the silence after them included."""
+    group: list[Span] = []
+    length = 0
+    for span in spans:
+        added = span.end - span.start + _GAP
+        if group and length + added > _MAX_WINDOW:
+            yield group
+            group, length = [], 0
+        group.append(span)
+        length += added
+    yield group
 
 
 def _join(waveform: Waveform, segments: list[Span]) -> Waveform:
-    """The segments one after the other with short gaps: Whisper pays for 30 s windows, not for pauses."""
+    """The segments one after the other with short gaps: Whisper pays for windows, not for pauses."""
     gap = np.zeros(_GAP, np.float32)
     parts = [part for segment in segments for part in (waveform[segment.start : segment.end], gap)]
     return np.concatenate(parts)
-
-
-def _load_whisper(model_dir: Path, device: str, compute_type: str, threads: int) -> WhisperModel:
-    faster_whisper = _import_without_pyav("faster_whisper")
-
-    class ShortWindowWhisper(faster_whisper.WhisperModel):  # type: ignore[name-defined]
-        """Encodes as many frames as there are, in place of 30 s: the padding is what most of the time goes to."""
-
-        def encode(self, features: npt.NDArray[np.float32]) -> ctranslate2.StorageView:
-            """Encode [mels, M] without the all-zero frames that faster-whisper pads a window with."""
-            used = np.flatnonzero(features.any(axis=0))
-            return super().encode(features[:, : used[-1] + 1] if len(used) else features)
-
-    return ShortWindowWhisper(
-        str(model_dir), device=device, compute_type=compute_type, cpu_threads=threads, local_files_only=True
-    )
-
-
-def _import_without_pyav(name: str) -> types.ModuleType:
-    """Import a module of faster-whisper with an empty `av` in PyAV's place.
-
-    faster-whisper imports PyAV at the top, to decode files. It is handed arrays here, and PyAV bundles
-    codecs under the GPL: it must not be loaded.
-    """
-    sys.modules.setdefault("av", types.ModuleType("av"))
-    return importlib.import_module(name)

@@ -3,7 +3,7 @@
 #
 #   ensemble/benchmarks/gpu.sh [OUTPUT_DIR]
 #
-# In an environment with attune[train,dev] and torch for CUDA. About twenty minutes on an H100.
+# In an environment with the extras train and dev and torch for CUDA. About twenty minutes on an H100.
 set -eu
 out=${1:-out/gpu}
 mkdir -p "$out"

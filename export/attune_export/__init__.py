@@ -1,1 +1,1 @@
-"""Pinned weights, merging, ONNX export, the knowledge-base index, and assembling the model repository."""
+"""Merging, ONNX export, the knowledge-base index, and assembling the model repository."""

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
 from attune_client.protocol.errors import AttuneError
-from attune_export.assemble import PROFILES, assemble
+from attune_ensemble.serving.layout import find_package, runs_here
+from attune_export.assemble import assemble
+from attune_export.profiles import Profile
+from attune_weights import WeightsError
 
 __all__ = ["export"]
+
+_REPOSITORY = Path("model_repository")
 
 
 @click.command()
 @click.option(
     "--repository",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path("model_repository"),
+    default=_REPOSITORY,
     show_default=True,
     help="The model repository: a folder of committed configurations, in which the models are placed.",
 )
-@click.option("--profile", type=click.Choice(PROFILES), default=PROFILES[0], show_default=True)
+@click.option(
+    "--profile",
+    type=click.Choice([profile.value for profile in Profile]),
+    default=Profile.EMBEDDED.value,
+    show_default=True,
+    help="Where the models will run. Each profile has its own export; what it asked for last is what is served.",
+)
 @click.option(
     "--artifacts",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A folder with valence/ and arousal_dominance/, saved by attune_training; embedded has its own.",
+    help="A folder with valence/ and arousal_dominance/, saved by `attune train`, in place of those that ship.",
 )
 @click.option(
     "--emotion-map",
@@ -33,8 +45,9 @@ __all__ = ["export"]
 )
 @click.option(
     "--musicgen",
-    metavar="NAME|DIR",
-    help="MusicGen's weights by name (such as musicgen-medium), or a folder; the gpu profiles have musicgen-small.",
+    metavar="NAME|DIR|none",
+    help="MusicGen's weights by name (such as musicgen-medium), or a folder; none: the composer plays.  "
+    "[default: none for embedded, musicgen-small for the others]",
 )
 @click.option("--force", is_flag=True, help="Build everything again.")
 def export(
@@ -45,15 +58,28 @@ def export(
     musicgen: str | None,
     force: bool,
 ) -> None:
-    """Fetch the pinned weights and place every model in the repository."""
+    """Fetch the pinned weights and the server, and place every model in the repository."""
+    options = {
+        "--repository": repository if repository != _REPOSITORY else None,
+        "--profile": profile if profile != Profile.EMBEDDED else None,
+        "--artifacts": artifacts,
+        "--emotion-map": emotion_map,
+        "--musicgen": musicgen,
+    }
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     try:
         assemble(
             repository,
-            profile=profile,
+            profile=Profile(profile),
             artifacts=artifacts,
             emotion_map=emotion_map,
             musicgen=musicgen,
             force=force,
+            command=shlex.join(["attune", "export", *given]),
         )
-    except AttuneError as error:
+        if profile == Profile.EMBEDDED and runs_here():
+            find_package()  # what `attune serve` runs, so that serving needs no network
+    except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:  # a full disk, a repository that may not be written
+        raise click.ClickException(f"{error.filename or repository}: {error.strerror or error}") from error

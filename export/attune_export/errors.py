@@ -1,21 +1,16 @@
-"""What can go wrong while weights are fetched and models are exported.
+"""What can go wrong while models are exported.
 
 AttuneError
-├── WeightsError     a pretrained model could not be fetched
 └── ExportError      a model could not be exported, or its export differs from the original
+
+Weights that cannot be fetched are an `attune_weights.WeightsError`.
 """
 
 from __future__ import annotations
 
 from attune_client.protocol.errors import AttuneError
 
-__all__ = ["ExportError", "WeightsError"]
-
-
-class WeightsError(AttuneError):
-    """No source gave the weights of a model, or what it gave has the wrong digest."""
-
-    code = "weights"
+__all__ = ["ExportError"]
 
 
 class ExportError(AttuneError):

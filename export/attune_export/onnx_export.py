@@ -159,8 +159,9 @@ def export_model(
     """Export `module` as the declared model `spec` to the file `target`.
 
     The file appears only once it has passed `check_graph` and `check_export`. Raises ExportError, which names the
-    model and what went wrong; nothing is left behind then.
+    model and what went wrong, weights that are no finite numbers among it; nothing is left behind then.
     """
+    _check_weights(module, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -172,6 +173,13 @@ def export_model(
     finally:
         partial.unlink(missing_ok=True)
     return ExportReport(deviation, size_bytes)
+
+
+def _check_weights(module: nn.Module, spec: ModelSpec) -> None:
+    """Raise ExportError for a weight that is no finite number: one row of an embedding may hide from every check."""
+    for name, value in module.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise ExportError(f"{spec.name}: the weight '{name}' holds values that are not finite numbers")
 
 
 def _export(module: nn.Module, spec: ModelSpec, path: Path) -> None:
@@ -291,7 +299,7 @@ def check_export(
     """Compare onnxruntime with PyTorch at every size; return the largest absolute deviation.
 
     Raises ExportError that names the model, the size and the deviation if it is above `tolerance` (or not a number),
-    or the size at which onnxruntime fails.
+    or the size at which onnxruntime fails or an output is not finite.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -304,6 +312,9 @@ def _deviation(
 ) -> float:
     inputs = random_inputs(spec, sizes, seed=sizes.batch)
     expected = _original(module, inputs)
+    for tensor, values in zip(spec.outputs, expected, strict=True):
+        if not np.isfinite(values).all():
+            raise ExportError(f"{spec.name}: '{tensor.name}' is not finite at {sizes}")
     try:
         got = session.run([tensor.name for tensor in spec.outputs], _as_numpy(inputs))
     except Exception as error:  # onnxruntime's own exceptions share no base below this

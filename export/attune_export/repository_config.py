@@ -20,18 +20,20 @@ from tritonclient.grpc import model_config_pb2 as pb
 from attune_client.protocol import models as protocol
 from attune_client.protocol.models import MODELS
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_export.profiles import (
+    ENGINE_FILE,
+    KNOWLEDGE_DIR,
+    MODEL_FILE,
+    MUSICGEN_DIR,
+    TOKENIZER_FILE,
+    WHISPER_DIR,
+    Profile,
+    exported_name,
+)
 
 __all__ = ["Profile", "config_path", "model_config", "parse", "render", "write_repository"]
 
 HEADER = "# Written by `python -m attune_export.repository_config`; change it there.\n"
-
-
-class Profile(StrEnum):
-    """A way of serving the same model folders."""
-
-    EMBEDDED = "embedded"
-    GPU = "gpu"
-    TENSORRT = "tensorrt"
 
 
 class Kind(StrEnum):
@@ -64,8 +66,9 @@ class Deployment:
 
     `instances` are processes in `embedded`; `on_gpu` gives the model the GPU in the other profiles, and
     `tensorrt` an engine in place of the ONNX graph in the profile of that name. `gpu_parameters` take the
-    place of `parameters` where the model runs on the GPU. `places` are the requests that it takes on before it refuses;
-    `gpu_places` those of a model that depends on how much the GPU can do.
+    place of `parameters` where the model runs on the GPU. `weights` is what `attune export` places for a Python model,
+    by the name that it has in `embedded`; the parameter of that name holds the profile's own. `places` are the requests
+    that it takes on before it refuses; `gpu_places` those of a model that depends on how much the GPU can do.
     """
 
     kind: Kind
@@ -75,6 +78,7 @@ class Deployment:
     max_queue_delay_us: int | None = None
     parameters: Mapping[str, str] = field(default_factory=dict)
     gpu_parameters: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
     places: Places | None = None
     gpu_places: Places | None = None
 
@@ -101,17 +105,20 @@ _MUSICGEN_PUBLIC, _MUSICGEN_ENGINE = Places(96, 16), Places(112, 0)
 # not bounded themselves: a bound on Triton's own queue makes its batcher poll every half second.
 _TRANSCRIBER, _GPU_TRANSCRIBER = Places(1, 31), Places(1, 111)
 
+# "soundfile" never starts PyAV, and then reads neither M4A, AMR nor WebM.
+_DECODER = {"decoder": "soundfile+pyav"}
 
 DEPLOYMENTS: dict[str, Deployment] = {
     "speech_to_text": Deployment(
         Kind.PYTHON,
         on_gpu=True,
-        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2"},
-        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4"},
+        parameters={"compute_type": "int8", "beam_size": "1", "threads": "2", **_DECODER},
+        gpu_parameters={"compute_type": "float16", "beam_size": "5", "threads": "4", **_DECODER},
+        weights=WHISPER_DIR,
         places=_TRANSCRIBER,
         gpu_places=_GPU_TRANSCRIBER,
     ),
-    "text_tokenizer": Deployment(Kind.PYTHON),
+    "text_tokenizer": Deployment(Kind.PYTHON, weights=TOKENIZER_FILE),
     "valence": Deployment(Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=2000, parameters=_ONE_THREAD),
     "arousal_dominance": Deployment(
         Kind.ONNX, on_gpu=True, tensorrt=True, max_queue_delay_us=2000, parameters=_ONE_THREAD
@@ -121,13 +128,14 @@ DEPLOYMENTS: dict[str, Deployment] = {
     ),
     "emotion_recognition": Deployment(Kind.ENSEMBLE),
     "sentence_encoder": Deployment(Kind.ONNX, on_gpu=True, max_queue_delay_us=0, parameters=_ONE_THREAD),
-    "music_prompt": Deployment(Kind.PYTHON, places=_BRIEF),
+    "music_prompt": Deployment(Kind.PYTHON, weights=KNOWLEDGE_DIR, places=_BRIEF),
     "music_generator": Deployment(
         Kind.PYTHON,
         on_gpu=True,
         # Four slots of MusicGen, where it is exported, take up to 2.4 GB.
         parameters={"engine": "composer", "chunk_s": "1.0", "slots": "4", "queue": "8"},
         gpu_parameters=_MUSICGEN,
+        weights=MUSICGEN_DIR,
         places=_PUBLIC,
         gpu_places=_MUSICGEN_ENGINE,
     ),
@@ -164,6 +172,8 @@ def model_config(name: str, profile: Profile) -> pb.ModelConfig:
     if deployment.max_queue_delay_us is not None:
         config.dynamic_batching.max_queue_delay_microseconds = deployment.max_queue_delay_us
     parameters = dict(deployment.gpu_parameters if _runs_on_gpu(deployment, profile) else deployment.parameters)
+    if deployment.weights:
+        parameters["weights"] = exported_name(deployment.weights, profile)
     for key, value in (parameters | _places(deployment, profile)).items():
         config.parameters[key].string_value = value
     if deployment.kind is Kind.ONNX:
@@ -213,9 +223,9 @@ def _set_backend(config: pb.ModelConfig, deployment: Deployment, profile: Profil
     if deployment.kind is Kind.PYTHON:
         config.backend, config.default_model_filename = "python", "model.py"
     elif deployment.tensorrt and profile is Profile.TENSORRT:
-        config.backend, config.platform, config.default_model_filename = "tensorrt", "tensorrt_plan", "model.plan"
+        config.backend, config.platform, config.default_model_filename = "tensorrt", "tensorrt_plan", ENGINE_FILE
     else:
-        config.backend, config.default_model_filename = "onnxruntime", "model.onnx"
+        config.backend, config.default_model_filename = "onnxruntime", exported_name(MODEL_FILE, profile)
 
 
 def _runs_on_gpu(deployment: Deployment, profile: Profile) -> bool:

@@ -388,7 +388,7 @@ def test_nothing_is_left_when_the_server_stops(tmp_path, server):
     second = Server(server.repository, ports=free_ports(), log_file=tmp_path / "log", models=("music_prompt",))
     with second:
         processes = list(second.process_ids())
-        regions = list(Path("/dev/shm").glob(f"{second._shm_prefix}*"))
+        regions = list(Path("/dev/shm").glob(f"{second.name}*"))
         modes = {region.stat().st_mode & 0o777 for region in regions}
     assert len(processes) == 2
     assert regions

@@ -17,14 +17,18 @@ ALLOWED = {
     "client/attune_client/protocol": (),
     "client/attune_client": ("attune_client",),
     # The report is how every benchmark prints.
-    "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report"),
-    "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble"),
+    "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
+    "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
+    "export/attune_weights": (),
     "training/attune_training": (),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }
 
 # What the serving processes must never load, and PyAV, which bundles codecs under the GPL.
 NEVER_SERVED = ("torch", "transformers", "sentence_transformers", "av")
+
+# PyAV runs in a process of its own, started by name.
+AV_PROCESS = "av_worker"
 
 # MusicGen runs on torch, in the process of `music_generator` alone and only where it is chosen.
 MUSICGEN = "musicgen"
@@ -59,10 +63,16 @@ def test_imports_flow_one_way(folder):
 @pytest.mark.parametrize("folder", ["client/attune_client", "ensemble/attune_ensemble", "model_repository"])
 def test_what_is_served_names_no_training_library(folder):
     for file in (ROOT / folder).rglob("*.py"):
-        allowed = ALLOWED_IN_MUSICGEN if MUSICGEN in file.parts else ()
+        allowed = ALLOWED_IN_MUSICGEN if MUSICGEN in file.parts else ("av",) if file.stem == AV_PROCESS else ()
         for module in imports(file):
             forbidden = any(is_within(module, library) for library in NEVER_SERVED if library not in allowed)
             assert not forbidden, f"{file} imports {module}"
+
+
+def test_nothing_imports_the_process_that_decodes_with_pyav():
+    for folder in ALLOWED:
+        for file in (ROOT / folder).rglob("*.py"):
+            assert not any(is_within(name, f"attune_ensemble.{AV_PROCESS}") for name in imports(file)), file
 
 
 def test_only_the_choice_of_an_engine_imports_musicgen_and_only_when_it_is_chosen():

@@ -13,6 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client import AttuneClient, AttuneError, cli
 from attune_client.client import MusicStream
+from attune_client.installation import install_command
 from attune_client.protocol import errors
 from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
 from attune_client.results import SpeechEmotion, TherapySession
@@ -20,6 +21,8 @@ from attune_client.wire import infer_inputs, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
+    "language": np.array([b"en"], dtype=np.object_),
+    "language_probability": np.array([0.975], np.float32),
     "vad": np.array([3.5, 2.0, 3.0], np.float32),
     "emotion": np.array([b"calm"], dtype=np.object_),
     "emotion_probabilities": np.eye(40, dtype=np.float32)[3],
@@ -61,6 +64,7 @@ def test_speech_emotion_reads_every_tensor():
     assert result.probability_array.tolist() == SPEECH["emotion_probabilities"].tolist()
     assert next(iter(result.to_dict()["probabilities"])) == "calm"
     assert len(result.to_dict()["probabilities"]) == 40
+    assert (result.language, result.to_dict()["language_probability"]) == ("en", 0.975)
     assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
 
 
@@ -170,12 +174,15 @@ def test_a_missing_file_is_named():
     assert "nowhere.wav" in result.output
 
 
+COMMAND_MODULES = ("analysis", "listing", "options", "playing")
+
+
 def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
-    for name in ("attune_client.commands", "attune_client.aio", "attune_client.client", "attune_client.wire"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for name in ("aio", "client", "wire", "commands", *(f"commands.{part}" for part in COMMAND_MODULES)):
+        monkeypatch.delitem(sys.modules, f"attune_client.{name}", raising=False)
     point = EntryPoint("play", "attune_client.commands:play [client]", cli.COMMANDS)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])
     result = CliRunner().invoke(cli.main, ["play", "any.wav", "--seed", "1"])
     assert result.exit_code == 1
-    assert "pip install 'attune[client]'" in result.output
+    assert install_command("client") in result.output

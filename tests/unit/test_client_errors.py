@@ -149,6 +149,8 @@ def test_an_address_that_is_none(kind, url):
         ({"spec": SPEC | {"instruments": "piano"}}, "instruments must name"),
         ({"spec": SPEC | {"instruments": ["x" * 10**6]}}, "instruments must be one of"),
         ({"spec": SPEC | {"mode": np.array(["dorian", "dorian"])}}, "mode must be one of"),
+        ({"text": "x", "other_languages": "voice"}, "other_languages is for a recording"),
+        ({"audio": b"x", "other_languages": 3}, "other_languages must be a str"),
         ({"audio": 3}, "audio must be bytes, a path or a file"),
         ({"audio": np.zeros(3)}, "audio must be bytes"),
         ({"audio": io.StringIO("text")}, "mode 'rb'"),
@@ -209,6 +211,12 @@ def test_a_recording_may_be_a_path(tmp_path):
         assert audio_tensor(path).tolist() == [b"RIFF"]
 
 
+def test_what_becomes_of_other_languages_is_sent():
+    sent = {"audio": [b"x"], "other_languages": [b"voice"]}
+    for inputs in (wire.speech_inputs(b"x", "voice"), therapy_inputs(b"x", other_languages="voice")):
+        assert {name: value.tolist() for name, value in inputs.items()} == sent
+
+
 def test_numbers_of_numpy_are_numbers():
     inputs = therapy_inputs(
         None,
@@ -231,7 +239,7 @@ def test_a_specification_may_be_given_as_what_it_is(spec):
 
 
 junk = st.sampled_from(JUNK) | st.text() | st.floats() | st.integers() | st.lists(st.floats()) | st.binary()
-OPTIONS = ("audio", "text", "emotion", "vad", "spec", "duration_s", "seed", "engine")
+OPTIONS = ("audio", "text", "emotion", "vad", "spec", "duration_s", "seed", "engine", "other_languages")
 
 
 @settings(max_examples=300, deadline=None)

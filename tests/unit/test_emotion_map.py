@@ -309,6 +309,13 @@ def run_command(tmp_path: Path, *options: str, anchors: Path = EMOTIONS_FILE) ->
     return CliRunner().invoke(emotion_map_command, [*arguments, *options])
 
 
+@pytest.mark.parametrize("options", [["--scale", "0", "nan"], ["--anchor-weight", "inf"]])
+def test_numbers_that_are_none_are_refused(tmp_path, options):
+    outcome = run_command(tmp_path, *options)
+    assert outcome.exit_code == 2
+    assert "is not a finite number" in outcome.output
+
+
 @pytest.fixture
 def briefly(monkeypatch):
     monkeypatch.setattr(command, "MapConfig", lambda **given: MapConfig(channels=16, epochs=2, steps=30, **given))

@@ -3,6 +3,10 @@
 Run: pytest tests/unit/test_export_onnx.py
 """
 
+import hashlib
+import re
+import subprocess
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +22,7 @@ from attune_client.protocol.models import (
     SENTENCE_ENCODER,
     VALENCE_MODEL,
 )
-from attune_export.errors import ExportError, WeightsError
+from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
     SentenceEncoder,
@@ -29,10 +33,10 @@ from attune_export.onnx_export import (
     random_inputs,
 )
 from attune_export.tensorrt import build_script
-from attune_export.weights import fetch
 from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
 from attune_training.regressor import Regressor, build_regressor, merge_adapters
+from attune_weights import WeightsError, fetch
 
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
 SMALL = {"width": 32, "num_layers": 1, "num_heads": 2, "feedforward": 64, "conv_channels": 16}
@@ -173,9 +177,9 @@ def test_the_emotion_classifier_exports_with_its_scaling_inside(tmp_path):
     assert report.max_deviation <= 1e-6
 
 
-@pytest.mark.parametrize("kind", [Restless, Broken])
-def test_an_export_that_fails_its_check_leaves_nothing_behind(tmp_path, kind):
-    with pytest.raises(ExportError, match=r"emotion_classifier: .* deviates from PyTorch by"):
+@pytest.mark.parametrize(("kind", "fault"), [(Restless, "deviates from PyTorch by"), (Broken, "is not finite")])
+def test_an_export_that_fails_its_check_leaves_nothing_behind(tmp_path, kind, fault):
+    with pytest.raises(ExportError, match=rf"emotion_classifier: .* {fault}"):
         export_model(tiny_classifier(kind), EMOTION_CLASSIFIER, tmp_path / "model.onnx", sizes=[Sizes(2)])
     assert not list(tmp_path.iterdir())
 
@@ -205,9 +209,66 @@ def test_the_sentence_encoder_embeds_as_sentence_transformers_does():
     assert ours.norm(dim=1).numpy() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_weight_that_is_no_number_is_refused_though_no_check_meets_it(tmp_path):
+    """The row of a word that is never drawn: the graph would answer well until somebody says that word."""
+    model = merge_adapters(tiny_regressor("valence", WHISPER))
+    with torch.no_grad():
+        model.text_tower.encoder.embeddings.word_embeddings.weight[7] = float("nan")
+    assert torch.isfinite(model(**random_inputs(VALENCE_MODEL, Sizes(2)))).all()
+    with pytest.raises(ExportError, match=r"valence: the weight 'text_tower.*' holds values that are not finite"):
+        export_model(model, VALENCE_MODEL, tmp_path / "model.onnx", sizes=SIZES[:1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_no_number_is_called_that(valence):
+    _, path, _ = valence
+
+    class Nothing(nn.Module):
+        def forward(self, waveform, num_samples, input_ids, attention_mask):
+            return torch.full((len(waveform), 1), float("nan"))
+
+    with pytest.raises(ExportError, match="valence: 'valence' is not finite at Sizes"):
+        check_export(path, Nothing(), VALENCE_MODEL, sizes=SIZES)
+
+
 def test_the_engine_script_covers_every_size_that_is_served():
-    script = build_script(VALENCE_MODEL)
+    script = build_script(VALENCE_MODEL, "model.tensorrt.onnx", "0" * 64)
     assert "--minShapes=waveform:1x400,num_samples:1x1,input_ids:1x2,attention_mask:1x2" in script
     assert "--maxShapes=waveform:16x128000,num_samples:16x1,input_ids:16x512,attention_mask:16x512" in script
-    assert "--onnx=model.onnx" in script
-    assert "--maxShapes=valence:256x1,arousal_dominance:256x2" in build_script(EMOTION_CLASSIFIER)
+    assert "--onnx=model.tensorrt.onnx" in script
+    classifier = build_script(EMOTION_CLASSIFIER, "model.tensorrt.onnx", "0" * 64)
+    assert "--maxShapes=valence:256x1,arousal_dominance:256x2" in classifier
+
+
+def test_the_engine_is_tuned_for_a_size_that_is_served():
+    """What `speech_to_text` makes of 4.5 s, and `text_tokenizer` of its words: any other length never comes."""
+    from attune_ensemble.segmentation import Span, stack
+    from attune_ensemble.text import BUCKETS
+
+    script = build_script(VALENCE_MODEL, "model.tensorrt.onnx", "0" * 64)
+    [(batch, samples, tokens)] = re.findall(r"--optShapes=waveform:(\d+)x(\d+),\S+input_ids:\d+x(\d+),", script)
+    assert int(samples) == stack(np.zeros(72_000, np.float32), [Span(0, 72_000)]).shape[1]
+    assert int(tokens) in BUCKETS
+    assert 1 < int(batch) <= VALENCE_MODEL.max_batch_size
+
+
+@pytest.mark.parametrize(
+    ("graph", "trtexec", "status"),
+    [
+        ("the graph", "touch model.plan.partial", 0),
+        ("another graph", "touch model.plan.partial", 1),
+        ("the graph", "echo 'exported meanwhile' > model.onnx; touch model.plan.partial", 1),
+        ("the graph", "exit 3", 3),
+    ],
+)
+def test_an_engine_is_never_that_of_another_graph(tmp_path, graph, trtexec, status):
+    (tmp_path / "model.onnx").write_text(graph)
+    script = build_script(EMOTION_CLASSIFIER, "model.onnx", hashlib.sha256(b"the graph").hexdigest())
+    (tmp_path / "build_engine.sh").write_text(script)
+    (tmp_path / "trtexec").write_text(f"#!/bin/sh\n{trtexec}\n")
+    (tmp_path / "trtexec").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", tmp_path / "build_engine.sh"], env=environment, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert (tmp_path / "model.plan").exists() == (status == 0)
+    assert ("attune export --profile tensorrt" in done.stderr) == (status == 1)

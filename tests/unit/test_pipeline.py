@@ -39,6 +39,8 @@ class FakeServer:
             "start_s": np.arange(count, dtype=np.float32),
             "end_s": np.arange(count, dtype=np.float32) + 1,
             "transcript": np.array([[f"word{i}".encode()] for i in range(count)], dtype=np.object_),
+            "language": np.array([b"en"], dtype=np.object_),
+            "language_probability": np.array([0.9], np.float32),
         }
 
     def emotion_recognition(self, inputs):
@@ -78,6 +80,15 @@ def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
     assert outputs["emotion_labels"].tolist() == [label.encode() for label in LABELS]
     for tensor in SPEECH_EMOTION.outputs:
         assert outputs[tensor.name].ndim == len(tensor.shape), tensor.name
+
+
+def test_what_becomes_of_other_languages_is_passed_on():
+    server, option = FakeServer(1), np.array([b"voice"], dtype=np.object_)
+    recognise_speech(AUDIO, LABELS, server)
+    recognise_speech(AUDIO, LABELS, server, option)
+    asked = [inputs for name, inputs in server.calls if name == "speech_to_text"]
+    assert [set(inputs) for inputs in asked] == [{"audio"}, {"audio", "other_languages"}]
+    assert asked[1]["other_languages"] is option
 
 
 def test_the_mean_counts_seconds():
@@ -173,6 +184,18 @@ def test_music_that_ends_early_is_an_error(seconds):
     responses, _server, _generator = therapy(seconds, audio=AUDIO)
     with pytest.raises(StreamEndedEarly, match=rf"{seconds}\.0 s of 2 s"):
         list(responses)
+
+
+@pytest.mark.parametrize("silent_from", [0, 1])
+def test_a_generator_that_says_nothing_is_an_error(silent_from):
+    generator, asked = FakeGenerator(2.0), []
+
+    def call_stream(model, inputs):
+        asked.append(model)
+        yield from () if len(asked) > silent_from else generator(model, inputs)
+
+    with pytest.raises(ServerError, match=r"announced nothing|before it began"):
+        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -46,17 +48,144 @@ def test_every_ensemble_tensor_has_one_source():
     assert {tensor.name for tensor in config.output} <= made
 
 
-def test_embedded_asks_for_no_gpu_and_the_others_do():
-    for name in MODELS:
-        assert not any(
-            g.kind == pb.ModelInstanceGroup.KIND_GPU for g in model_config(name, Profile.EMBEDDED).instance_group
-        )
-    assert model_config("valence", Profile.GPU).instance_group[0].kind == pb.ModelInstanceGroup.KIND_GPU
+@dataclass(frozen=True)
+class Served:
+    """How a model is to be served, written down here and nowhere derived: backend, file, kind, parameters, delay in us.
+
+    `platform` is what Triton wants beside the backend of an engine; `delay` None means no dynamic batcher.
+    """
+
+    backend: str
+    file: str
+    kind: str = "KIND_CPU"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    delay: int | None = None
+    platform: str = ""
 
 
-def test_tensorrt_replaces_the_graphs_of_regressors_and_classifier():
-    engines = {n for n in MODELS if model_config(n, Profile.TENSORRT).backend == "tensorrt"}
-    assert engines == {"valence", "arousal_dominance", "emotion_classifier"}
+def python(kind: str = "KIND_CPU", **parameters: str) -> Served:
+    return Served("python", "model.py", kind, parameters)
+
+
+def places(at_work: str, waiting: str) -> dict[str, str]:
+    return {"max_concurrent": at_work, "max_waiting": waiting}
+
+
+def whisper(kind: str, waiting: str, **parameters: str) -> Served:
+    decoder = "soundfile+pyav"
+    return python(kind, weights="whisper", decoder=decoder, **places("1", waiting), **parameters)
+
+
+def graph(file: str, kind: str, delay: int, **parameters: str) -> Served:
+    return Served("onnxruntime", file, kind, parameters, delay)
+
+
+def engine(delay: int) -> Served:
+    return Served("tensorrt", "model.plan", "KIND_GPU", {}, delay, "tensorrt_plan")
+
+
+def musicgen(weights: str) -> Served:
+    return python(
+        "KIND_GPU",
+        weights=weights,
+        engine="musicgen",
+        chunk_s="1.0",
+        numerics="bfloat16",
+        slots="16",
+        queue="64",
+        **places("112", "0"),
+    )
+
+
+ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+PUBLIC = places("16", "16")
+ENSEMBLE = Served("", "", "")
+
+EXPECTED: dict[str, dict[str, Served]] = {
+    "config.pbtxt": {
+        "speech_to_text": whisper("KIND_CPU", "31", compute_type="int8", beam_size="1", threads="2"),
+        "text_tokenizer": python(weights="tokenizer.json"),
+        "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
+        "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
+        "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
+        "emotion_recognition": ENSEMBLE,
+        "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
+        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_generator": python(weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **PUBLIC),
+        "speech_emotion": python(**PUBLIC),
+        "music_therapy": python(**PUBLIC),
+    },
+    "configs/gpu.pbtxt": {
+        "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
+        "text_tokenizer": python(weights="tokenizer.json"),
+        "valence": graph("model.gpu.onnx", "KIND_GPU", 2000),
+        "arousal_dominance": graph("model.gpu.onnx", "KIND_GPU", 2000),
+        "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
+        "emotion_recognition": ENSEMBLE,
+        "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
+        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_generator": musicgen("musicgen.gpu"),
+        "speech_emotion": python(**PUBLIC),
+        "music_therapy": python(**places("96", "16")),
+    },
+    "configs/tensorrt.pbtxt": {
+        "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
+        "text_tokenizer": python(weights="tokenizer.json"),
+        "valence": engine(2000),
+        "arousal_dominance": engine(2000),
+        "emotion_classifier": engine(0),
+        "emotion_recognition": ENSEMBLE,
+        "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
+        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_generator": musicgen("musicgen.tensorrt"),
+        "speech_emotion": python(**PUBLIC),
+        "music_therapy": python(**places("96", "16")),
+    },
+}
+"""Every model in every profile. A new parameter is written down here too, so that no profile gets it unseen."""
+
+
+def served(file: Path) -> Served:
+    """What a committed configuration says, read as the server reads it."""
+    config = text_format.Parse(file.read_text(), pb.ModelConfig())
+    if config.platform == "ensemble":
+        assert not config.instance_group
+        return ENSEMBLE
+    [group] = config.instance_group
+    assert group.count == 1
+    return Served(
+        config.backend,
+        config.default_model_filename,
+        pb.ModelInstanceGroup.Kind.Name(group.kind),
+        {key: value.string_value for key, value in config.parameters.items()},
+        config.dynamic_batching.max_queue_delay_microseconds if config.HasField("dynamic_batching") else None,
+        config.platform,
+    )
+
+
+@pytest.mark.parametrize(("file", "name"), [(file, name) for file, models in EXPECTED.items() for name in models])
+def test_every_committed_configuration_serves_as_it_is_written_down_here(file, name):
+    assert served(REPOSITORY / name / file) == EXPECTED[file][name]
+
+
+def test_no_model_and_no_profile_is_left_out():
+    """Of the folders as they lie there, for a server loads all of them."""
+    folders = {path.parent.name for path in REPOSITORY.glob("*/config.pbtxt")}
+    files = {str(path.relative_to(path.parents[1])) for path in REPOSITORY.glob("*/configs/*.pbtxt")}
+    assert all(models.keys() == folders for models in EXPECTED.values())
+    assert files == EXPECTED.keys() - {"config.pbtxt"}
+
+
+@pytest.mark.parametrize("name", EXPECTED["config.pbtxt"])
+def test_a_model_has_the_same_tensors_in_every_profile(name):
+    """So that a client, and the ensemble, need not know which one is served."""
+    shapes = []
+    for file in EXPECTED:
+        config = text_format.Parse((REPOSITORY / name / file).read_text(), pb.ModelConfig())
+        tensors = [(list(config.input), list(config.output)), config.model_transaction_policy.decoupled]
+        shapes.append((config.name, config.max_batch_size, tensors, list(config.ensemble_scheduling.step)))
+    assert shapes[0][0] == name
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 def test_a_broken_configuration_is_refused():

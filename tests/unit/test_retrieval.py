@@ -3,7 +3,9 @@
 Run: pytest tests/unit/test_retrieval.py
 """
 
+import gc
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,3 +177,17 @@ def test_every_emotion_retrieves_itself(minilm, minilm_index):
 )
 def test_free_words_find_a_fitting_emotion(minilm, minilm_index, words, label):
     assert minilm_index.search(minilm([words])[0], None).emotion.label == label
+
+
+def test_copies_of_the_index_go_when_they_are_not_used(directory, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / "attune-index-of-a-killed-process"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    index = KnowledgeIndex(directory, EMOTIONS)
+    assert not left.exists()
+    [copy] = tmp_path.iterdir()
+    assert copy.stat().st_mode & 0o777 == 0o700
+    del index
+    gc.collect()
+    assert not copy.exists()

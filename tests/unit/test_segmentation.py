@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attune_ensemble.segmentation import Span, bucket_length, pack, stack
-from attune_ensemble.transcription import _GAP, assign_words, pad_for_whisper
+from attune_ensemble.transcription import _GAP, assign_words
+from attune_ensemble.whisper import Word, pad_for_whisper, place_words
 
 RATE = 16_000
 
@@ -66,18 +67,37 @@ def test_buckets_are_whole_seconds(samples, bucket):
     assert bucket_length(samples) == bucket
 
 
-def test_words_go_to_the_segment_in_which_their_middle_lies():
+def texts(segments: list[Span], words: list[tuple[str, float]]) -> list[str]:
+    assigned = assign_words(segments, tuple(Word(text, at_s, 0.9) for text, at_s in words))
+    return ["".join(word.text for word in group).strip() for group in assigned]
+
+
+def test_words_go_to_the_segment_in_which_they_are_said():
     segments = [span(0, 2), span(5, 6), span(9, 10)]
     gap_s = _GAP / RATE
-    words = [(0.5, " one"), (1.9, " two"), (2 + gap_s + 0.5, " three")]
-    assert assign_words(segments, words) == ["one two", "three", ""]
+    words = [(" one", 0.5), (" two", 1.9), (" three", 2 + gap_s + 0.5)]
+    assert texts(segments, words) == ["one two", "three", ""]
 
 
 def test_a_word_past_the_end_goes_to_the_last_segment():
-    assert assign_words([span(0, 1)], [(7.0, " late")]) == ["late"]
+    assert texts([span(0, 1)], [(" late", 7.0)]) == ["late"]
 
 
-@pytest.mark.parametrize(("speech_s", "window_s"), [(0.5, 10), (8, 10), (8.1, 10.5), (29, 30), (59.5, 60), (61, 63)])
+def test_a_word_that_reaches_into_a_pause_goes_to_the_nearer_segment():
+    gap_s = _GAP / RATE
+    words = [(" before", 2 + 0.4 * gap_s), (" after", 2 + 0.6 * gap_s)]
+    assert texts([span(0, 2), span(5, 6)], words) == ["before", "after"]
+
+
+def test_a_word_beside_a_pause_lies_on_its_own_side():
+    aligned = [
+        {"word": word, "start": start, "end": end, "probability": 0.9}
+        for word, start, end in ((" one.", 0.0, 0.5), (" Two", 0.5, 4.0), (" three", 4.0, 4.4), (" four", 4.4, 9.0))
+    ]
+    assert [round(word.at_s, 2) for word in place_words(aligned)] == [0.25, 4.0, 4.2, 4.4]
+
+
+@pytest.mark.parametrize(("speech_s", "window_s"), [(0.5, 10), (8, 10), (8.1, 10.5), (27.6, 30), (29, 30), (30, 30)])
 def test_whispers_window_follows_the_speech(speech_s, window_s):
     waveform = np.ones(round(speech_s * RATE), np.float32)
     window = pad_for_whisper(waveform)

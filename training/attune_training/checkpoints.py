@@ -7,7 +7,7 @@ weights as stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -47,9 +47,14 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write the files of ``model`` into ``folder``, which is made if need be; those of a former model go."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the files of ``model`` into ``folder``, which is made if need be; those of a former model go.
+
+    Raises:
+        ValueError: a weight is no finite number as float16; nothing is written.
+    """
     stored = {name: value.detach().cpu().half().contiguous() for name, value in trained_parameters(model).items()}
+    _require_finite(stored, "the model", "training has diverged")
+    folder.mkdir(parents=True, exist_ok=True)
     adapters = {name: value for name, value in stored.items() if _is_adapter(name)}
     (folder / ADAPTER_FILE).unlink(missing_ok=True)
     if adapters:
@@ -69,7 +74,7 @@ def load_model(folder: Path, sources: PretrainedSources | None) -> Model:
 
     Raises:
         FileNotFoundError: one of its files is missing.
-        ValueError: a weight is missing, unexpected, or of another shape.
+        ValueError: a weight is missing, unexpected, of another shape, or not finite.
     """
     return _filled(build_model(read_config(folder), sources), folder)
 
@@ -79,7 +84,7 @@ def load_regressor(folder: Path, sources: PretrainedSources | None) -> Regressor
 
     Raises:
         FileNotFoundError: one of its files is missing.
-        ValueError: the model is another one, or a weight is missing, unexpected, or of another shape.
+        ValueError: the model is another one, or a weight is missing, unexpected, of another shape, or not finite.
     """
     config = read_config(folder)
     if not isinstance(config, RegressorConfig):
@@ -103,7 +108,8 @@ def warm_start(model: Model, folder: Path, parts: Sequence[str] = ()) -> WarmSta
 
     Raises:
         FileNotFoundError: ``folder`` holds no saved model.
-        ValueError: its audio tower is of another kind, or no matrix between towers and output stages fits.
+        ValueError: its audio tower is of another kind, no matrix between towers and output stages fits, or a weight is
+            not finite.
     """
     config = read_config(folder)
     if config.audio.kind != model.config.audio.kind:
@@ -135,7 +141,15 @@ def read_config(folder: Path) -> ModelConfig:
 def _read_weights(folder: Path, config: ModelConfig) -> dict[str, Tensor]:
     adapted = isinstance(config, RegressorConfig) and config.lora is not None
     names = (HEAD_FILE, ADAPTER_FILE) if adapted else (HEAD_FILE,)
-    return {name: value for file in names for name, value in load_file(_file(folder, file)).items()}
+    weights = {name: value for file in names for name, value in load_file(_file(folder, file)).items()}
+    _require_finite(weights, str(folder), "its training diverged, or the file is damaged")
+    return weights
+
+
+def _require_finite(weights: Mapping[str, Tensor], where: str, meaning: str) -> None:
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{where}: {name} holds values that are not finite numbers; {meaning}")
 
 
 def _file(folder: Path, name: str) -> Path:

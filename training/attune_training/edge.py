@@ -11,6 +11,7 @@ import click
 import torch
 
 from attune_training.data.corpus import CORPUS_KINDS
+from attune_training.machine import is_first_process
 from attune_training.providers import ProviderError
 
 __all__ = ["bad_rows_option", "data_option", "named_paths", "plain_errors", "say"]
@@ -62,5 +63,6 @@ def plain_errors(threads: int | None = None) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Say one line of progress."""
-    click.echo(line, err=True)
+    """Say one line of progress, once where several processes train together."""
+    if is_first_process():
+        click.echo(line, err=True)

@@ -1,4 +1,4 @@
-"""What a result was made with: the machine, and the revision of the sources."""
+"""What a result was made with: the machine, its processes, and the revision of the sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["git_revision", "hardware_line"]
+__all__ = ["git_revision", "hardware_line", "is_first_process"]
+
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for them
+
+
+def is_first_process() -> bool:
+    """Tell whether this process measures, writes and speaks: of several that train together, one each device, one."""
+    return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
 
 
 def hardware_line(accelerator: str) -> str:

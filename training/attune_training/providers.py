@@ -1,12 +1,15 @@
 """What training needs from the rooms above it, found by entry point and never imported by name.
 
 The group is ``attune.providers``: ``weights`` is a callable from the name of pinned weights to the folder that holds
-them; ``anchors`` is the path of the knowledge base, which lists the 40 emotions; ``transcriber`` makes the
-transcriber that is also served, from the folder of Whisper's weights.
+them; ``anchors`` is the path of the knowledge base, which lists the 40 emotions; ``segmenter`` finds the segments of
+speech in a waveform as they are served; ``transcriber`` makes the transcriber that is also served, from the folder of
+Whisper's weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,20 +17,44 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["GROUP", "ProviderError", "Transcribe", "anchors_file", "transcriber", "weights"]
+__all__ = [
+    "GROUP",
+    "FindSpeech",
+    "HeardSegment",
+    "ProviderError",
+    "Transcribe",
+    "anchors_file",
+    "segmenter",
+    "transcriber",
+    "weights",
+]
 
 GROUP = "attune.providers"
 _TRANSCRIBER_WEIGHTS = "whisper-base-ct2"
+_INSTALL = "install the extras train and serve"
 
 
 class ProviderError(RuntimeError):
     """A provider is not installed, or cannot give what was asked for."""
 
 
-class Transcribe(Protocol):
-    """Give the words of waveform [T], 16 kHz mono; empty where there are none."""
+FindSpeech = Callable[[npt.NDArray[np.float32]], list[tuple[int, int]]]
+"""Finds the segments of speech in waveform [T], 16 kHz mono: of each the first sample, and the one after its last."""
 
-    def __call__(self, waveform: npt.NDArray[np.float32]) -> str:
+
+@dataclass(frozen=True, slots=True)
+class HeardSegment:
+    """Samples ``start`` up to ``end`` of a waveform, and the words that were heard in it."""
+
+    start: int
+    end: int
+    transcript: str
+
+
+class Transcribe(Protocol):
+    """Give the segments and their words of waveform [T], 16 kHz mono; none where there is no speech."""
+
+    def __call__(self, waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
         """Transcribe one recording."""
         ...
 
@@ -56,6 +83,20 @@ def anchors_file() -> Path:
     return path
 
 
+def segmenter() -> FindSpeech:
+    """Return the finding of speech that is also served.
+
+    Raises:
+        ProviderError: a provider is not installed, or lacks something: said at once, not after hours of training.
+    """
+    find = _load("segmenter")
+    try:
+        find(np.zeros(1600, np.float32))
+    except ImportError as error:
+        raise ProviderError(f"finding speech needs more than is installed ({error}): {_INSTALL}") from error
+    return lambda waveform: [(span.start, span.end) for span in find(waveform)]
+
+
 def transcriber() -> Transcribe:
     """Return the transcriber that is also served, with its pinned weights.
 
@@ -64,13 +105,14 @@ def transcriber() -> Transcribe:
     """
     made = _load("transcriber")(weights(_TRANSCRIBER_WEIGHTS))
 
-    def transcribe(waveform: npt.NDArray[np.float32]) -> str:
+    def transcribe(waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
         try:
-            return " ".join(segment.transcript for segment in made.transcribe(waveform))
+            found = made.transcribe(waveform)
         except Exception as error:
             if getattr(error, "code", "") == "no_speech":
-                return ""
+                return []
             raise
+        return [HeardSegment(item.span.start, item.span.end, item.transcript) for item in found]
 
     return transcribe
 
@@ -78,8 +120,8 @@ def transcriber() -> Transcribe:
 def _load(name: str) -> Any:
     found = list(entry_points(group=GROUP, name=name))
     if not found:
-        raise ProviderError(f"nothing provides {name!r} (entry points {GROUP!r}): install attune[train,serve]")
+        raise ProviderError(f"nothing provides {name!r} (entry points {GROUP!r}): {_INSTALL}")
     try:
         return found[0].load()
     except ImportError as error:
-        raise ProviderError(f"{found[0].value} cannot be imported ({error}): install attune[train,serve]") from error
+        raise ProviderError(f"{found[0].value} cannot be imported ({error}): {_INSTALL}") from error

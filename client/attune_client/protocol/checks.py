@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from attune_client.protocol.errors import InvalidOption, StreamEndedEarly
-from attune_client.protocol.models import MAX_MUSIC_S, MAX_TEXT_CHARS, MAX_VAD, MIN_MUSIC_S, MIN_VAD
+from attune_client.protocol.models import MAX_MUSIC_S, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS
 
 __all__ = [
     "check_complete",
@@ -67,11 +67,12 @@ def check_seed(value: Any) -> int:
 
 def check_vad(values: Any) -> tuple[float, float, float]:
     """Valence, arousal and dominance."""
-    rule = f"vad must be valence, arousal and dominance, each between {MIN_VAD:g} and {MAX_VAD:g}"
+    low, high = VAD_LIMITS
+    rule = f"vad must be valence, arousal and dominance, each between {low:g} and {high:g}"
     if not isinstance(values, Iterable) or isinstance(values, str | bytes):
         raise InvalidOption(f"{rule}, not {quote(values)}")
     numbers = [check_number("vad", value) for value in values]
-    if len(numbers) != 3 or not all(MIN_VAD <= number <= MAX_VAD for number in numbers):
+    if len(numbers) != 3 or not all(low <= number <= high for number in numbers):
         raise InvalidOption(f"{rule}, not {quote(numbers)}")
     valence, arousal, dominance = numbers
     return valence, arousal, dominance

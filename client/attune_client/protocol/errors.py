@@ -5,12 +5,13 @@
     │   ├── InvalidAudio
     │   │   ├── UnreadableFile       the client cannot read the file: missing, a folder, not permitted
     │   │   ├── EmptyAudio           no bytes, or no samples
-    │   │   ├── UnreadableAudio      not WAV, FLAC, MP3 or OGG
+    │   │   ├── UnreadableAudio      no recording, or none that can be decoded
     │   │   ├── TruncatedAudio       the file ends before its header says
-    │   │   ├── NonFiniteAudio       NaN or infinite samples
-    │   │   ├── AudioTooLong         more than 10 minutes
+    │   │   ├── NonFiniteAudio       samples that are NaN, infinite or absurd
+    │   │   ├── AudioTooLong         more than 10 minutes, or too many samples
     │   │   ├── SilentAudio          nothing to hear
-    │   │   └── NoSpeech             something to hear, but no speech
+    │   │   ├── NoSpeech             something to hear, but no speech
+    │   │   └── UnsupportedLanguage  speech, but not in English
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
     │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
@@ -26,6 +27,8 @@ may be of any size, so messages show it short (`checks.quote`), and none is long
 from __future__ import annotations
 
 import re
+
+from attune_client.protocol.foreign_text import without_internals
 
 __all__ = [
     "MAX_MESSAGE",
@@ -47,6 +50,7 @@ __all__ = [
     "TruncatedAudio",
     "UnreadableAudio",
     "UnreadableFile",
+    "UnsupportedLanguage",
     "from_wire",
 ]
 
@@ -92,7 +96,7 @@ class EmptyAudio(InvalidAudio):
 
 
 class UnreadableAudio(InvalidAudio):
-    """The file is not in a supported audio format."""
+    """The file is no recording, or not one that the server can decode."""
 
     code = "unreadable_audio"
 
@@ -104,13 +108,13 @@ class TruncatedAudio(InvalidAudio):
 
 
 class NonFiniteAudio(InvalidAudio):
-    """Some samples are NaN or infinite."""
+    """Some samples are NaN, infinite, or beyond anything that a recording holds."""
 
     code = "non_finite_audio"
 
 
 class AudioTooLong(InvalidAudio):
-    """The recording is longer than the server accepts."""
+    """The recording is longer, or has more samples, than the server accepts."""
 
     code = "audio_too_long"
 
@@ -125,6 +129,12 @@ class NoSpeech(InvalidAudio):
     """No speech was found in the recording."""
 
     code = "no_speech"
+
+
+class UnsupportedLanguage(InvalidAudio):
+    """The recording is in another language than English."""
+
+    code = "unsupported_language"
 
 
 class InvalidOption(InvalidRequest):
@@ -206,4 +216,4 @@ def from_wire(text: str) -> AttuneError:
     The server prefixes the messages of models that other models call, so the code may stand anywhere in the text.
     """
     found = _CODE.search(text)
-    return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(text)
+    return _BY_CODE[found[1]](text[found.end() :]) if found else ServerError(without_internals(text))

@@ -22,11 +22,14 @@ MAX_SEGMENT_S = 8.0
 MAX_SPEECH_S = 600.0
 """Longest recording that is accepted, in seconds."""
 
+SPEECH_RATES_HZ = (4_000, 384_000)
+"""Lowest and highest sample rate of a recording, in Hz."""
+
+MAX_SPEECH_SAMPLES = 115_200_000
+"""Most samples of a recording, its channels counted together: ten minutes of stereo at 96 kHz."""
+
 MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
 """Shortest and longest music that one request may ask for, in seconds."""
-
-MIN_VAD, MAX_VAD = 1.0, 5.0
-"""The ends of the scales of valence, arousal and dominance."""
 
 MAX_TEXT_CHARS = 2_000
 """Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
@@ -50,7 +53,7 @@ REGRESSOR_MAX_BATCH = 16
 _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
 
 # Shared by several models, so declared above them.
-AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3 or OGG, any rate and channel count")
+AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like")
 WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
@@ -76,8 +79,20 @@ LEASE = TensorSpec(
     optional=True,
 )
 
+OTHER_LANGUAGES = TensorSpec(
+    "other_languages",
+    _BYTES,
+    (1,),
+    'speech that is not English: "refuse" (unless told otherwise), or "voice", without its words',
+    optional=True,
+)
+LANGUAGE = TensorSpec("language", _BYTES, (1,), "the language that the speech was taken for, by its ISO 639-1 code")
+LANGUAGE_PROBABILITY = TensorSpec("language_probability", _FP32, (1,), "how likely that language is, 0..1")
+
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
+    LANGUAGE,
+    LANGUAGE_PROBABILITY,
     VAD,
     TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
     EMOTION_PROBABILITIES,
@@ -133,13 +148,15 @@ _WISH = (
 
 SPEECH_TO_TEXT = ModelSpec(
     "speech_to_text",
-    inputs=(AUDIO_FILE, LEASE),
+    inputs=(AUDIO_FILE, OTHER_LANGUAGES, LEASE),
     outputs=(
         TensorSpec("waveform", _FP32, (-1, -1), "[S, T] the segments, 16 kHz mono, zero-padded to one bucket"),
         TensorSpec("num_samples", _INT64, (-1, 1), "[S, 1] true length of each segment in samples"),
         TensorSpec("start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
         TensorSpec("end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
-        TensorSpec("transcript", _BYTES, (-1, 1), "[S, 1] words of each segment"),
+        TensorSpec("transcript", _BYTES, (-1, 1), "[S, 1] words of each segment; empty where nothing was said"),
+        LANGUAGE,
+        LANGUAGE_PROBABILITY,
     ),
 )
 
@@ -208,12 +225,12 @@ MUSIC_GENERATOR = ModelSpec(
     decoupled=True,
 )
 
-SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE,), outputs=_SPEECH_RESULTS)
+SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES), outputs=_SPEECH_RESULTS)
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
     # A recording or a wish, one of them.
-    inputs=(replace(AUDIO_FILE, optional=True), *_WISH, *_MUSIC_OPTIONS),
+    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_WISH, *_MUSIC_OPTIONS),
     # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,

@@ -316,7 +316,7 @@ class Adapter:
     def _answered(self, name: str, message: str) -> AttuneError:
         error = from_wire(message)
         if type(error) is ServerError:
-            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {error}")
+            self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {message}")
         return error
 
 

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from types import TracebackType
 from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.scratch import Scratch, clear_abandoned, new_name
 from attune_ensemble.serving.layout import ServerLayout, build_layout, find_package, server_environment
+from attune_ensemble.serving.log_file import open_log
 from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]
@@ -33,6 +34,8 @@ _POLL_S = 0.1
 _KILL_GRACE_S = 5.0
 _LOG_LINES = 15
 _SHM_DIR = Path("/dev/shm")
+_PREFIX = "attune-serve-"
+_PRIVATE = 0o600
 
 # All models have this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
@@ -64,9 +67,11 @@ class Server:
     Args:
         repository: the model repository.
         ports: where it listens; `Ports()` are Triton's usual ones.
-        log_file: where the server and its models write; it is overwritten.
+        log_file: where the server and its models write; the log before is kept as `<name>.1`.
         models: load only these, by name; all when it is empty.
         exit_timeout_s: how long requests in flight may take to finish when the server stops.
+
+    `name` is what its temporary folder is called, and how the names of its shared memory begin.
     """
 
     def __init__(
@@ -82,7 +87,8 @@ class Server:
         self.ports = ports
         self._models = models
         self._exit_timeout_s = exit_timeout_s
-        self._scratch = tempfile.TemporaryDirectory(prefix="attune-server-")
+        self.name = new_name(_PREFIX)
+        self._scratch: Scratch | None = None
         self.log_file = log_file.resolve()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -114,13 +120,13 @@ class Server:
         """Start the server and return when every model is ready.
 
         Raises:
-            ServerUnavailable: no server installed, a model file missing, a port in use, the server died, or it was not
-                ready in time.
+            ServerUnavailable: no server installed, a model file missing, a port in use, a log or a temporary folder
+                that cannot be written, the server died, or it was not ready in time.
         """
         try:
             self._launch()
             self._wait_until_ready()
-            self._hide_regions()
+            self._close_regions()
         except BaseException:
             self.stop()
             raise
@@ -129,21 +135,47 @@ class Server:
         check_repository(self.repository, self._models)
         for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
             _require_free(port)
-        layout = build_layout(Path(self._scratch.name), find_package())
         environment = server_environment(os.environ)
-        self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("wb") as log:
+        with open_log(self.log_file) as log:
+            scratch, layout = self._make_scratch()
+            # What the models put among the temporary files goes when the server goes.
+            environment["TMPDIR"] = str(scratch.path / "tmp")
             # A session of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order.
             self._process = subprocess.Popen(
-                self._command(layout), env=environment, stdout=log, stderr=log, start_new_session=True
+                self._command(layout),
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=(scratch.lock,),
             )
+
+    def _make_scratch(self) -> tuple[Scratch, ServerLayout]:
+        package = find_package()
+        try:
+            for name in clear_abandoned(_PREFIX):
+                _remove_regions(name)
+            self._scratch = Scratch(self.name)
+            (self._scratch.path / "tmp").mkdir()
+            return self._scratch, build_layout(self._scratch.path, package)
+        except OSError as error:
+            folder = os.environ.get("TMPDIR", "/tmp")
+            raise ServerUnavailable(
+                f"the temporary folder {folder} cannot be used ({error.strerror}): name another one in TMPDIR"
+            ) from error
+
+    def _close_regions(self) -> None:
+        """Keep the memory in which requests travel to ourselves; Triton makes it readable for all, umask or not."""
+        for region in _regions(self.name):
+            region.chmod(_PRIVATE)
 
     def stop(self) -> None:
         """Let requests in flight finish, then end the server and every process that it started."""
         process, self._process = self._process, None
         if process is not None:
             self._end(process)
-        self._scratch.cleanup()
+        if self._scratch is not None:
+            self._scratch.remove()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         process.terminate()
@@ -155,8 +187,12 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            for region in self._regions():
-                region.unlink(missing_ok=True)
+            _remove_regions(self.name)
+
+    def exit_code(self) -> int | None:
+        """The code with which the server ended; None as long as it runs."""
+        assert self._process is not None, "the server has not been started"
+        return self._process.poll()
 
     def wait(self) -> int:
         """Wait until the server ends by itself, and return its exit code."""
@@ -177,19 +213,6 @@ class Server:
             if entry.name.isdigit() and _session_of(int(entry.name)) == self._process.pid:
                 yield int(entry.name)
 
-    @property
-    def _shm_prefix(self) -> str:
-        return f"{Path(self._scratch.name).name}-"
-
-    def _regions(self) -> list[Path]:
-        """The shared memory through which requests pass."""
-        return list(_SHM_DIR.glob(f"{self._shm_prefix}*"))
-
-    def _hide_regions(self) -> None:
-        """Let nobody else read what people say: the server makes its regions readable to every user of the machine."""
-        for region in self._regions():
-            region.chmod(0o600)
-
     def _command(self, layout: ServerLayout) -> list[str]:
         arguments = {
             "model-repository": self.repository,
@@ -206,7 +229,7 @@ class Server:
         command = [str(layout.binary), *(f"--{name}={value}" for name, value in arguments.items())]
         for backend in ("python", "onnxruntime"):
             settings = {
-                "shm-region-prefix-name": self._shm_prefix,
+                "shm-region-prefix-name": f"{self.name}-",
                 "shm-default-byte-size": _SHM_BYTES,
                 "shm-growth-byte-size": _SHM_BYTES,
                 "stub-timeout-seconds": _MODEL_LOAD_S,
@@ -227,10 +250,22 @@ class Server:
             time.sleep(_POLL_S)
 
     def _log_excerpt(self) -> str:
-        lines = self.log_file.read_text(errors="replace").splitlines()
+        if not self.log_file.is_file():  # a device or a pipe cannot be read again
+            return f"(the log went to {self.log_file})"
+        lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
         # Triton marks its errors with E and the month; without a GPU it always writes one about the CUDA driver.
         errors = [line for line in lines if line[:2] in {"E0", "E1"} and "CudaDriverHelper" not in line]
         return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
+
+
+def _regions(name: str) -> Iterator[Path]:
+    """The shared memory of the server of that name."""
+    return _SHM_DIR.glob(f"{name}-*")
+
+
+def _remove_regions(name: str) -> None:
+    for region in _regions(name):
+        region.unlink(missing_ok=True)
 
 
 def _require_free(port: int) -> None:

@@ -1,7 +1,8 @@
 """Where the packaged tritonserver finds its backends, its libraries and its Python.
 
 The nvidia-pytriton wheel carries the server, the python backend and one stub for each Python version, in folders of
-its own. `build_layout` puts them into the shape that `tritonserver --backend-directory` wants:
+its own. It is a pinned download like the weights, never installed: of its code and its requirements nothing is used.
+`build_layout` puts them into the shape that `tritonserver --backend-directory` wants:
 
     <root>/nvidia_pytriton.libs              the wheel's libraries
     <root>/server/lib/backends/python/       the python backend and the stub of this Python
@@ -12,9 +13,9 @@ The depth matters: the backend looks for its libraries four folders up (its RPAT
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -22,11 +23,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import attune_weights
 from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_ensemble.serving import interpreter
 
-__all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "server_environment"]
+__all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "runs_here", "server_environment"]
 
+_SERVER = "tritonserver"
 _MAX_THREADS = 4
+_NUMPY_BRIDGE = """
+import sys
+from attune_ensemble.serving import numpy_bridge
+numpy_bridge.install(sys.modules[__name__])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +59,42 @@ class ServerLayout:
     cache_dir: Path
 
 
+def runs_here() -> bool:
+    """Whether the packaged server runs on this platform."""
+    return (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
 def find_package() -> ServerPackage:
-    """The installed tritonserver.
+    """The packaged tritonserver, fetched into the user's cache on first use.
 
     Raises:
-        ServerUnavailable: the platform is not Linux on x86-64, the wheel is missing, or it has no stub for this Python.
+        ServerUnavailable: the platform is not Linux on x86-64, the server cannot be fetched, or it has no stub for this
+            Python.
     """
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    if not runs_here():
         raise ServerUnavailable(
             f"the packaged tritonserver runs on Linux x86_64 only; this is {sys.platform} {platform.machine()}"
         )
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or spec.origin is None:
-        raise ServerUnavailable("the package nvidia-pytriton is missing: pip install 'attune[serve]'")
-    return _package_at(Path(spec.origin).parent)
+    try:
+        return _package_at(attune_weights.fetch(_SERVER))
+    except attune_weights.WeightsError as error:
+        raise ServerUnavailable(str(error)) from error
 
 
-def _package_at(pytriton: Path) -> ServerPackage:
-    server = pytriton / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    package = ServerPackage(
+def _package_at(folder: Path) -> ServerPackage:
+    """What lies in `folder`, which has the wheel's own folders."""
+    server = folder / "pytriton" / "tritonserver"
+    version = sysconfig.get_python_version()
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise ServerUnavailable(f"the packaged tritonserver has no stub for Python {version}")
+    return ServerPackage(
         binary=server / "bin" / "tritonserver",
         python_backend=server / "backends" / "python",
-        stub=server / "python_backend_stubs" / version / "triton_python_backend_stub",
+        stub=stub,
         cache_dir=server / "caches",
-        libraries=pytriton.parent / "nvidia_pytriton.libs",
+        libraries=folder / "nvidia_pytriton.libs",
     )
-    for path in (package.binary, package.python_backend, package.stub, package.libraries):
-        if not path.exists():
-            raise ServerUnavailable(f"nvidia-pytriton has no {path}: reinstall it (pip install nvidia-pytriton==0.7.0)")
-    return package
 
 
 def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
@@ -89,11 +105,25 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
     backends = root / "server" / "lib" / "backends"
     _copy(package.python_backend.glob("*.*"), backends / "python")
     _copy([package.stub], backends / "python")
+    with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
+        utils.write(_NUMPY_BRIDGE)
     _copy([Path(__file__).parent / "onnx_backend" / "model.py"], backends / "onnxruntime")
-    libraries = root / package.libraries.name
-    libraries.unlink(missing_ok=True)
-    libraries.symlink_to(package.libraries)
+    _link_libraries(package.libraries, root / package.libraries.name)
     return ServerLayout(package.binary, backends, package.cache_dir)
+
+
+def _link_libraries(libraries: Path, folder: Path) -> None:
+    """Links to the wheel's libraries, but to this interpreter's own libpython in the place of one that it bundles.
+
+    The stub for 3.13 was linked to the libpython of the machine that built the wheel, found by its RPATH before any
+    other. With another build's, compiled modules of the standard library may not import.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for library in libraries.iterdir():
+        link = folder / library.name
+        link.unlink(missing_ok=True)
+        bundled = re.fullmatch(rf"libpython3-\w+\.{sys.version_info.minor}\.so\.1\.0", library.name)
+        link.symlink_to(_library() if bundled else library)
 
 
 def _copy(files: Iterable[Path], folder: Path) -> None:
@@ -103,7 +133,7 @@ def _copy(files: Iterable[Path], folder: Path) -> None:
 
 
 def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment: this Python's library and programs come first, and threads fit the machine.
+    """The server's environment: this Python's library and programs come first, threads fit, nothing calls home.
 
     The stub embeds whatever libpython the loader finds first. Were it another build than this interpreter's, compiled
     modules of the standard library would fail to import.
@@ -111,8 +141,8 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ServerUnavailable: this Python has no shared libpython.
     """
-    environment = dict(inherited)
-    environment["LD_LIBRARY_PATH"] = _first(str(_libpython_dir()), inherited.get("LD_LIBRARY_PATH"))
+    environment = dict(inherited) | NO_TELEMETRY | OFFLINE
+    environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
     environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))
     # Several stubs share the cores, so an idle worker must sleep instead of spinning.
@@ -120,17 +150,16 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return environment
 
 
-def _libpython_dir() -> Path:
-    name = f"libpython{sysconfig.get_python_version()}.so.1.0"
-    # Relocated builds of Python carry the folder of the machine that built them in LIBDIR.
-    folders = (Path(sysconfig.get_config_var("LIBDIR") or "/"), Path(sys.base_prefix) / "lib")
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder
-    raise ServerUnavailable(
-        f"this Python ({sys.base_prefix}) has no shared library {name}, which the server's stub needs; "
-        "use a Python built with --enable-shared (Debian's, pyenv's or uv's)"
-    )
+def _library() -> Path:
+    library = interpreter.find_library()
+    if library is None:
+        package = interpreter.package_of_library()
+        raise ServerUnavailable(
+            f"this Python ({sys.base_prefix}) has no shared library {interpreter.library_name()}, which the server's "
+            f"models need. Debian and Ubuntu have it in a package of its own: apt-get install {package}. Otherwise "
+            "use a Python built with --enable-shared, such as uv's: make clean setup PYTHON=$(uv python find 3.12)"
+        )
+    return library
 
 
 def _first(folder: str, paths: str | None) -> str:

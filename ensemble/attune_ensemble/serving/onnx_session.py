@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from attune_client.protocol.foreign_text import without_internals
+
 __all__ = ["Config", "Job", "ModelError", "NotFiniteError", "OnnxModel", "complete_config", "session_options"]
 
 Config = Mapping[str, Any]
@@ -208,6 +210,7 @@ class OnnxModel:
 
     def __init__(self, version_folder: Path, config: Config, log: Callable[[str], None]) -> None:
         self.name: str = config["name"]
+        self._log = log
         self._batched = int(config["max_batch_size"]) > 0
         path = model_file(version_folder, config)
         options = session_options(config, log)
@@ -283,7 +286,9 @@ class OnnxModel:
         try:
             values = self._session.run(names, feeds, self._run_options)
         except Exception as error:
-            raise ModelError(f"model '{self.name}' cannot run this request: {_one_line(error)}") from error
+            told = f"model '{self.name}' cannot run this request: {_one_line(error)}"
+            self._log(told)  # with what a client is not told: paths of the build
+            raise ModelError(without_internals(told)) from error
         return dict(zip(names, values, strict=True))
 
     def _require_finite(self, outputs: Arrays) -> None:

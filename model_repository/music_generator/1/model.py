@@ -5,7 +5,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_GENERATOR
-from attune_ensemble.music.engines import EngineOptions, engine_metrics
+from attune_ensemble.music.engines import EngineOptions, default_engine, engine_metrics
 from attune_ensemble.music.service import MusicService
 from attune_ensemble.serving.adapter import Adapter
 
@@ -15,7 +15,7 @@ class TritonPythonModel:
         self.triton = Adapter(MUSIC_GENERATOR, args, pb_utils)
         settings = self.triton.settings
         options = EngineOptions.of(settings, self.triton.device, self.triton.folder)
-        self.service = MusicService(settings["engine"], float(settings["chunk_s"]), options)
+        self.service = MusicService(default_engine(settings["engine"], options), float(settings["chunk_s"]), options)
         self.triton.publish(engine_metrics(options), self.service.metrics)
 
     def execute(self, requests: list[Any]) -> None:

@@ -17,7 +17,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(MUSIC_PROMPT, args, pb_utils)
         emotions = load_emotions()
-        index = KnowledgeIndex(self.triton.folder / "knowledge", emotions)
+        index = KnowledgeIndex(self.triton.folder / self.triton.settings["weights"], emotions)
         self.describer = MusicDescriber(emotions, index, TemplatePromptWriter())
 
     def execute(self, requests: list[Any]) -> None:

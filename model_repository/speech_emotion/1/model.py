@@ -20,4 +20,4 @@ class TritonPythonModel:
         self.triton.answer_concurrently(requests, self.recognise)
 
     def recognise(self, inputs: Tensors) -> Tensors:
-        return recognise_speech(inputs["audio"], self.labels, self.triton.call)
+        return recognise_speech(inputs["audio"], self.labels, self.triton.call, inputs.get("other_languages"))

@@ -14,11 +14,12 @@ class TritonPythonModel:
         self.triton = Adapter(SPEECH_TO_TEXT, args, pb_utils)
         settings = self.triton.settings
         self.transcriber = Transcriber(
-            self.triton.folder / "whisper",
+            self.triton.folder / settings["weights"],
             device=self.triton.device,
             compute_type=settings["compute_type"],
             threads=int(settings["threads"]),
             beam_size=int(settings["beam_size"]),
+            decoder=settings["decoder"],
         )
 
     def execute(self, requests: list[Any]) -> None:

@@ -12,7 +12,7 @@ from attune_ensemble.text import TextTokenizer
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(TEXT_TOKENIZER, args, pb_utils)
-        self.tokenizer = TextTokenizer(self.triton.folder / "tokenizer.json")
+        self.tokenizer = TextTokenizer(self.triton.folder / self.triton.settings["weights"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return self.triton.answer(requests, self.tokenizer.answer)

@@ -19,7 +19,15 @@ import soxr
 
 from attune_training.config import SAMPLE_RATE
 
-__all__ = ["AudioSource", "EmbeddedAudio", "audio_fault", "encoded_audio", "read_speech", "trim_silence"]
+__all__ = [
+    "AudioSource",
+    "EmbeddedAudio",
+    "audio_fault",
+    "encoded_audio",
+    "read_speech",
+    "sound_bounds",
+    "trim_silence",
+]
 
 Waveform = npt.NDArray[np.float32]
 
@@ -100,14 +108,20 @@ def read_speech(source: AudioSource) -> Waveform:
 
 
 def trim_silence(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> Waveform:
-    """Return [T] without the quiet at both ends: 20 ms frames below ``floor_db`` of the loudest, but for a margin."""
+    """Return [T] without the quiet at both ends, as :func:`sound_bounds` finds it."""
+    start, end = sound_bounds(waveform, floor_db, margin_s)
+    return waveform[start:end]
+
+
+def sound_bounds(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> tuple[int, int]:
+    """Return where sound starts and ends in [T]: 20 ms frames below ``floor_db`` of the loudest, but for a margin."""
     frame = SAMPLE_RATE // 50
     count = len(waveform) // frame
     if count == 0:
-        return waveform
+        return 0, len(waveform)
     level = np.sqrt(np.square(waveform[: count * frame].reshape(count, frame)).mean(axis=1))
     loud = np.flatnonzero(level > level.max() * 10 ** (floor_db / 20))
     if not loud.size:
-        return waveform
+        return 0, len(waveform)
     margin = int(margin_s * SAMPLE_RATE)
-    return waveform[max(0, loud[0] * frame - margin) : (loud[-1] + 1) * frame + margin]
+    return max(0, int(loud[0]) * frame - margin), min(len(waveform), (int(loud[-1]) + 1) * frame + margin)

@@ -28,6 +28,7 @@ __all__ = [
     "Collator",
     "Example",
     "TextTokens",
+    "as_int16",
     "length_batches",
     "read_examples",
     "similar_length_batches",
@@ -145,8 +146,12 @@ def read_examples(
 def _waveform(utterance: Utterance) -> npt.NDArray[np.int16] | None:
     if utterance.audio is None:
         return None
-    trimmed = trim_silence(read_speech(utterance.audio)).clip(-1.0, 1.0)
-    return np.round(trimmed * _FULL_SCALE).astype(np.int16)
+    return as_int16(trim_silence(read_speech(utterance.audio)))
+
+
+def as_int16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
+    """Return [T] as an :class:`Example` holds it, clipped to full scale."""
+    return np.round(waveform.clip(-1.0, 1.0) * _FULL_SCALE).astype(np.int16)
 
 
 def similar_length_batches(

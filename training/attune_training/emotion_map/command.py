@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,33 @@ __all__ = ["emotion_map_command"]
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
+class _Number(click.types.FloatParamType):
+    """A float, but not nan or infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
+
 @click.command("emotion-map")
 @click.option("--lexicon", "lexicon_path", type=_FILE, required=True, help="Words with VAD ratings, a table.")
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the map.")
 @click.option("--anchors", "anchors_path", type=_FILE, help="The emotions (YAML). Default: the knowledge base's.")
 @click.option(
-    "--scale", type=(float, float), metavar="LOW HIGH", help="Ends of the rating scale. Default: seen from the data."
+    "--scale",
+    type=(_Number(), _Number()),
+    metavar="LOW HIGH",
+    help="Ends of the rating scale. Default: seen from the data.",
 )
-@click.option("--anchor-weight", default=MapConfig().anchor_weight, show_default=True, help="0 is plain K-means.")
+@click.option(
+    "--anchor-weight",
+    type=_Number(),
+    default=MapConfig().anchor_weight,
+    show_default=True,
+    help="0 is plain K-means.",
+)
 @click.option("--seed", default=MapConfig().seed, show_default=True, help="Of the split and of the training.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def emotion_map_command(

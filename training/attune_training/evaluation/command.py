@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from rich.progress import Progress
 
 from attune_training.checkpoints import CONFIG_FILE
 from attune_training.config import Target
-from attune_training.data.audio import read_speech
 from attune_training.data.corpus import BadRows, open_corpus
 from attune_training.data.splits import parse_split_policy
 from attune_training.data.utterance import Utterance
@@ -23,6 +22,7 @@ from attune_training.edge import bad_rows_option, data_option, named_paths, plai
 from attune_training.evaluation.pairs import PairCheck, PairResult, check_pairs, parse_pair_check
 from attune_training.evaluation.predictions import Inputs, Predictions, join, predict
 from attune_training.evaluation.report import Scores, markdown, score, to_json
+from attune_training.evaluation.segments import Segments, given_segments, recognised_segments
 from attune_training.pretrained import load
 from attune_training.providers import transcriber
 
@@ -123,40 +123,45 @@ def _open(name: str, path: Path, bad_rows: BadRows, split: str | None, part: str
 def _measure(
     model: Path, subject: _Subject, inputs: Sequence[Inputs], transcripts: str, checks: Sequence[PairCheck]
 ) -> Iterator[_Measured]:
-    heard = _recognised(subject.utterances) if transcripts == "recognised" else subject.utterances
+    segments = _segments(subject.utterances, transcripts)
     for choice in inputs:
-        # Speakers, and sentences that belong together, are the corpus's own, whatever was recognised.
-        predictions = replace(predict_all(model, heard, choice), utterances=subject.utterances)
+        predictions = predict_all(model, subject.utterances, choice, segments)
         results = tuple(check_pairs(predictions, check) for check in checks)
         yield _Measured(subject.title, subject.note, choice, transcripts, score(predictions), results)
 
 
-def predict_all(model: Path, utterances: Sequence[Utterance], inputs: Inputs) -> Predictions:
+def predict_all(
+    model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
+) -> Predictions:
     """Return what the saved model, or the valence and arousal_dominance models of a folder, say of ``utterances``.
 
+    ``segments`` as :func:`predict` takes them.
+
     Raises:
+        ProviderError: segments have to be found, and nothing that is installed finds speech.
         ValueError: the folder holds no model that this project saved.
     """
+    segments = _segments(utterances, "given") if segments is None else segments
     folders = [model] if (model / CONFIG_FILE).is_file() else [model / "valence", model / "arousal_dominance"]
     parts = []
     for folder in folders:
         loaded = load(folder)
         with _progress(f"{folder.name}, {inputs}", len(utterances)) as advance:
-            parts.append(predict(loaded.model, utterances, loaded.collator(), inputs=inputs, progress=advance))
+            predicted = predict(
+                loaded.model, utterances, loaded.collator(), inputs=inputs, segments=segments, progress=advance
+            )
+            parts.append(predicted)
     return join(parts)
 
 
-def _recognised(utterances: Sequence[Utterance]) -> tuple[Utterance, ...]:
-    """Return the utterances with the words that speech recognition hears."""
-    transcribe = transcriber()
-    heard = []
-    with _progress("recognising speech", len(utterances)) as advance:
-        for utterance in utterances:
-            if utterance.audio is None:
-                raise ValueError("a corpus without audio has nothing to recognise: use --transcripts given")
-            heard.append(replace(utterance, transcript=transcribe(read_speech(utterance.audio))))
-            advance()
-    return tuple(heard)
+def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segments]:
+    """Return the segments of each utterance, with the corpus's words or those that speech recognition hears."""
+    if transcripts == "recognised":
+        transcribe = transcriber()
+        with _progress("recognising speech", len(utterances)) as advance:
+            return recognised_segments(utterances, transcribe, advance)
+    with _progress("finding speech", len(utterances)) as advance:
+        return given_segments(utterances, advance)
 
 
 @contextmanager

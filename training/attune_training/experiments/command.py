@@ -21,7 +21,7 @@ from attune_training.fitting.command import RUN_OPTIONS, command_with, with_corp
 from attune_training.fitting.folder import RunError
 from attune_training.fitting.run import RunOptions
 from attune_training.fitting.settings import Recipe, load_recipe
-from attune_training.machine import hardware_line
+from attune_training.machine import hardware_line, is_first_process
 
 __all__ = ["experiments", "run_table"]
 
@@ -90,8 +90,9 @@ def _run(
         )
         subject = Subject(name, path, open_corpus(settings.corpora[name].kind, path, bad_rows))
         result = run_table(table, settings, subject, splits, output, options)
-        report, record = _write(result, output, hardware_line(accelerator))
-    click.echo(json.dumps(record) if as_json else report)
+        if is_first_process():
+            report, record = _write(result, output, hardware_line(accelerator))
+            click.echo(json.dumps(record) if as_json else report)
     if result.failures:
         raise click.exceptions.Exit(1)
 

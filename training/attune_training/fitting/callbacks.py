@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,29 +11,33 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from attune_training.checkpoints import save_model
+from attune_training.files import recover_folder, replace_folder
 from attune_training.fitting.module import SCORE, RegressionModule
 
 __all__ = ["EpochClock", "KeepBest"]
 
 
 class KeepBest(Callback):
-    """Saves the model of the best validation score so far, in one step, so that a kill leaves the one before."""
+    """Saves the model of the best validation score so far, in one step, so that a kill leaves the one before.
+
+    Of several processes that train together the first one saves.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.best = folder, float("-inf")
+        recover_folder(folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save where the score is a new best."""
         value = float(trainer.callback_metrics[SCORE])
-        if value <= self.best:
+        if not value > self.best:  # so that a score that is no number is none
             return
         self.best = value
         if trainer.is_global_zero:
             assert isinstance(pl_module, RegressionModule)
             partial = self._folder.with_name(".model.partial")
             save_model(pl_module.model, partial)
-            shutil.rmtree(self._folder, ignore_errors=True)
-            partial.rename(self._folder)
+            replace_folder(partial, self._folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

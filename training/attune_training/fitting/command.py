@@ -17,6 +17,7 @@ from attune_training.evaluation.report import markdown, to_json
 from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit
 from attune_training.fitting.settings import CorpusSettings, Recipe, load_recipe, recipe_names
+from attune_training.machine import is_first_process
 
 __all__ = ["RUN_OPTIONS", "arousal_dominance", "command_with", "joint", "valence", "with_corpora", "with_overrides"]
 
@@ -94,7 +95,8 @@ def _run(
         result = fit(
             settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, say=say
         )
-    click.echo(json.dumps(_record(result)) if as_json else _words(result))
+    if is_first_process():
+        click.echo(json.dumps(_record(result)) if as_json else _words(result))
 
 
 def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -> Recipe:

@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from attune_training.augmentation import replace_synonyms
 from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD, SAMPLE_RATE
@@ -130,7 +131,7 @@ class _PlainBatches(Dataset[Batch]):
 class EpochData(pl.LightningDataModule):
     """The corpora of a run as Lightning wants them; an item is a whole batch, so any sampler may hand them out.
 
-    That is what makes several GPUs work: Lightning gives each of them every n-th batch.
+    That is what makes several GPUs work: Lightning gives each of them every n-th batch. Each of them validates all.
     """
 
     def __init__(self, corpora: Mapping[str, LoadedCorpus], recipe: Recipe, collate: Collator, workers: int) -> None:
@@ -152,7 +153,10 @@ class EpochData(pl.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Return one loader for each corpus, in the order of the recipe."""
         size = self._recipe.optimisation.batch_size
-        return [self._loader(_PlainBatches(item.validation, self._collate, size)) for item in self._corpora.values()]
+        parts = [_PlainBatches(item.validation, self._collate, size) for item in self._corpora.values()]
+        # A sampler of our own, which Lightning leaves alone: its shares for several processes are made equal by
+        # repeating batches, and what is repeated counts twice in the score.
+        return [self._loader(part, DistributedSampler(part, 1, 0, shuffle=False)) for part in parts]
 
-    def _loader(self, data: Dataset[Batch]) -> DataLoader[Batch]:
-        return DataLoader(data, batch_size=None, num_workers=self._workers)
+    def _loader(self, data: Dataset[Batch], sampler: DistributedSampler[Batch] | None = None) -> DataLoader[Batch]:
+        return DataLoader(data, batch_size=None, num_workers=self._workers, sampler=sampler)

@@ -87,7 +87,7 @@ class RegressionModule(pl.LightningModule):
                 loss = loss + settings.categories * functional.cross_entropy(
                     logits, batch.category[known], label_smoothing=0.1
                 )
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.waveform))
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.waveform), sync_dist=True)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
@@ -165,7 +165,7 @@ class RegressionModule(pl.LightningModule):
                     logged[f"{corpus}_{name}_{kind}"] = value.float()
             metrics.reset()
         correlations = [value for name, value in logged.items() if name.endswith("_pcc")]
-        self.log_dict({SCORE: torch.stack(correlations).nan_to_num().mean(), **logged})
+        self.log_dict({SCORE: torch.stack(correlations).nan_to_num().mean(), **logged}, sync_dist=True)
 
     def _metrics(self, corpus: str) -> Metric:
         metrics: Any = self.agreement[corpus]
@@ -194,9 +194,10 @@ def _category_layer(model: Model, num_categories: int) -> nn.Module:
 
 
 def _agreement(num_outputs: int) -> MetricCollection:
+    """Each process validates everything, so that none has to ask the others."""
     metrics: dict[str, Any] = {
-        "pcc": PearsonCorrCoef(num_outputs=num_outputs),
-        "ccc": ConcordanceCorrCoef(num_outputs=num_outputs),
-        "rmse": MeanSquaredError(squared=False, num_outputs=num_outputs),
+        "pcc": PearsonCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
+        "ccc": ConcordanceCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
+        "rmse": MeanSquaredError(squared=False, num_outputs=num_outputs, sync_on_compute=False),
     }
     return MetricCollection(metrics, compute_groups=False)

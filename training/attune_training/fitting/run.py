@@ -34,8 +34,10 @@ from attune_training.fitting.folder import (
 from attune_training.fitting.module import SCORE, RegressionModule
 from attune_training.fitting.plots import draw_curves, draw_predictions
 from attune_training.fitting.settings import Optimisation, Recipe
+from attune_training.machine import is_first_process
 from attune_training.models import trainable_parameters
 from attune_training.pretrained import ReadyModel, build, load
+from attune_training.providers import segmenter
 from attune_training.regressor import WORDS_STREAM
 
 __all__ = ["RunOptions", "fit"]
@@ -75,18 +77,32 @@ def fit(
         RunError: the folder holds another run, or a corpus has no path.
         CorpusError: a corpus has bad rows and ``options`` refuse them, or it cannot be opened.
         SplitError: a corpus cannot be split as the recipe wants.
+        ProviderError: weights cannot be fetched, or nothing that is installed finds speech, which measuring needs.
     """
     parts = open_parts(recipe, target, paths, options.bad_rows)
+    _require_segmenter(parts)
     digests = {name: part.corpus.digest for name, part in parts.items()}
     identity = RunIdentity.of(target, recipe, digests, start_from, words_from)
-    claim_folder(folder, identity, options.accelerator, _facts(parts))
+    if is_first_process():
+        claim_folder(folder, identity, options.accelerator, _facts(parts))
     if is_finished(folder):
         say(f"{folder} holds this run, finished")
         return read_result(folder)
     ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, WORDS_STREAM)), say)
     say(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
-    seconds = _train(ready, recipe, parts, folder, options, say)
-    return _measure(folder, parts, seconds)
+    trainer, seconds = _train(ready, recipe, parts, folder, options, say)
+    try:
+        if is_first_process():
+            _measure(folder, parts, seconds)
+    finally:
+        trainer.strategy.barrier()  # where several processes train together, the others wait for its result
+    return read_result(folder)
+
+
+def _require_segmenter(parts: Mapping[str, Part]) -> None:
+    """Find out before the training whether its result can be measured as it will be served."""
+    if any(utterance.audio for part in parts.values() for utterance in part.corpus.utterances):
+        segmenter()
 
 
 def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
@@ -118,8 +134,8 @@ def _fresh_model(
 
 def _train(
     ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, say: Say
-) -> float:
-    """Train to the end; return the seconds that all starts took."""
+) -> tuple[pl.Trainer, float]:
+    """Train to the end; return the trainer, and the seconds that all starts took."""
     data = EpochData(read_parts(recipe, parts), recipe, ready.collator(), options.workers)
     module = RegressionModule(ready.model, recipe, list(parts), len(categories(parts)), data.batches_per_epoch)
     clock = EpochClock(say)
@@ -127,7 +143,7 @@ def _train(
         trainer = _trainer(recipe.optimisation, folder, options, clock)
         last = folder / "checkpoints" / "last.ckpt"
         trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
-    return clock.seconds
+    return trainer, clock.seconds
 
 
 def _trainer(settings: Optimisation, folder: Path, options: RunOptions, clock: EpochClock) -> pl.Trainer:
@@ -171,7 +187,7 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> RunResult:
+def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> None:
     """Measure the best epoch on validation and test, draw the pictures, and write the result."""
     ready = load(folder / "model")
     scores: dict[str, dict[str, Scores]] = {}
@@ -190,4 +206,3 @@ def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> RunResu
         seconds=seconds,
     )
     write_result(result, scores)
-    return result

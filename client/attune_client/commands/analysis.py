@@ -1,0 +1,99 @@
+"""`attune analyse`: what recordings say and how they feel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from attune_client.aio import AsyncAttuneClient
+from attune_client.commands.options import AUDIO_FILE, STDIN, audio_name, json_option, read_audio, server_options
+from attune_client.commands.printing import Printer, echo_json
+from attune_client.protocol.errors import AttuneError
+from attune_client.results import VAD, SpeechEmotion
+
+__all__ = ["analyse", "speech_rows", "vad_text"]
+
+MAX_IN_FLIGHT = 8
+"""How many recordings `attune analyse` sends at once: enough for the server to batch them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Analysed:
+    path: Path
+    outcome: SpeechEmotion | AttuneError
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self.outcome, AttuneError)
+
+    def to_dict(self) -> dict[str, Any]:
+        file = {"file": click.format_filename(self.path)}
+        if isinstance(self.outcome, AttuneError):
+            return file | {"error": {"code": self.outcome.code, "message": str(self.outcome)}}
+        return file | self.outcome.to_dict()
+
+
+@click.command()
+@click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
+@json_option
+@server_options
+def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) -> None:
+    """Transcribe recordings and recognise the emotion in them.
+
+    Takes recordings of at most 10 minutes; - is standard input. Results come in the order of the recordings, --json as
+    one array. One that fails does not stop the others; the exit status is 1 if any did.
+    """
+    if audio.count(STDIN) > 1:
+        raise click.UsageError("standard input (-) can be read once only")
+    with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
+        outcomes = asyncio.run(_analyse_all(audio, url, timeout_s))
+    if as_json:
+        echo_json([outcome.to_dict() for outcome in outcomes])
+    else:
+        printer = Printer()
+        for outcome in outcomes:
+            printer.heading("file", audio_name(outcome.path))
+            printer.rows(*_outcome_rows(outcome))
+    if any(outcome.failed for outcome in outcomes):
+        raise SystemExit(1)
+
+
+async def _analyse_all(paths: Iterable[Path], url: str, timeout_s: float) -> list[_Analysed]:
+    limit = asyncio.Semaphore(MAX_IN_FLIGHT)
+    async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
+
+        async def one(path: Path) -> _Analysed:
+            async with limit:
+                try:
+                    return _Analysed(path, await client.analyse(read_audio(path)))
+                except AttuneError as error:
+                    return _Analysed(path, error)
+
+        return list(await asyncio.gather(*(one(path) for path in paths)))
+
+
+def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
+    if isinstance(analysed.outcome, AttuneError):
+        return [("error", str(analysed.outcome))]
+    return speech_rows(analysed.outcome)
+
+
+def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
+    """What was understood, as labels and values."""
+    yield "transcript", speech.transcript
+    yield "VAD", vad_text(speech.vad)
+    if len(speech.segments) > 1:
+        for segment in speech.segments:
+            yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", f"{vad_text(segment.vad)}  {segment.emotion}"
+    yield "emotion", speech.emotion
+
+
+def vad_text(vad: VAD) -> str:
+    """The three numbers with their names."""
+    return f"valence {vad.valence:.2f}  arousal {vad.arousal:.2f}  dominance {vad.dominance:.2f}"

@@ -1,0 +1,115 @@
+"""What a person sees when a command fails: one line, whatever went wrong, and never a traceback unasked.
+
+    with one_line_errors(debug=False):
+        ...
+
+Imports nothing but click, because it guards the sub-commands of every room, whatever they have installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NoReturn
+
+import click
+
+__all__ = ["DEBUG_VARIABLE", "INTERRUPTED", "describe", "one_line_errors"]
+
+DEBUG_VARIABLE = "ATTUNE_DEBUG"
+"""Set to 1, errors show their traceback, as `attune --debug` does."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
+
+_OUR_ERRORS = "attune_client.protocol.errors"
+
+
+@contextlib.contextmanager
+def one_line_errors(*, debug: bool) -> Iterator[None]:
+    """Turn what is raised inside into one line on standard error and an exit status.
+
+    Ctrl-C ends with 130, a reader of standard output that has gone with 1 and without a word. What nobody foresaw is
+    kept in a file with its traceback. With `debug` every traceback is shown.
+    """
+    _allow_any_text(sys.stdout)
+    _allow_any_text(sys.stderr)
+    try:
+        yield
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
+    except KeyboardInterrupt as interruption:
+        click.echo("interrupted", err=True)
+        raise SystemExit(getattr(interruption, "status", INTERRUPTED)) from None
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        if debug or _is_closed_pipe(error):
+            raise  # click ends quietly for a closed pipe
+        _fail(error)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, for a person: an error of a file names the file."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{click.format_filename(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _fail(error: Exception) -> NoReturn:
+    if _is_foreseen(error):
+        _drop_unwritable_output()
+        raise click.ClickException(describe(error)) from None
+    path = _keep_traceback(error)
+    if path is None:
+        raise error
+    raise click.ClickException(
+        f"unforeseen {type(error).__name__}: {' '.join(str(error).split())[:300]}\n"
+        f"Please report it, with its traceback: {path}"
+    ) from None
+
+
+def _is_foreseen(error: Exception) -> bool:
+    """Errors of our own tree, of files and of text in the wrong encoding need no traceback to be understood."""
+    # Loaded already, if one was raised; a machine without numpy cannot load it.
+    ours = getattr(sys.modules.get(_OUR_ERRORS), "AttuneError", ())
+    return isinstance(error, (OSError, UnicodeError, ours))
+
+
+def _is_closed_pipe(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _keep_traceback(error: Exception) -> Path | None:
+    """The file that the traceback was written to; None where nothing can be written."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="attune-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return None
+    return Path(file.name)
+
+
+def _allow_any_text(stream: IO[str]) -> None:
+    """Let a terminal or pipe that cannot show a character show its number instead of failing."""
+    with contextlib.suppress(AttributeError, ValueError):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+
+
+def _drop_unwritable_output() -> None:
+    """Text that could not be written to a full disk would fail once more when Python ends."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

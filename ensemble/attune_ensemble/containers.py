@@ -1,0 +1,136 @@
+"""What the header of a sound file says about its own length: recordings that were cut off, and recordings that
+were written to a pipe, whose writer could not go back to fill the length in.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from attune_client.protocol.errors import TruncatedAudio
+
+__all__ = ["check_complete", "fill_in_length"]
+
+_OGG_HEADER = 27  # bytes before a page's segment table
+_RIFF_LIKE = {b"RIFF": "<", b"RIFX": ">", b"FORM": ">"}
+_UNKNOWN_32 = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFF000, 0xFFFFFFFF)  # what programs write that stream to a pipe
+_UNKNOWN_64 = (0, 2**63 - 1, 2**64 - 1)
+_TO_THE_END_32 = b"\xff\xff\xff\xff"
+
+
+def check_complete(encoded: bytes) -> None:
+    """Raise `TruncatedAudio` for a file that was cut off, where its decoder would read it without complaint."""
+    announced = _announced_length(encoded)
+    if announced is not None and announced > len(encoded) + 1:  # some writers leave out the last padding byte
+        raise TruncatedAudio(f"the file has {len(encoded)} of the {announced} bytes that its header announces")
+    if encoded[:4] == b"OggS" and not _last_ogg_page_is_whole(encoded):
+        raise TruncatedAudio("the OGG stream breaks off in the middle of a page")
+
+
+def fill_in_length(encoded: bytes) -> bytes:
+    """The same recording with its real length in the header, where that says 0 or the largest number.
+
+    WAV, RF64, AU and CAF: libsndfile takes such a length at its word. It knows an unknown length in other formats.
+    """
+    if encoded[:4] == b".snd" and encoded[8:12] == b"\0\0\0\0":
+        return encoded[:8] + _TO_THE_END_32 + encoded[12:]
+    if encoded[:4] in (b"RIFF", b"RF64") and encoded[8:12] == b"WAVE":
+        return _fill_in_wave(encoded)
+    if encoded[:4] == b"caff":
+        return _fill_in_caf(encoded)
+    return encoded
+
+
+def _announced_length(encoded: bytes) -> int | None:
+    """Bytes of the whole file by its own header; None where the header does not say."""
+    kind = encoded[:4]
+    if kind in _RIFF_LIKE and len(encoded) >= 12:
+        size: int = struct.unpack_from(f"{_RIFF_LIKE[kind]}I", encoded, 4)[0]
+        return None if size in _UNKNOWN_32 else size + 8
+    if kind == b".snd" and len(encoded) >= 12:
+        offset, size = struct.unpack_from(">II", encoded, 4)
+        return None if size in _UNKNOWN_32 else offset + size
+    if kind == b"RF64":
+        return _announced_by_ds64(encoded)
+    if kind == b"riff" and len(encoded) >= 24:  # Sony's 64-bit WAV; its size counts the whole file
+        size = struct.unpack_from("<Q", encoded, 16)[0]
+        return None if size in _UNKNOWN_64 else size
+    if kind == b"caff":
+        return _announced_by_caf(encoded)
+    if encoded[4:8] == b"ftyp":
+        return max(_iso_box_ends(encoded))
+    return None
+
+
+def _announced_by_caf(encoded: bytes) -> int | None:
+    for name, body, size in _chunks(encoded, 8, ">4sQ"):
+        if name == b"data":
+            return None if size in _UNKNOWN_64 else body + size
+    return None
+
+
+def _announced_by_ds64(encoded: bytes) -> int | None:
+    for name, body, size in _chunks(encoded, 12, "<4sI"):
+        if name == b"ds64" and size >= 24 and body + 24 <= len(encoded):
+            announced: int = struct.unpack_from("<Q", encoded, body)[0]
+            return None if announced in _UNKNOWN_64 else announced + 8
+    return None
+
+
+def _iso_box_ends(encoded: bytes) -> Iterator[int]:
+    """Where each outermost box of an MP4, M4A or 3GP file ends; the last may end beyond the file."""
+    start = 0
+    while start + 8 <= len(encoded):
+        size: int = struct.unpack_from(">I", encoded, start)[0]
+        if size == 1 and start + 16 <= len(encoded):
+            size = struct.unpack_from(">Q", encoded, start + 8)[0]
+        end = len(encoded) if size == 0 else start + max(size, 8)
+        yield end
+        start = end
+
+
+def _last_ogg_page_is_whole(encoded: bytes) -> bool:
+    start = encoded.rfind(b"OggS")
+    table = start + _OGG_HEADER
+    if table > len(encoded):
+        return False
+    count = encoded[table - 1]
+    return len(encoded) >= table + count + sum(encoded[table : table + count])
+
+
+def _chunks(encoded: bytes, start: int, header: str) -> Iterator[tuple[bytes, int, int]]:
+    """Name, offset of the body and announced size of each chunk from `start` on."""
+    width = struct.calcsize(header)
+    while start + width <= len(encoded):
+        name, size = struct.unpack_from(header, encoded, start)
+        yield name, start + width, size
+        start += width + size + (size & 1 if header[0] == "<" else 0)
+
+
+def _fill_in_wave(encoded: bytes) -> bytes:
+    sizes = None  # offset of RF64's own 64-bit sizes
+    for name, body, size in _chunks(encoded, 12, "<4sI"):
+        if name == b"ds64" and size >= 24:
+            sizes = body
+        if name != b"data":
+            continue
+        if sizes is not None:
+            return _fill_in_ds64(encoded, sizes, len(encoded) - body)
+        return encoded if size else encoded[: body - 4] + _TO_THE_END_32 + encoded[body:]
+    return encoded
+
+
+def _fill_in_ds64(encoded: bytes, sizes: int, data_size: int) -> bytes:
+    known: int = struct.unpack_from("<Q", encoded, sizes + 8)[0]
+    if known not in _UNKNOWN_64:
+        return encoded
+    # The third number counts samples; libsndfile reckons them from the data where it is 0.
+    return encoded[:sizes] + struct.pack("<QQQ", len(encoded) - 8, data_size, 0) + encoded[sizes + 24 :]
+
+
+def _fill_in_caf(encoded: bytes) -> bytes:
+    for name, body, size in _chunks(encoded, 8, ">4sQ"):
+        if name == b"data":
+            known = size not in _UNKNOWN_64
+            return encoded if known else encoded[: body - 8] + struct.pack(">Q", len(encoded) - body) + encoded[body:]
+    return encoded

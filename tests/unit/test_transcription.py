@@ -1,0 +1,242 @@
+"""What is written down, and what is not: `pytest tests/unit/test_transcription.py`.
+
+The first part has a stand-in for Whisper, the second the real one.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from tools.hearing import humming, laughter
+
+from attune_client.protocol.errors import InvalidOption, NoSpeech, UnsupportedLanguage
+from attune_client.protocol.models import SPEECH_TO_TEXT
+from attune_ensemble import transcription
+from attune_ensemble.audio import Decoder, decode_speech
+from attune_ensemble.languages import name_of
+from attune_ensemble.segmentation import Span
+from attune_ensemble.transcription import OtherLanguages, Transcriber, is_foreign, was_said
+from attune_ensemble.whisper import TOKENS_PER_S, Encoded, Heard, Word
+
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "model_repository" / "speech_to_text" / "1" / "whisper"
+RATE = 16_000
+SAID = Heard("hello there", (), -0.3, 0.02, False)
+UNLIKELY = Heard("Thank you.", (), -1.2, 0.3, False)
+
+
+@dataclass
+class FakeWhisper:
+    """Answers with what it was given, in turn, and remembers how long the windows were."""
+
+    heard: list[Heard]
+    languages_of: list[dict[str, float]] = field(default_factory=lambda: [{"en": 0.98, "de": 0.01}])
+    windows_s: list[float] = field(default_factory=list)
+    decoded: int = 0
+
+    def encode(self, waveform):
+        self.windows_s.append(round(len(waveform) / RATE, 1))
+        return Encoded(None, 0, len(waveform) / RATE)
+
+    def languages(self, window):
+        return self.languages_of[len(self.windows_s) % len(self.languages_of)]
+
+    def decode(self, window, *, words):
+        self.decoded += 1
+        return self.heard[self.decoded - 1]
+
+
+def transcriber_with(monkeypatch, whisper: FakeWhisper, *spans_s: tuple[float, float]) -> Transcriber:
+    made = Transcriber.__new__(Transcriber)
+    made._whisper, made._decoder = whisper, Decoder.SOUNDFILE
+    spans = [Span(round(start * RATE), round(end * RATE)) for start, end in spans_s]
+    monkeypatch.setattr(transcription, "find_speech", lambda waveform: spans)
+    return made
+
+
+WAVEFORM = np.zeros(120 * RATE, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("heard", "said"),
+    [
+        (SAID, True),
+        (Heard("Hm", (), -0.89, 0.59, False), True),
+        (Heard("Thank you.", (), -0.91, 0.1, False), False),  # unlikely
+        (Heard("you", (), -0.6, 0.8, False), False),  # in doubt, and not likely enough for that
+        (Heard("Sure thing.", (), -0.4, 0.8, False), True),
+        (Heard("ha ha ha ha ha ha ha", (), -0.1, 0.1, True), False),  # without end
+        (Heard("...", (), -0.2, 0.1, False), False),
+        (Heard("P-P-P-P-P-P-P", (), -0.1, 0.1, False), False),
+        (Heard("No, no, no!", (), -0.3, 0.1, False), True),
+    ],
+)
+def test_words_are_kept_where_whisper_finds_them_likely(heard, said):
+    assert was_said(heard) is said
+
+
+def test_the_voice_stays_where_the_words_go(monkeypatch):
+    made = transcriber_with(monkeypatch, FakeWhisper([UNLIKELY]), (1, 3))
+    (segment,) = made.hear(WAVEFORM).segments
+    assert (segment.transcript, segment.span) == ("", Span(RATE, 3 * RATE))
+
+
+def test_nothing_to_hear_in_a_voice_is_no_speech(monkeypatch):
+    hum = Heard("you", (), -1.2, 0.87, False)
+    with pytest.raises(NoSpeech):
+        transcriber_with(monkeypatch, FakeWhisper([hum]), (1, 3)).hear(WAVEFORM)
+
+
+def words(text: str, start_s: float, probability: float = 0.9) -> tuple[Word, ...]:
+    return tuple(Word(f" {word}", start_s + 0.3 * i, probability) for i, word in enumerate(text.split()))
+
+
+def test_one_doubtful_segment_is_heard_again_and_loses_its_words_alone(monkeypatch):
+    gap_s = transcription._GAP / RATE
+    joined = words("one two three", 0.5) + words("thank you", 2 + gap_s + 0.5, 0.3) + words("four five", 5.0)
+    whisper = FakeWhisper([Heard("one two", joined, -0.4, 0.02, False), UNLIKELY])
+    made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7), (9, 11))
+    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["one two three", "", "four five"]
+    assert whisper.windows_s == [6.6, 2.0]
+
+
+def test_segments_that_whisper_left_out_are_heard_again(monkeypatch):
+    joined = Heard("one two", words("one two three", 0.5), -0.4, 0.02, False)
+    whisper = FakeWhisper([joined, SAID, SAID, SAID])
+    made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7), (9, 11))
+    # The first as well: Whisper may have stopped in the middle of it.
+    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there"] * 3
+
+
+def test_a_window_without_end_is_heard_piece_by_piece_once(monkeypatch):
+    whisper = FakeWhisper([Heard("ha ha", (), -0.1, 0.1, True), SAID, Heard("ha ha", (), -0.1, 0.1, True)])
+    made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7))
+    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there", ""]
+    assert whisper.decoded == 3
+
+
+def test_windows_hold_whole_segments_and_fit_into_whispers(monkeypatch):
+    whisper = FakeWhisper([UNLIKELY] * 40)
+    spans = [(8.5 * i, 8.5 * i + 8) for i in range(14)]
+    made = transcriber_with(monkeypatch, whisper, *spans)
+    assert len(made.transcribe(WAVEFORM)) == 14
+    assert whisper.windows_s[:5] == [24.6, 24.6, 24.6, 24.6, 16.4]
+    assert whisper.decoded == 5 + 14  # every window once, every segment once more at most
+
+
+RUSSIAN = {"en": 0.01, "ru": 0.97}
+
+
+def test_another_language_is_refused_by_name(monkeypatch):
+    whisper = FakeWhisper([SAID], [RUSSIAN])
+    with pytest.raises(UnsupportedLanguage, match=r"in Russian \(probability 0\.97\).*other_languages=voice"):
+        transcriber_with(monkeypatch, whisper, (1, 3)).hear(WAVEFORM)
+    assert whisper.decoded == 0
+
+
+def test_or_its_voice_is_used_without_words(monkeypatch):
+    whisper = FakeWhisper([], [RUSSIAN])
+    heard = transcriber_with(monkeypatch, whisper, (1, 3)).hear(WAVEFORM, OtherLanguages.VOICE)
+    assert ([s.transcript for s in heard.segments], heard.language) == ([""], "ru")
+    assert heard.language_probability == pytest.approx(0.97)
+
+
+def test_the_language_is_that_of_most_of_the_speech(monkeypatch):
+    spans = [(0, 8), (9, 17), (18, 26), (40, 41)]  # a long window and a short one
+    whisper = FakeWhisper([], [RUSSIAN, {"en": 0.98, "ru": 0.01}])
+    made = transcriber_with(monkeypatch, whisper, *spans)
+    whisper.languages = lambda window: RUSSIAN if window.speech_s > 10 else {"en": 0.98, "ru": 0.01}
+    assert made.hear(WAVEFORM, OtherLanguages.VOICE).language == "ru"
+
+
+@pytest.mark.parametrize(
+    ("english", "other", "foreign"),
+    [(0.01, 0.97, True), (0.32, 0.62, False), (0.05, 0.35, False), (0.14, 0.51, True), (0.45, 0.5, False)],
+)
+def test_only_what_is_surely_foreign_counts_as_such(english, other, foreign):
+    assert is_foreign("cy", {"en": english, "cy": other}) is foreign
+
+
+def test_languages_have_names():
+    assert [name_of(code) for code in ("zh", "de", "ht", "xx")] == ["Chinese", "German", "Haitian Creole", "xx"]
+
+
+def recording(waveform: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    sf.write(buffer, waveform, RATE, format="WAV")
+    return np.array([buffer.getvalue()], dtype=np.object_)
+
+
+def test_an_unknown_choice_is_refused_before_anything_is_decoded(monkeypatch):
+    made = transcriber_with(monkeypatch, FakeWhisper([]), (1, 3))
+    with pytest.raises(InvalidOption, match="one of refuse, voice, not 'sing'"):
+        made.answer({"audio": recording(WAVEFORM), "other_languages": np.array([b"sing"], dtype=np.object_)})
+
+
+# The real one.
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> Transcriber:
+    return Transcriber(WEIGHTS)
+
+
+@pytest.fixture(scope="module")
+def sentence(samples: list[Path]) -> np.ndarray:
+    return decode_speech(samples[1].read_bytes())
+
+
+def test_every_output_is_declared(transcriber, samples):
+    outputs = transcriber.answer({"audio": np.array([samples[1].read_bytes()], dtype=np.object_)})
+    assert set(outputs) == {tensor.name for tensor in SPEECH_TO_TEXT.outputs}
+    assert outputs["language"].tolist() == [b"en"]
+    assert outputs["language_probability"][0] > 0.9
+
+
+def test_laughter_keeps_its_voice_and_gets_no_words(transcriber):
+    for laugh in (laughter(220, 4, "e"), laughter(130, 5.2, "i"), laughter(320, 5.2, "e")):
+        heard = transcriber.hear(laugh)
+        assert [segment.transcript for segment in heard.segments] == [""] * len(heard.segments)
+
+
+def test_humming_is_no_speech(transcriber):
+    with pytest.raises(NoSpeech):
+        transcriber.hear(humming(160))
+
+
+def test_laughter_between_sentences_takes_no_words_from_them(transcriber, sentence):
+    pause = np.zeros(RATE, np.float32)
+    laugh = laughter(220, 4, "e")
+    heard = transcriber.hear(np.concatenate([sentence, pause, laugh, pause, sentence])).segments
+    laughing = [s for s in heard if len(sentence) <= s.span.start < len(sentence) + 2 * RATE + len(laugh)]
+    assert laughing
+    assert not any(s.transcript for s in laughing)
+    assert sum(s.transcript.startswith("Unless to be") and "selfish" in s.transcript for s in heard) == 2
+
+
+def test_a_recording_that_repeats_itself_keeps_its_words_and_is_decoded_once(transcriber, samples, monkeypatch):
+    spoken = [decode_speech(path.read_bytes()) for path in sorted((ROOT / "tests/data/spoken").glob("happy-*.flac"))]
+    repeated = np.concatenate([spoken[3], np.zeros(RATE, np.float32)] * 16)  # a minute of one sentence
+    decoded: list[int] = []
+    model = transcriber._whisper._model.model
+    generate = type(model).generate
+
+    class Counted:
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def generate(self, output, prompts, **options):
+            assert options.get("sampling_temperature", 0) == 0
+            assert options["max_length"] <= len(prompts[0]) + 16 + TOKENS_PER_S * 30
+            decoded.append(1)
+            return generate(model, output, prompts, **options)
+
+    monkeypatch.setattr(transcriber._whisper._model, "model", Counted())
+    heard = transcriber.transcribe(repeated)
+    assert sum(segment.transcript.lower().count("garden") for segment in heard) == 16
+    assert len(decoded) <= 3 + len(heard)
