@@ -56,7 +56,8 @@ def analyse(audio: tuple[Path, ...], other_languages: str | None, as_json: bool,
     """Transcribe recordings and recognise the emotion in them.
 
     Takes WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like, of at most 10 minutes; - is standard input. Results come in
-    the order of the recordings, --json as one array. One that fails does not stop the others; the exit status is 1 if any did.
+    the order of the recordings, --json as one array. One that fails does not stop the others; the exit
+    status is 1 if any did.
     """
     if audio.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read once only")

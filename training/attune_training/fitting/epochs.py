@@ -48,12 +48,12 @@ def draw(corpus: LoadedCorpus, donors: Sequence[Example], random: np.random.Gene
     """
     settings = corpus.settings
     count = min(settings.per_epoch or len(corpus.train), len(corpus.train))
-    drawn = [corpus.train[int(index)] for index in random.choice(len(corpus.train), count, replace=False)]
+    drawn = [corpus.train[index] for index in random.choice(len(corpus.train), count, replace=False)]
     shares = (settings.foreign_words, settings.without_words, settings.without_voice)
     foreign, wordless, voiceless = (round(share * count) for share in shares)
     for index in range(count):
         if index < foreign:
-            drawn[index] = with_foreign_words(drawn[index], donors[random.integers(len(donors))])
+            drawn[index] = with_foreign_words(drawn[index], donors[int(random.integers(len(donors)))])
         elif index < foreign + wordless:
             drawn[index] = replace(drawn[index], transcript="")
         elif index < foreign + wordless + voiceless:
