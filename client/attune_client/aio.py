@@ -84,9 +84,7 @@ class AsyncAttuneClient:
     async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
-        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
-
-        Raises an `InvalidAudio` when the recording cannot be used.
+        Arguments and errors are those of `AttuneClient.analyse`.
         """
         inputs = await asyncio.to_thread(speech_inputs, audio, other_languages)
         return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))

@@ -94,9 +94,8 @@ class AttuneClient:
     def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
-        Speech that is not English is refused, or with `other_languages="voice"` recognised by the voice alone.
-
-        Raises an `InvalidAudio` when the recording cannot be used.
+        Speech that is not English is refused (`UnsupportedLanguage`), unless `other_languages` is "voice": then the
+        voice is used, without words. Raises an `InvalidAudio` when the recording cannot be used.
         """
         return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, speech_inputs(audio, other_languages)))
 
@@ -128,7 +127,7 @@ class AttuneClient:
             duration_s: seconds of music, 1..600; 30 if left out.
             seed: the same seed, the same music; drawn if left out, and told in the session.
             engine: the music engine by name; the server's own if left out.
-            other_languages: with a recording, as in `analyse`.
+            other_languages: "refuse" (if left out) or "voice", for a recording that is not in English.
 
         Raises:
             InvalidAudio: the recording cannot be used.

@@ -18,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from attune_client.protocol.checks import (
     check_duration,
     check_number,
+    check_other_languages,
     check_seed,
     check_sources,
     check_text,
@@ -116,8 +117,8 @@ def text_inputs(text: str) -> Tensors:
 
 def speech_inputs(audio: AudioSource, other_languages: str | None = None) -> Tensors:
     """The inputs of `speech_emotion`; raises as `audio_tensor` does."""
-    option = {} if other_languages is None else {"other_languages": check_text("other_languages", other_languages)}
-    return {"audio": audio_tensor(audio)} | {name: bytes_tensor(value) for name, value in option.items()}
+    option = {} if other_languages is None else {"other_languages": check_other_languages(other_languages)}
+    return {name: bytes_tensor(value) for name, value in option.items()} | {"audio": audio_tensor(audio)}
 
 
 def therapy_inputs(

@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 
-from attune_client.protocol.checks import quote
-from attune_client.protocol.errors import InvalidOption, NoSpeech, UnsupportedLanguage
-from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
+from attune_client.protocol.checks import check_other_languages
+from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
+from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
 from attune_ensemble.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.languages import name_of
 from attune_ensemble.segmentation import Span, pack, stack
@@ -25,7 +24,6 @@ from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
 from attune_ensemble.whisper import FULL_WINDOW_S, TAIL_S, Encoded, Heard, Whisper, Word, import_without_pyav
 
 __all__ = [
-    "OtherLanguages",
     "TranscribedSegment",
     "Transcriber",
     "Transcription",
@@ -58,13 +56,6 @@ _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word 
 _OVER_AND_OVER = 6
 _WORD = re.compile(r"\w+")
 _MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
-
-
-class OtherLanguages(StrEnum):
-    """What to do with speech that is not English."""
-
-    REFUSE = "refuse"
-    VOICE = "voice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +175,7 @@ def read_other_languages(inputs: Tensors) -> OtherLanguages:
     """The option of a request; `InvalidOption` if there is no such choice."""
     if "other_languages" not in inputs:
         return OtherLanguages.REFUSE
-    wanted = text_of(inputs["other_languages"])
-    try:
-        return OtherLanguages(wanted)
-    except ValueError:
-        raise InvalidOption(
-            f"other_languages must be one of {', '.join(OtherLanguages)}, not {quote(wanted)}"
-        ) from None
+    return check_other_languages(text_of(inputs["other_languages"]))
 
 
 def find_speech(waveform: Waveform) -> list[Span]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from tools.hearing import humming, laughter
 
-from attune_client.protocol import errors, models
+from attune_client.protocol import errors
 from attune_ensemble.audio import decode_speech
 from tests.recordings import scrambled, with_pyav, with_soundfile
 
 RATE = 16_000
-
-
-def ask(client, audio: bytes, other_languages: bytes):
-    inputs = {"audio": audio, "other_languages": other_languages}
-    return client.infer(
-        models.SPEECH_EMOTION, {name: np.array([value], dtype=np.object_) for name, value in inputs.items()}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +44,10 @@ def test_humming_is_no_speech(client):
 
 def test_what_becomes_of_other_languages_can_be_asked_for(client, samples):
     english = samples[1].read_bytes()
-    assert ask(client, english, b"voice")["transcript"][0].startswith(b"Unless")
+    assert client.analyse(english, other_languages="voice").transcript.startswith("Unless")
     with pytest.raises(errors.InvalidOption, match="one of refuse, voice"):
-        ask(client, english, b"sing")
+        client.analyse(english, other_languages="sing")
+    with pytest.raises(errors.InvalidOption, match="one of refuse, voice"):
+        client.play(english, duration_s=1, other_languages="sing")
+    with client.play(english, duration_s=1, other_languages="voice") as stream:
+        assert stream.session.speech.language == "en"

@@ -150,7 +150,7 @@ def test_an_address_that_is_none(kind, url):
         ({"spec": SPEC | {"instruments": ["x" * 10**6]}}, "instruments must be one of"),
         ({"spec": SPEC | {"mode": np.array(["dorian", "dorian"])}}, "mode must be one of"),
         ({"text": "x", "other_languages": "voice"}, "other_languages is for a recording"),
-        ({"audio": b"x", "other_languages": 3}, "other_languages must be a str"),
+        ({"audio": b"x", "other_languages": 3}, "other_languages must be one of refuse, voice, not 3"),
         ({"audio": 3}, "audio must be bytes, a path or a file"),
         ({"audio": np.zeros(3)}, "audio must be bytes"),
         ({"audio": io.StringIO("text")}, "mode 'rb'"),

@@ -438,7 +438,8 @@ def test_a_source_reaches_the_client(client, folder, arguments, asked):
     result = attune("play", *arguments, "--seconds", 3, "--engine", "composer", stdin=b"spoken")
     assert result.exit_code == 0, result.output
     nothing = dict.fromkeys(("audio", "text", "emotion", "vad", "spec"))
-    assert client.asked == [nothing | {"duration_s": 3.0, "seed": None, "engine": "composer"} | asked]
+    rest = {"duration_s": 3.0, "seed": None, "engine": "composer", "other_languages": None}
+    assert client.asked == [nothing | rest | asked]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +485,7 @@ def test_a_session_file_asks_for_the_same_piece(client, folder):
     assert attune("play", "--spec", "session.json").exit_code == 0
     assert attune("play", "--spec", "session.json", "--seed", 3, "--seconds", 9, "-f").exit_code == 0
     same = {"audio": None, "text": "slow", "emotion": None, "vad": None, "spec": {"tempo_bpm": 70}}
-    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen"}
+    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen", "other_languages": None}
     assert client.asked == [same, same | {"duration_s": 9.0, "seed": 3}]
 
 
@@ -534,7 +535,7 @@ class FakeAsyncClient:
     async def __aexit__(self, *error):
         pass
 
-    async def analyse(self, audio):
+    async def analyse(self, audio, *, other_languages=None):
         if audio == b"":
             raise SilentAudio("silent")
         return SPEECH
@@ -596,3 +597,9 @@ def test_what_nobody_foresaw_keeps_its_traceback(client, monkeypatch, tmp_path):
     assert isinstance(attune("--debug", "models").exception, KeyError)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     assert isinstance(attune("models").exception, KeyError), "a traceback that cannot be kept is shown"
+
+
+def test_what_becomes_of_other_languages_reaches_the_client(client, folder):
+    assert attune("play", "speech.wav", "--other-languages", "voice").exit_code == 0
+    assert client.asked[0]["other_languages"] == "voice"
+    assert attune("play", "speech.wav", "-f", "--other-languages", "guess").exit_code == 2

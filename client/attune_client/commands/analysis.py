@@ -12,7 +12,15 @@ import click
 from rich.console import Console
 
 from attune_client.aio import AsyncAttuneClient
-from attune_client.commands.options import AUDIO_FILE, STDIN, audio_name, json_option, read_audio, server_options
+from attune_client.commands.options import (
+    AUDIO_FILE,
+    STDIN,
+    audio_name,
+    json_option,
+    other_languages_option,
+    read_audio,
+    server_options,
+)
 from attune_client.commands.printing import Printer, echo_json
 from attune_client.protocol.errors import AttuneError
 from attune_client.results import VAD, SpeechEmotion
@@ -41,18 +49,20 @@ class _Analysed:
 
 @click.command()
 @click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
+@other_languages_option
 @json_option
 @server_options
-def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) -> None:
+def analyse(audio: tuple[Path, ...], other_languages: str | None, as_json: bool, url: str, timeout_s: float) -> None:
     """Transcribe recordings and recognise the emotion in them.
 
-    Takes recordings of at most 10 minutes; - is standard input. Results come in the order of the recordings, --json as
-    one array. One that fails does not stop the others; the exit status is 1 if any did.
+    Takes WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like, of at most 10 minutes; - is standard input. Results come in
+    the order of the recordings, --json as one array. One that fails does not stop the others; the exit
+    status is 1 if any did.
     """
     if audio.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read once only")
     with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
-        outcomes = asyncio.run(_analyse_all(audio, url, timeout_s))
+        outcomes = asyncio.run(_analyse_all(audio, other_languages, url, timeout_s))
     if as_json:
         echo_json([outcome.to_dict() for outcome in outcomes])
     else:
@@ -64,14 +74,16 @@ def analyse(audio: tuple[Path, ...], as_json: bool, url: str, timeout_s: float) 
         raise SystemExit(1)
 
 
-async def _analyse_all(paths: Iterable[Path], url: str, timeout_s: float) -> list[_Analysed]:
+async def _analyse_all(
+    paths: Iterable[Path], other_languages: str | None, url: str, timeout_s: float
+) -> list[_Analysed]:
     limit = asyncio.Semaphore(MAX_IN_FLIGHT)
     async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
 
         async def one(path: Path) -> _Analysed:
             async with limit:
                 try:
-                    return _Analysed(path, await client.analyse(read_audio(path)))
+                    return _Analysed(path, await client.analyse(read_audio(path), other_languages=other_languages))
                 except AttuneError as error:
                     return _Analysed(path, error)
 
@@ -87,6 +99,8 @@ def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
 def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
     """What was understood, as labels and values."""
     yield "transcript", speech.transcript
+    if speech.language != "en":
+        yield "language", f"{speech.language} (probability {speech.language_probability:.2f}); by the voice alone"
     yield "VAD", vad_text(speech.vad)
     if len(speech.segments) > 1:
         for segment in speech.segments:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from attune_client.protocol.models import MAX_AUDIO_BYTES
+from attune_client.protocol.models import MAX_AUDIO_BYTES, OtherLanguages
 
 __all__ = [
     "AUDIO_FILE",
@@ -23,6 +23,7 @@ __all__ = [
     "Words",
     "audio_name",
     "json_option",
+    "other_languages_option",
     "read_audio",
     "server_options",
 ]
@@ -128,6 +129,15 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
     """`--json`: every command that prints results has it."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON in place of text.")(command)
+
+
+def other_languages_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`--other-languages`: every command that takes recordings has it."""
+    return click.option(
+        "--other-languages",
+        type=click.Choice([choice.value for choice in OtherLanguages]),
+        help="Speech that is not English: refuse it (if left out), or use the voice without the words.",
+    )(command)
 
 
 def read_audio(path: Path) -> bytes | Path:

@@ -33,6 +33,7 @@ from attune_client.commands.options import (
     RealRange,
     Words,
     json_option,
+    other_languages_option,
     read_audio,
     server_options,
 )
@@ -76,6 +77,7 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
     help="JSON file for all but the music.",
 )
 @json_option
+@other_languages_option
 @click.option(
     "--seconds",
     type=RealRange(min=MIN_MUSIC_S, max=MAX_MUSIC_S),
@@ -98,6 +100,7 @@ def play(
     seconds: float | None,
     seed: int | None,
     engine: str | None,
+    other_languages: str | None,
     url: str,
     timeout_s: float,
 ) -> None:
@@ -105,7 +108,7 @@ def play(
 
     AUDIO is a recording, - standard input. Or say --text, --emotion, --vad or --spec in place of one.
     """
-    wish = _Wish(audio, text, emotion, vad, spec, seconds, seed, engine)
+    wish = _Wish(audio, text, emotion, vad, spec, seconds, seed, engine, other_languages)
     wish.check()
     wish.take_session()
     destination = _destination(output, format_name)
@@ -143,6 +146,7 @@ class _Wish:
     seconds: float | None
     seed: int | None
     engine: str | None
+    other_languages: str | None
 
     def check(self) -> None:
         """Fails unless there is one source: an emotion may have a VAD, and a specification a text."""
@@ -174,6 +178,7 @@ class _Wish:
             duration_s=self.seconds or DEFAULT_SECONDS,
             seed=self.seed,
             engine=self.engine,
+            other_languages=self.other_languages,
         )
 
 

@@ -13,12 +13,13 @@ from numbers import Integral, Real
 from typing import Any
 
 from attune_client.protocol.errors import InvalidOption, StreamEndedEarly
-from attune_client.protocol.models import MAX_MUSIC_S, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS
+from attune_client.protocol.models import MAX_MUSIC_S, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS, OtherLanguages
 
 __all__ = [
     "check_complete",
     "check_duration",
     "check_number",
+    "check_other_languages",
     "check_seed",
     "check_sources",
     "check_text",
@@ -76,6 +77,14 @@ def check_vad(values: Any) -> tuple[float, float, float]:
         raise InvalidOption(f"{rule}, not {quote(numbers)}")
     valence, arousal, dominance = numbers
     return valence, arousal, dominance
+
+
+def check_other_languages(value: Any) -> OtherLanguages:
+    """What becomes of speech that is not English."""
+    try:
+        return OtherLanguages(value)
+    except ValueError:
+        raise InvalidOption(f"other_languages must be one of {', '.join(OtherLanguages)}, not {quote(value)}") from None
 
 
 def check_text(name: str, value: Any) -> str:

@@ -7,6 +7,7 @@ Letters in comments: B batch, S segments, T samples, L tokens, N frames of music
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
@@ -50,6 +51,14 @@ NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
 REGRESSOR_MAX_BATCH = 16
 
+
+class OtherLanguages(StrEnum):
+    """What becomes of speech that is not English: refused, or recognised by the voice alone, without its words."""
+
+    REFUSE = "refuse"
+    VOICE = "voice"
+
+
 _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
 
 # Shared by several models, so declared above them.
@@ -83,7 +92,7 @@ OTHER_LANGUAGES = TensorSpec(
     "other_languages",
     _BYTES,
     (1,),
-    'speech that is not English: "refuse" (unless told otherwise), or "voice", without its words',
+    "speech that is not English: one of `OtherLanguages`; refused unless told otherwise",
     optional=True,
 )
 LANGUAGE = TensorSpec("language", _BYTES, (1,), "the language that the speech was taken for, by its ISO 639-1 code")

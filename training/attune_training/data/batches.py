@@ -58,7 +58,7 @@ class Example:
         """Return the waveform [T] in -1..1; where there are words alone, the shortest possible silence."""
         if self.waveform is None:
             return np.zeros(MIN_SAMPLES, np.float32)
-        return self.waveform.astype(np.float32) / _FULL_SCALE
+        return self.waveform.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 class Batch(NamedTuple):

@@ -53,7 +53,7 @@ def draw(corpus: LoadedCorpus, donors: Sequence[Example], random: np.random.Gene
     foreign, wordless, voiceless = (round(share * count) for share in shares)
     for index in range(count):
         if index < foreign:
-            drawn[index] = with_foreign_words(drawn[index], donors[random.integers(len(donors))])
+            drawn[index] = with_foreign_words(drawn[index], donors[int(random.integers(len(donors)))])
         elif index < foreign + wordless:
             drawn[index] = replace(drawn[index], transcript="")
         elif index < foreign + wordless + voiceless:

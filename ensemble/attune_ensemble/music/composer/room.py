@@ -87,7 +87,7 @@ def _impulse_response() -> npt.NDArray[np.float64]:
     length = round(_REVERB_S * SAMPLE_RATE)
     rng = np.random.Generator(np.random.PCG64(_ROOM_SEED))
     time_s = np.arange(length) / SAMPLE_RATE
-    frequency = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+    frequency = np.asarray(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), np.float64)
     tail = np.zeros((2, length))
     edges = [150.0, 500.0, 1700.0, 4500.0, 9000.0]
     for (_, decay_s), low, high in zip(_DECAY_60_DB_S, edges, edges[1:], strict=False):
