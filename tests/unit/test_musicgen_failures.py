@@ -47,8 +47,8 @@ OTHERS = {
     CodecStream: set(),
     Decoder: {"compile_layers"},
     KeyValueCache: set(),
-    BatchState: set(),
-    Stepper: {"_hold_back", "_graph", "_captured"},
+    BatchState: {"run", "step_rows"},
+    Stepper: {"_hold_back", "prepare", "_captured", "_rows", "_context", "_contexts"},
 }
 """What the loop consists of, and what of it other threads call, a GPU alone has, or is the frame around it."""
 

@@ -128,6 +128,18 @@ def test_the_one_token_of_top_k_is_taken_where_another_had_infinite_noise():
     assert choose(logits, *values).tolist() == [[7, 7, 7, 7]]
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 40), st.sampled_from([0.3, 0.9, 1.0]))
+def test_a_neighbours_top_p_changes_no_choice(seed, top_k, top_p):
+    """The likeliest tokens are found in another way where nobody has a top-p."""
+    logits = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(seed)).round(decimals=1)  # with ties
+    mine = [(1.0, top_k, 1.0, seed, 3), (0.7, 7, top_p, 5, 9)]
+    together = choose(logits, *map(torch.tensor, zip(*mine, strict=True)))
+    for row in range(2):
+        alone = choose(logits[row : row + 1], *(torch.tensor([value]) for value in mine[row]))
+        assert torch.equal(alone[0], together[row])
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1e-9, 1.0])
 @pytest.mark.parametrize(
     ("logits", "allowed"),

@@ -307,7 +307,7 @@ def _attend(query: Tensor, memory: Tensor, reach: Reach) -> Tensor:
         functional.scaled_dot_product_attention(asking, *heard[..., :length, :].unbind(1))
         for asking, heard, length in zip(query.split(rows), memory.split(rows), reach, strict=True)
     ]
-    return torch.cat(attended)
+    return attended[0] if len(attended) == 1 else torch.cat(attended)
 
 
 def _mask(position: Tensor, used: int, dtype: torch.dtype) -> Tensor:
