@@ -8,7 +8,7 @@ stays. `ensemble/benchmarks/hearing.md` has what the thresholds were measured on
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,10 @@ class _Window:
 
 
 class Transcriber:
-    """Recordings to segments and their words, with the weights in `model_dir`."""
+    """Recordings to segments and their words, with the weights in `model_dir`.
+
+    `check` is called before every piece of work, of a second or two, and may raise what ends the whole.
+    """
 
     def __init__(
         self,
@@ -95,9 +98,11 @@ class Transcriber:
         threads: int = 2,
         beam_size: int = 1,
         decoder: str = Decoder.WITH_PYAV,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._whisper = Whisper(model_dir, device, compute_type, threads, beam_size)
         self._decoder = Decoder(decoder)
+        self._check = check
 
     def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
         """Segments of at most 8 s with their English words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
@@ -108,7 +113,7 @@ class Transcriber:
         spans = find_speech(waveform)
         if not spans:
             raise NoSpeech("no speech was found in the recording")
-        windows = [_Window(group, self._whisper.encode(_join(waveform, group))) for group in _windows(spans)]
+        windows = [_Window(group, self._encode(_join(waveform, group))) for group in _windows(spans)]
         language, probability = self._language(windows)
         if language == ENGLISH:
             transcripts = self._transcripts(waveform, windows)
@@ -156,7 +161,7 @@ class Transcriber:
         transcripts: list[str] = []
         no_speech: list[float] = []
         for window in windows:
-            heard = self._whisper.decode(window.encoded, words=len(window.spans) > 1)
+            heard = self._decode(window.encoded, words=len(window.spans) > 1)
             no_speech.append(heard.no_speech)
             texts = _texts(window.spans, heard)
             for span, text in zip(window.spans, texts, strict=True):
@@ -167,8 +172,16 @@ class Transcriber:
 
     def _alone(self, waveform: Waveform, span: Span) -> str:
         """The words of one segment, heard on its own; "" if nothing was said."""
-        heard = self._whisper.decode(self._whisper.encode(waveform[span.start : span.end]), words=False)
+        heard = self._decode(self._encode(waveform[span.start : span.end]), words=False)
         return heard.text if was_said(heard) else ""
+
+    def _encode(self, waveform: Waveform) -> Encoded:
+        self._check()
+        return self._whisper.encode(waveform)
+
+    def _decode(self, window: Encoded, *, words: bool) -> Heard:
+        self._check()
+        return self._whisper.decode(window, words=words)
 
 
 def read_other_languages(inputs: Tensors) -> OtherLanguages:

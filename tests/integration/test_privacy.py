@@ -5,6 +5,7 @@ Run: pytest tests/integration/test_privacy.py     (all models and the export: -m
 
 from __future__ import annotations
 
+import getpass
 import os
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_an_export_whose_weights_are_there_connects_to_nothing(tmp_path, environ
     subprocess.run(["cp", "-r", str(ROOT / "model_repository"), str(tmp_path / "models")], check=True)
     command = [str(ATTUNE), "export", "--repository", str(tmp_path / "models"), "--force"]
     assert strange_connections(command, tmp_path / "trace", environment) == []
-    assert left_behind(tmp_path) == []
+    assert set(left_behind(tmp_path)) <= {f"torchinductor_{getpass.getuser()}"}  # PyTorch's cache of compiled code
 
 
 def test_the_switches_are_set_wherever_a_process_is_started(monkeypatch):

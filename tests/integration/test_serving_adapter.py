@@ -390,6 +390,10 @@ def test_nothing_is_left_when_the_server_stops(tmp_path, server):
         processes = list(second.process_ids())
         regions = list(Path("/dev/shm").glob(f"{second.name}-*"))
         modes = {region.stat().st_mode & 0o777 for region in regions}
+        with grpc.InferenceServerClient(second.grpc_url) as client:
+            assert describe(client, "a request before") == "a request before"
+        stopping_s = time.monotonic()
+    assert time.monotonic() - stopping_s < WAIT_S  # nothing is taken for in flight, for which it would wait 30 s
     assert len(processes) == 2
     assert regions
     assert modes == {0o600}  # what people say passes through them

@@ -25,9 +25,10 @@ from attune_ensemble.serving.repository import check_repository
 from attune_export import assemble as assembling
 from attune_export.assemble import Part, assemble, place, plan, shipped_artifacts
 from attune_export.commands import export
-from attune_export.errors import ExportError, WeightsError
+from attune_export.errors import ExportError
 from attune_export.profiles import Profile, exported_name, plain_name
 from attune_export.repository_config import write_repository
+from attune_weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
 SAMPLE_CONFIGS = ("embedded", "gpu", "tensorrt")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from click.testing import CliRunner
 import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.serving import interpreter, layout
+from attune_ensemble.serving import interpreter, launcher, layout
 from attune_ensemble.serving.commands import container_command, default_log, serve
 from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
 from attune_ensemble.serving.log_file import is_in_use, open_log
@@ -287,3 +289,27 @@ def test_other_profiles_print_a_container_command(profile, repository):
         words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
     )
     assert check < server, "the repository is checked before anything of it is served"
+
+
+STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize(
+    ("line", "at_least_s", "at_most_s"),
+    [("All models are stopped, unloading models", 0.3, 1.5), ("Found 1 model versions in flight", 2.0, 4.0)],
+)
+def test_a_model_that_never_unloads_is_not_waited_for_as_long_as_a_request(
+    tmp_path, monkeypatch, line, at_least_s, at_most_s
+):
+    monkeypatch.setattr(launcher, "_UNLOAD_S", 0.3)
+    monkeypatch.setattr(launcher, "_KILL_GRACE_S", 0.0)
+    log_file = tmp_path / "log"
+    server = Server(tmp_path, ports=Ports(), log_file=log_file, exit_timeout_s=2)
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(["sh", "-c", STUBBORN.format(line=line)], stdout=log, start_new_session=True)
+    while not log_file.stat().st_size:
+        time.sleep(0.01)
+    started_s = time.monotonic()
+    server._end(process)
+    assert at_least_s <= time.monotonic() - started_s <= at_most_s
+    assert process.returncode == -signal.SIGKILL

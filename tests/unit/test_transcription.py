@@ -14,7 +14,7 @@ import pytest
 import soundfile as sf
 from tools.hearing import humming, laughter
 
-from attune_client.protocol.errors import InvalidOption, NoSpeech, UnsupportedLanguage
+from attune_client.protocol.errors import InvalidOption, NoSpeech, RequestCancelled, UnsupportedLanguage
 from attune_client.protocol.models import SPEECH_TO_TEXT
 from attune_ensemble import transcription
 from attune_ensemble.audio import Decoder, decode_speech
@@ -53,7 +53,7 @@ class FakeWhisper:
 
 def transcriber_with(monkeypatch, whisper: FakeWhisper, *spans_s: tuple[float, float]) -> Transcriber:
     made = Transcriber.__new__(Transcriber)
-    made._whisper, made._decoder = whisper, Decoder.SOUNDFILE
+    made._whisper, made._decoder, made._check = whisper, Decoder.SOUNDFILE, lambda: None
     spans = [Span(round(start * RATE), round(end * RATE)) for start, end in spans_s]
     monkeypatch.setattr(transcription, "find_speech", lambda waveform: spans)
     return made
@@ -84,6 +84,24 @@ def test_the_voice_stays_where_the_words_go(monkeypatch):
     made = transcriber_with(monkeypatch, FakeWhisper([UNLIKELY]), (1, 3))
     (segment,) = made.hear(WAVEFORM).segments
     assert (segment.transcript, segment.span) == ("", Span(RATE, 3 * RATE))
+
+
+@pytest.mark.parametrize("pieces", range(6))
+def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatch, pieces):
+    """Three windows are encoded, then decoded: that is where a caller that has gone is noticed."""
+    whisper = FakeWhisper([SAID] * 3)
+    made = transcriber_with(monkeypatch, whisper, (0, 25), (30, 55), (60, 85))
+    done = []
+
+    def check() -> None:
+        if len(done) == pieces:
+            raise RequestCancelled("gone")
+        done.append(None)
+
+    made._check = check
+    with pytest.raises(RequestCancelled):
+        made.hear(WAVEFORM)
+    assert len(whisper.windows_s) + whisper.decoded == pieces
 
 
 def test_nothing_to_hear_in_a_voice_is_no_speech(monkeypatch):

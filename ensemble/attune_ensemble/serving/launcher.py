@@ -32,6 +32,9 @@ __all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]
 LOOPBACK = "127.0.0.1"
 _POLL_S = 0.1
 _KILL_GRACE_S = 5.0
+_UNLOAD_S = 10.0
+# What the server logs when nothing is in flight any more and only its models have to go.
+_UNLOADING = "All models are stopped, unloading models"
 _LOG_LINES = 15
 _SHM_DIR = Path("/dev/shm")
 _PREFIX = "attune-serve-"
@@ -178,16 +181,29 @@ class Server:
             self._scratch.remove()
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
+        before = self.log_file.stat().st_size if self.log_file.exists() else 0
         process.terminate()
         try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(self._exit_timeout_s + _KILL_GRACE_S)
+            self._await_end(process, before)
         finally:
             # Also after a second Ctrl-C: nothing of ours stays behind, stubs and shared memory included.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             _remove_regions(self.name)
+
+    def _await_end(self, process: subprocess.Popen[bytes], logged: int) -> None:
+        """Wait for the requests in flight, as long as they may take, and then a little for the models.
+
+        A stream that its client cancels in the moment of its end leaves this server's model loaded for ever: it would
+        wait for that until its time is up, although nothing is in flight.
+        """
+        deadline_s = time.monotonic() + self._exit_timeout_s + _KILL_GRACE_S
+        unloading = False
+        while process.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(_POLL_S)
+            if not unloading and _UNLOADING in _text_from(self.log_file, logged):
+                unloading, deadline_s = True, min(deadline_s, time.monotonic() + _UNLOAD_S)
 
     def exit_code(self) -> int | None:
         """The code with which the server ended; None as long as it runs."""
@@ -287,6 +303,16 @@ def _is_ready(http_port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _text_from(file: Path, position: int) -> str:
+    """What was written to a file behind a position; nothing where the file has gone."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(position)
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _session_of(pid: int) -> int:

@@ -20,6 +20,7 @@ class TritonPythonModel:
             threads=int(settings["threads"]),
             beam_size=int(settings["beam_size"]),
             decoder=settings["decoder"],
+            check=self.triton.check,
         )
 
     def execute(self, requests: list[Any]) -> None:
