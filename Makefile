@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@python=$$(sh tools/check_machine.sh $(PYTHON)); \
 		test -x $(BIN)/pip || { echo "Creating $(VENV) with $$python ..."; $$python -m venv --clear $(VENV); }
 	@echo "Installing into $(VENV): about 2 GB, a few minutes the first time ..."
-	@$(BIN)/python -m pip uninstall --quiet --yes attune 2>/dev/null  # our name until now: its entry points would stay
+	@$(BIN)/python -m pip uninstall --quiet --yes attune nvidia-pytriton 2>/dev/null  # what an older clone has installed
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[client,serve,train,dev]'
 	@touch $@
 

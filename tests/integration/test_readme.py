@@ -5,8 +5,10 @@ The two make targets are what CI runs around this; they are left out here.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,8 @@ def blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("attune ")]
+SCRIPTS = [block for block in blocks("sh") if "curl " in block]
+DEFAULT_HTTP_URL = "127.0.0.1:8000"
 
 
 @pytest.fixture
@@ -47,6 +51,7 @@ def test_the_readme_shows_the_two_commands_and_enough_to_try():
     assert re.search(r"^make test\b", README, flags=re.MULTILINE)
     assert len(COMMANDS) >= 4
     assert len(blocks("python")) >= 2
+    assert len(SCRIPTS) >= 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,3 +67,13 @@ def test_programs(program, server, workplace):
     done = run([sys.executable, "-c", program.replace(DEFAULT_URL, server.grpc_url)], server, workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_for_plain_http(script, server, workplace):
+    assert DEFAULT_HTTP_URL in script
+    done = run(script.replace(DEFAULT_HTTP_URL, server.http_url), server, workplace)
+    assert done.returncode == 0, done.stderr
+    outputs = {output["name"]: output for output in json.loads(done.stdout)["outputs"]}
+    assert outputs["description" if "music_prompt" in script else "transcript"]["data"][0]
