@@ -162,6 +162,7 @@ class AsyncAttuneClient:
             while True:
                 result, error = await asyncio.wait_for(anext(responses), self._timeout_s)
                 if error is not None:
+                    await self._end(responses)
                     raise translate(error, self._url)
                 tensors = read_outputs(result)
                 if tensors:
@@ -177,6 +178,13 @@ class AsyncAttuneClient:
             raise translate(foreign, self._url) from None
         finally:
             responses.cancel()
+
+    async def _end(self, responses: AsyncIterator[Any]) -> None:
+        """Let the server end a stream whose last response has come; see `wire.answered`."""
+        with contextlib.suppress(TimeoutError, AioRpcError):
+            async with asyncio.timeout(self._timeout_s):
+                async for _ in responses:
+                    pass
 
     def _open(self) -> InferenceServerClient:
         if self._closed:

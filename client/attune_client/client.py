@@ -32,6 +32,7 @@ from attune_client.wire import (
     AudioSource,
     SpecSource,
     Tensors,
+    answered,
     check_connection,
     infer_inputs,
     is_final,
@@ -184,6 +185,7 @@ class AttuneClient:
                 if tensors:
                     yield tensors
         except InferenceServerException as error:
+            finished = answered(error)
             raise translate(error, self._url) from None
         finally:
             client.stop_stream(cancel_requests=not finished)

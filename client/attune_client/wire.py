@@ -194,8 +194,16 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def read_outputs(result: InferResult) -> Tensors:
-    """Every tensor that a response carries, by name."""
-    return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+    """Every tensor that a response carries, by name; `ServerError` for one that is not what it says it is."""
+    return {output.name: _read_output(result, output.name) for output in result.get_response().outputs}
+
+
+def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
+    try:
+        values: npt.NDArray[Any] = result.as_numpy(name)
+    except ValueError as error:
+        raise ServerError(f"the server's answer cannot be read: {name}: {error}") from error
+    return values
 
 
 def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) -> _Answer:
@@ -213,6 +221,15 @@ def is_final(result: InferResult) -> bool:
     """Whether this response ends its stream."""
     parameters = result.get_response().parameters
     return "triton_final_response" in parameters and bool(parameters["triton_final_response"].bool_param)
+
+
+def answered(error: InferenceServerException) -> bool:
+    """Whether an error is a stream's last response, and not the end of its connection.
+
+    Such a request is over and must not be cancelled: Triton 2.51 then holds it for ever now and then, and waits for it
+    when it stops.
+    """
+    return error.status() is None
 
 
 def translate(error: InferenceServerException, url: str) -> AttuneError:

@@ -15,9 +15,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tritonclient.grpc import InferResult
+from tritonclient.grpc.service_pb2 import ModelInferResponse
+from tritonclient.utils import InferenceServerException
 
 import attune_client
 from attune_client import AsyncAttuneClient, AsyncMusicStream, AttuneClient, AttuneError, MusicSpec, MusicStream, wire
+from attune_client import client as client_module
 from attune_client.protocol import errors
 from attune_client.protocol.checks import LENGTH_TOLERANCE_S, quote
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MUSIC_GENERATOR, MUSIC_PROMPT
@@ -384,3 +388,72 @@ def test_something_else_than_music_is_a_server_error(response):
     stream = MusicStream(item for item in (SESSION, response))
     with pytest.raises(errors.ServerError, match="something else"):
         next(stream)
+
+
+# --- a request that is over is not cancelled: Triton 2.51 then holds it for ever now and then ---
+
+REFUSED = InferenceServerException("invalid_option: no theremin")
+BROKEN = InferenceServerException("the connection broke", "StatusCode.UNAVAILABLE")
+
+
+@pytest.mark.parametrize(("end", "cancelled"), [(REFUSED, False), (BROKEN, True), (None, True)])
+def test_a_stream_is_cancelled_unless_its_last_response_has_come(monkeypatch, end, cancelled):
+    stops = []
+
+    class Triton:
+        def __init__(self, url):
+            pass
+
+        def start_stream(self, callback):
+            callback(result=None, error=end) if end else callback(result=stream_response(0, 2), error=None)
+
+        def async_stream_infer(self, *_, **__):
+            pass
+
+        def stop_stream(self, cancel_requests):
+            stops.append(cancel_requests)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(client_module, "InferenceServerClient", Triton)
+    responses = AttuneClient(NOWHERE).stream(MUSIC_PROMPT, {"text": np.array([b"x"], dtype=np.object_)})
+    with contextlib.suppress(AttuneError):
+        next(responses)
+    responses.close()
+    assert stops == [cancelled]
+
+
+def test_a_tensor_that_is_not_what_it_says_is_a_server_error():
+    with pytest.raises(errors.ServerError, match="music"):
+        wire.read_outputs(stream_response(3, 2))
+
+
+def stream_response(*shape):
+    return InferResult(ModelInferResponse(outputs=[{"name": "music", "datatype": "FP32", "shape": shape}]))
+
+
+async def test_an_asyncio_stream_waits_for_its_end_after_an_error(monkeypatch):
+    happened = []
+
+    class Responses:
+        def __init__(self):
+            self.left = [(None, REFUSED), (None, REFUSED)]
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                happened.append("ended")
+                raise StopAsyncIteration
+            return self.left.pop()
+
+        def cancel(self):
+            happened.append("cancelled")
+
+    async with AsyncAttuneClient(NOWHERE) as client:
+        monkeypatch.setattr(client._client, "stream_infer", lambda _: Responses())
+        with pytest.raises(errors.InvalidOption, match="no theremin"):
+            await anext(client.stream(MUSIC_PROMPT, {}))
+    assert happened == ["ended", "cancelled"]  # of what has ended nothing is left to cancel
