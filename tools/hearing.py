@@ -1,8 +1,8 @@
 """What the transcriber makes of speech, of other languages and of what is no speech: the table of hearing.md.
 
     python -m tools.hearing model_repository/speech_to_text/1/whisper \\
-        'RAVDESS=../shared/data/ravdess/*.flac:12' 'CREMA-D=../shared/data/cremad/audio/*.ogg:31' \\
-        'RAVDESS backwards=reversed:../shared/data/ravdess/*.flac:36' made
+        'RAVDESS=DATA/ravdess/*.flac:12' 'CREMA-D=DATA/cremad/audio/*.ogg:31' \\
+        'RAVDESS backwards=reversed:DATA/ravdess/*.flac:36' made
 
 Every set is NAME=GLOB, with `:N` for every Nth file and `reversed:` for speech played backwards, which has a voice and
 no words; `made` adds laughter and humming from a formant synthesiser, noise, and music of the composer.

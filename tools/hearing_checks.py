@@ -1,8 +1,8 @@
 """The other figures of hearing.md: voice without words, narrations, and recordings that repeat themselves.
 
-    python -m tools.hearing_checks voice ../shared/data/ravdess
-    python -m tools.hearing_checks narrations ../shared/data/cremad/audio ../shared/data/ravdess
-    python -m tools.hearing_checks repetition ../shared/data/ravdess
+    python -m tools.hearing_checks voice DATA/ravdess
+    python -m tools.hearing_checks narrations DATA/cremad/audio DATA/ravdess
+    python -m tools.hearing_checks repetition DATA/ravdess
 
 Run from the repository's root, after `attune export`.
 """

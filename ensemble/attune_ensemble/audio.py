@@ -7,7 +7,7 @@ cannot (M4A, 3GP, AMR, WebM and other containers) goes to PyAV in a process of i
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 
 import numpy as np
@@ -58,37 +58,44 @@ class Decoder(StrEnum):
     WITH_PYAV = "soundfile+pyav"
 
 
-def decode_speech(encoded: bytes, decoder: Decoder = Decoder.WITH_PYAV) -> Waveform:
+def decode_speech(
+    encoded: bytes, decoder: Decoder = Decoder.WITH_PYAV, check: Callable[[], None] = lambda: None
+) -> Waveform:
     """Decode one recording of any rate (4 to 384 kHz) and channel count to [T] float32 at 16 kHz, in -1..1.
 
-    Channels are averaged; float samples beyond full scale are scaled down to it. Raises the `InvalidAudio` that
-    fits: `EmptyAudio`, `UnreadableAudio`, `TruncatedAudio`, `AudioTooLong`, `NonFiniteAudio` or `SilentAudio`.
+    Channels are averaged; float samples beyond full scale are scaled down to it. `check` is called again and again
+    while it is decoded, and may raise what ends that. Raises the `InvalidAudio` that fits: `EmptyAudio`,
+    `UnreadableAudio`, `TruncatedAudio`, `AudioTooLong`, `NonFiniteAudio` or `SilentAudio`.
     """
     if not encoded:
         raise EmptyAudio("the file is empty; send a recording")
     check_complete(encoded)
-    waveform = _to_full_scale(_decode(encoded, decoder))
+    waveform = _to_full_scale(_decode(encoded, decoder, check))
     _check_level(waveform)
     return waveform
 
 
-def _decode(encoded: bytes, decoder: Decoder) -> Waveform:
+def _decode(encoded: bytes, decoder: Decoder, check: Callable[[], None]) -> Waveform:
     try:
         file = _Stream(io.BytesIO(fill_in_length(encoded)))
     except sf.LibsndfileError as error:
-        return _decode_elsewhere(encoded, decoder, error.error_string.rstrip("."), error)
+        return _decode_elsewhere(encoded, decoder, check, error.error_string.rstrip("."), error)
     with file:
         if file.format not in _FORMATS:
-            return _decode_elsewhere(encoded, decoder, f"{file.format} is not supported")
+            return _decode_elsewhere(encoded, decoder, check, f"{file.format} is not supported")
         _check_header(file)
-        return _read_mono_16k(file)
+        return _read_mono_16k(file, check)
 
 
 def _decode_elsewhere(
-    encoded: bytes, decoder: Decoder, reason: str, cause: sf.LibsndfileError | None = None
+    encoded: bytes,
+    decoder: Decoder,
+    check: Callable[[], None],
+    reason: str,
+    cause: sf.LibsndfileError | None = None,
 ) -> Waveform:
     if decoder is Decoder.WITH_PYAV:
-        return decode_in_process(encoded)
+        return decode_in_process(encoded, check)
     raise UnreadableAudio(
         f"not a recording that this server reads ({reason}); send WAV, FLAC, MP3, OGG, AIFF, AU or CAF"
     ) from cause
@@ -130,9 +137,10 @@ def _too_many_samples() -> AudioTooLong:
     )
 
 
-def _read_mono_16k(file: sf.SoundFile) -> Waveform:
+def _read_mono_16k(file: sf.SoundFile, check: Callable[[], None]) -> Waveform:
     stream = MonoStream()
     for block in _blocks(file):
+        check()
         stream.add(block, file.samplerate)
     waveform = stream.finish()
     if _length_is_exact(file) and stream.frames < file.frames:

@@ -16,7 +16,7 @@ import numpy as np
 
 from attune_client.protocol.checks import check_other_languages
 from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
-from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_client.protocol.models import ENGLISH, MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
 from attune_ensemble.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.languages import name_of
 from attune_ensemble.segmentation import Span, pack, stack
@@ -49,8 +49,6 @@ MIN_WORDS_PER_S = 1.0
 
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign where English is less likely, and another language more likely, than these."""
-
-ENGLISH = "en"
 
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
 _OVER_AND_OVER = 6
@@ -134,7 +132,7 @@ class Transcriber:
         `other_languages` that does not exist.
         """
         other_languages = read_other_languages(inputs)
-        waveform = decode_speech(inputs["audio"].flat[0], self._decoder)
+        waveform = decode_speech(inputs["audio"].flat[0], self._decoder, self._check)
         heard = self.hear(waveform, other_languages)
         spans = [segment.span for segment in heard.segments]
         return {

@@ -47,7 +47,7 @@ Padding to the usual 30 s costs four times as much for a sentence, and finds no 
 """
 
 TOKENS_PER_S = 12
-"""Nobody speaks faster: of 378 English clips the fastest has 9. What goes on longer repeats itself for ever."""
+"""Nobody speaks faster: of 362 English clips the fastest has 9. What goes on longer repeats itself for ever."""
 
 LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # of a short clip: timestamps, punctuation

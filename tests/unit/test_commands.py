@@ -603,3 +603,10 @@ def test_what_becomes_of_other_languages_reaches_the_client(client, folder):
     assert attune("play", "speech.wav", "--other-languages", "voice").exit_code == 0
     assert client.asked[0]["other_languages"] == "voice"
     assert attune("play", "speech.wav", "-f", "--other-languages", "guess").exit_code == 2
+
+
+def test_a_specification_that_is_nested_too_deep_is_refused_in_one_line(client, folder):
+    Path("deep.json").write_text("[" * 100_000)
+    result = attune("play", "--spec", "deep.json")
+    assert result.exit_code == 2
+    assert "deep.json is not JSON" in result.stderr

@@ -16,7 +16,7 @@ import pytest
 from attune_client.cli import main
 from tests.conftest import ROOT
 
-ROOMS = ("client", "deploy", "docker", "ensemble", "export", "samples", "training", "web")
+ROOMS = ("client", "ensemble", "export", "samples", "tools", "training")
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("", *ROOMS)

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -399,3 +401,16 @@ def test_an_engine_that_cannot_be_made_anew_is_not_tried_for_every_request(parts
         with pytest.raises(ServerUnavailable):
             played(adapter)
     assert len(made) == 2
+
+
+def test_a_closed_engine_keeps_none_of_its_memory(parts):
+    """On a GPU the engine that is made in its place needs it."""
+    engine = engine_of(parts, SETTINGS)
+    whole(engine.submit(REQUESTS[0]))
+    state = weakref.ref(engine._state)
+    engine.close()
+    gc.collect()
+    assert state() is None
+    engine.close()
+    with pytest.raises(ServerUnavailable):
+        engine.submit(REQUESTS[0])

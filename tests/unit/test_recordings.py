@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from attune_client.protocol.models import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
 from attune_ensemble import audio as audio_module
 from attune_ensemble import av_process
 from attune_ensemble.audio import Decoder, MonoStream, decode_speech
+from tests.conftest import ROOT
 from tests.recordings import (
     TONE_HZ,
     piped,
@@ -127,12 +133,12 @@ def test_each_broken_recording_has_the_error_that_fits(encoded, error, words):
 
 def worker_is(monkeypatch, program: str) -> None:
     """Let another program be the process that decodes."""
-    start = subprocess.run
+    start = subprocess.Popen
 
-    def run(command, **options):
+    def popen(command, **options):
         return start([sys.executable, "-c", program], **options)
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +155,41 @@ def test_a_decoder_that_crashes_or_hangs_fails_for_its_request_alone(monkeypatch
     monkeypatch.setattr(av_process, "_MAX_WALL_S", 1.0 if "sleep" in program else 60.0)
     with pytest.raises(errors.UnreadableAudio, match=words):
         decode_speech(M4A)
+
+
+def test_a_recording_that_nobody_waits_for_any_more_is_not_decoded_on(monkeypatch):
+    worker_is(monkeypatch, "import time; time.sleep(60)")
+    started_s, calls = time.monotonic(), []
+
+    def check():
+        calls.append(1)
+        if len(calls) == 2:
+            raise errors.RequestCancelled("gone")
+
+    with pytest.raises(errors.RequestCancelled):
+        decode_speech(M4A, check=check)
+    assert time.monotonic() - started_s < 2
+    assert not Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    with pytest.raises(errors.RequestCancelled):
+        decode_speech((ROOT / "samples" / "sense_and_sensibility_0890.wav").read_bytes(), check=cancelled)
+
+
+def cancelled():
+    raise errors.RequestCancelled("gone")
+
+
+def test_the_decoder_is_found_where_attune_is_found_by_pythonpath_alone():
+    """As in the container, where nothing of it is installed."""
+    packages = os.pathsep.join(str(ROOT / room) for room in ("client", "ensemble"))
+    code = (
+        "import sys; from attune_ensemble.av_process import decode_in_process\n"
+        "print(len(decode_in_process(sys.stdin.buffer.read())))"
+    )
+    site = sysconfig.get_paths()["purelib"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([packages, site])}
+    command = [sys._base_executable, "-c", code]
+    done = subprocess.run(command, input=M4A, capture_output=True, env=environment, cwd="/", timeout=60)
+    assert int(done.stdout) > 0, done.stderr
 
 
 LIMITS = """

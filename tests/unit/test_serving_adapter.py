@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from attune_client.protocol.errors import (
+    AttuneError,
     InvalidOption,
     RequestCancelled,
     RequestTimeout,
@@ -620,6 +621,42 @@ def test_a_refused_call_on_a_lease_is_told_in_band():
         assert told.startswith("server_busy: music_generator has 1 requests at work")
         go_on.set()
         outcome(requests[0])
+
+
+def test_one_that_was_cancelled_before_it_came_takes_no_place():
+    adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
+    go_on = threading.Event()
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        assert go_on.wait(WAIT_S)
+        return {"prompt": inputs["text"]}
+
+    at_work, next_one = (FakeRequest(text=text(name)) for name in ("first", "next"))
+    adapter.answer_concurrently([at_work], describe)
+    for _ in range(20):  # whether the watch looks before or after the place was taken is a matter of luck
+        gone = FakeRequest(text=text("gone"))
+        gone.sender.cancelled = True
+        adapter.answer_concurrently([gone], describe)
+        assert isinstance(outcome(gone), RequestCancelled)
+    adapter.answer_concurrently([next_one], describe)
+    go_on.set()
+    assert outcome(next_one).arrays() == {"prompt": [b"next"]}
+
+
+def test_an_error_without_a_code_of_its_own_is_for_the_log_alone():
+    class LibraryError(AttuneError):
+        """Of a room of ours, and no part of the protocol."""
+
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        raise LibraryError("/models/music_generator/1/musicgen holds no checkpoint")
+
+    pb = FakePb()
+    request = FakeRequest(text=text("x"))
+    make(pb).answer_concurrently([request], describe)
+    told = outcome(request)
+    assert type(told) is ServerError
+    assert "/models" not in str(told)
+    assert any("/models/music_generator" in line for line in pb.Logger.lines)
 
 
 def test_those_who_wait_are_served_in_their_order():

@@ -23,6 +23,7 @@ from attune_client.commands.options import (
 )
 from attune_client.commands.printing import Printer, echo_json
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.models import ENGLISH
 from attune_client.results import VAD, SpeechEmotion
 
 __all__ = ["analyse", "speech_rows", "vad_text"]
@@ -99,7 +100,7 @@ def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
 def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
     """What was understood, as labels and values."""
     yield "transcript", speech.transcript
-    if speech.language != "en":
+    if speech.language != ENGLISH:
         yield "language", f"{speech.language} (probability {speech.language_probability:.2f}); by the voice alone"
     yield "VAD", vad_text(speech.vad)
     if len(speech.segments) > 1:

@@ -99,7 +99,7 @@ class JsonObject(click.ParamType):
             return value
         try:
             content = json.loads(self._file.convert(value, param, ctx).read())
-        except ValueError as error:  # JSON's and Unicode's errors alike
+        except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors alike
             self.fail(f"{click.format_filename(value)} is not JSON: {error}", param, ctx)
         if not isinstance(content, dict):
             self.fail(f"{click.format_filename(value)} holds no JSON object", param, ctx)

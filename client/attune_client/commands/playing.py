@@ -40,13 +40,11 @@ from attune_client.commands.options import (
 from attune_client.commands.printing import Printer, echo_json, json_text
 from attune_client.failures import INTERRUPTED, describe
 from attune_client.protocol.errors import AttuneError, ServerError
-from attune_client.protocol.models import MAX_MUSIC_S, MIN_MUSIC_S
+from attune_client.protocol.models import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.results import TherapySession
 
 __all__ = ["play"]
 
-DEFAULT_SECONDS = 30.0
-_MAX_SEED = 2**63 - 1
 _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 
 
@@ -54,7 +52,9 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.argument("audio", required=False, type=AUDIO_FILE)
 @click.option("--text", type=Words(), help="Music for these words, in place of a recording.")
 @click.option("--emotion", type=Words(), help="Music for one of the 40 emotions; --vad may shade it.")
-@click.option("--vad", type=Numbers(("V", "A", "D"), 1, 5), help="Music for valence, arousal, dominance, each 1 to 5.")
+@click.option(
+    "--vad", type=Numbers(("V", "A", "D"), *VAD_LIMITS), help="Music for valence, arousal, dominance, each 1 to 5."
+)
 @click.option(
     "--spec",
     type=JsonObject(),
@@ -81,9 +81,9 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.option(
     "--seconds",
     type=RealRange(min=MIN_MUSIC_S, max=MAX_MUSIC_S),
-    help="Length of the music.  [default: 30, or the session's of --spec]",
+    help=f"Length of the music.  [default: {DEFAULT_MUSIC_S:g}, or the session's of --spec]",
 )
-@click.option("--seed", type=click.IntRange(0, _MAX_SEED), help="Same seed, same music; drawn and told if left out.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Same seed, same music; drawn and told if left out.")
 @click.option("--engine", type=Words(), help="Music engine by name; the server's own if left out.")
 @server_options
 def play(
@@ -175,7 +175,7 @@ class _Wish:
             emotion=self.emotion,
             vad=self.vad,
             spec=self.spec,
-            duration_s=self.seconds or DEFAULT_SECONDS,
+            duration_s=self.seconds or DEFAULT_MUSIC_S,
             seed=self.seed,
             engine=self.engine,
             other_languages=self.other_languages,

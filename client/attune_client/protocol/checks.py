@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from attune_client.protocol.errors import InvalidOption, StreamEndedEarly
-from attune_client.protocol.models import MAX_MUSIC_S, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS, OtherLanguages
+from attune_client.protocol.models import MAX_MUSIC_S, MAX_SEED, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS, OtherLanguages
 
 __all__ = [
     "check_complete",
@@ -61,7 +61,7 @@ def check_duration(value: Any) -> float:
 def check_seed(value: Any) -> int:
     """The seed of a piece of music."""
     seed = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else -1
-    if not 0 <= seed < 2**63:
+    if not 0 <= seed <= MAX_SEED:
         raise InvalidOption(f"seed must be a whole number from 0 to 2^63 - 1, not {quote(value)}")
     return seed
 

@@ -41,6 +41,12 @@ MAX_AUDIO_BYTES = 2**30
 DEFAULT_MUSIC_S = 30.0
 """Length of the music where a request asks for none, in seconds."""
 
+MAX_SEED = 2**63 - 1
+"""Largest seed of a piece of music."""
+
+ENGLISH = "en"
+"""The code of the one language whose words are understood."""
+
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""
 
@@ -96,7 +102,9 @@ OTHER_LANGUAGES = TensorSpec(
     optional=True,
 )
 LANGUAGE = TensorSpec("language", _BYTES, (1,), "the language that the speech was taken for, by its ISO 639-1 code")
-LANGUAGE_PROBABILITY = TensorSpec("language_probability", _FP32, (1,), "how likely that language is, 0..1")
+LANGUAGE_PROBABILITY = TensorSpec(
+    "language_probability", _FP32, (1,), "how likely that language is, 0..1", limits=(0.0, 1.0)
+)
 
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
+from attune_client.protocol.foreign_text import without_internals
 from attune_ensemble.music.engine import MusicEngine
 from attune_ensemble.musicgen.statistics import METRICS
 from attune_ensemble.musicgen.threads import keep_workers_awake
@@ -98,8 +99,9 @@ def _musicgen(options: EngineOptions) -> MusicEngine:
     try:
         from attune_ensemble.musicgen.music_engine import load_engine
     except ImportError as error:
+        lacking = without_internals(str(error))
         raise ServerUnavailable(
-            f"MusicGen needs more than is installed ({error}): the server's environment lacks the extra 'musicgen'"
+            f"MusicGen needs more than is installed ({lacking}): the server's environment lacks the extra 'musicgen'"
         ) from error
 
     assert options.musicgen is not None

@@ -174,6 +174,9 @@ class MusicGenEngine:
         self._thread.join()
         self._runner.close()
         atexit.unregister(self.close)
+        # Gigabytes on a GPU, which the engine that is made in place of a failed one needs.
+        for name in ("_stepper", "_state"):
+            self.__dict__.pop(name, None)
 
     def _wake(self) -> None:
         with self._changed:

@@ -214,9 +214,10 @@ class Adapter:
         if (lease := inputs.pop(LEASE, None)) is not None:
             reply.depend_on(text_of(lease))
         work = partial(self._serve, reply, partial(respond, reply, inputs))
-        reply.when_abandoned(lambda: self._withdraw(reply, work))
         self._watch.add(reply)
         self._places.take(work)
+        # After it has its place: whoever is told before could not give it back.
+        reply.when_abandoned(lambda: self._withdraw(reply, work))
 
     def _serve(self, reply: Reply, respond: Callable[[], Any]) -> None:
         _CURRENT.set(reply)
@@ -278,7 +279,8 @@ class Adapter:
             self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
         if isinstance(error, ServerBusy) and error.retry_after_s is None:
             return ServerBusy(str(error), self._places.retry_after_s)
-        if isinstance(error, AttuneError):
+        # One without a code of its own is of a library of ours, and may name paths.
+        if isinstance(error, AttuneError) and error.code != AttuneError.code:
             return error
         self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
         return ServerError(f"{self._spec.name} failed; see the server's log")

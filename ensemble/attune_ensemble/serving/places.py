@@ -6,6 +6,7 @@ queue from a dead server.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from attune_client.protocol.errors import ServerBusy
 
 __all__ = ["Places"]
+
+_log = logging.getLogger(__name__)
 
 _FIRST_GUESS_S = 5.0
 _MEMORY = 0.8
@@ -77,10 +80,11 @@ class Places:
             started_s = time.monotonic()
             try:
                 work()
-            finally:
-                lasted_s = time.monotonic() - started_s
-                with self._lock:
-                    self._typical_s = _MEMORY * self._typical_s + (1 - _MEMORY) * lasted_s
-                    work = self._queue.popleft() if self._queue else None
-                    if work is None:
-                        self._running -= 1
+            except Exception:  # whatever it is, the place must not be lost, nor whoever waits for it
+                _log.exception("%s: a piece of work failed", self._name)
+            lasted_s = time.monotonic() - started_s
+            with self._lock:
+                self._typical_s = _MEMORY * self._typical_s + (1 - _MEMORY) * lasted_s
+                work = self._queue.popleft() if self._queue else None
+                if work is None:
+                    self._running -= 1

@@ -61,8 +61,10 @@ class Reply:
             raise RequestCancelled("whoever asked gave up, vanished, or came to the deadline")
 
     def when_abandoned(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, as soon as nobody waits any more; at once if that is so already."""
+        """Call `tell` once, as soon as nobody waits any more: at once if that is so already, never once answered."""
         with self._lock:
+            if self._sender is None:
+                return
             if not self._abandoned:
                 self._listeners.append(tell)
                 return
