@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.models import SPEECH_SAMPLE_RATE
+from attune_client.protocol.models import ENGLISH, SPEECH_SAMPLE_RATE
 from attune_ensemble.audio import Waveform
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Whisper:
         )
         tokenizer = import_without_pyav("faster_whisper.tokenizer").Tokenizer
         # The weights are multilingual, the text tower behind them is English.
-        self._tokenizer = tokenizer(self._model.hf_tokenizer, True, task="transcribe", language="en")
+        self._tokenizer = tokenizer(self._model.hf_tokenizer, True, task="transcribe", language=ENGLISH)
         self._merge_punctuations = import_without_pyav("faster_whisper.transcribe").merge_punctuations
         self._beam_size = beam_size
 

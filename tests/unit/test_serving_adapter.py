@@ -32,6 +32,7 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
 from attune_ensemble.serving.lease import Lease, is_held
+from attune_ensemble.serving.places import Places
 
 WAIT_S = 5.0
 
@@ -641,6 +642,18 @@ def test_one_that_was_cancelled_before_it_came_takes_no_place():
     adapter.answer_concurrently([next_one], describe)
     go_on.set()
     assert outcome(next_one).arrays() == {"prompt": [b"next"]}
+
+
+def test_work_that_raises_gives_its_place_back():
+    places, done = Places("model", at_work=1, waiting=2), threading.Event()
+
+    def fail() -> None:
+        raise ValueError("nobody foresaw this")
+
+    places.take(fail)
+    places.take(fail)
+    places.take(done.set)
+    assert done.wait(WAIT_S)
 
 
 def test_an_error_without_a_code_of_its_own_is_for_the_log_alone():
