@@ -239,7 +239,7 @@ def translate(error: InferenceServerException, url: str) -> AttuneError:
         return told
     kind = _BY_STATUS.get(error.status() or "")
     if kind is ServerUnavailable:
-        return ServerUnavailable(f"no server answers at {url}; start one with `attune serve`")
+        return ServerUnavailable(f"no server answers at {url}, its gRPC host:port; start one with `attune serve`")
     if kind is not None:
         return kind(error.message())
     return told

@@ -13,7 +13,7 @@ __all__ = ["check_complete", "fill_in_length"]
 
 _OGG_HEADER = 27  # bytes before a page's segment table
 _RIFF_LIKE = {b"RIFF": "<", b"RIFX": ">", b"FORM": ">"}
-_UNKNOWN_32 = (0, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFF000, 0xFFFFFFFF)  # what programs write that stream to a pipe
+_LARGE_32 = 0x7F000000
 _UNKNOWN_64 = (0, 2**63 - 1, 2**64 - 1)
 _TO_THE_END_32 = b"\xff\xff\xff\xff"
 
@@ -46,10 +46,10 @@ def _announced_length(encoded: bytes) -> int | None:
     kind = encoded[:4]
     if kind in _RIFF_LIKE and len(encoded) >= 12:
         size: int = struct.unpack_from(f"{_RIFF_LIKE[kind]}I", encoded, 4)[0]
-        return None if size in _UNKNOWN_32 else size + 8
+        return None if _is_unknown(size) else size + 8
     if kind == b".snd" and len(encoded) >= 12:
         offset, size = struct.unpack_from(">II", encoded, 4)
-        return None if size in _UNKNOWN_32 else offset + size
+        return None if _is_unknown(size) else offset + size
     if kind == b"RF64":
         return _announced_by_ds64(encoded)
     if kind == b"riff" and len(encoded) >= 24:  # Sony's 64-bit WAV; its size counts the whole file
@@ -60,6 +60,14 @@ def _announced_length(encoded: bytes) -> int | None:
     if encoded[4:8] == b"ftyp":
         return max(_iso_box_ends(encoded))
     return None
+
+
+def _is_unknown(size: int) -> bool:
+    """Whether a 32-bit size is what a program writes that streams to a pipe: 0, or one of many about 2 or 4 GB.
+
+    No recording that is accepted is as large.
+    """
+    return size == 0 or size >= _LARGE_32
 
 
 def _announced_by_caf(encoded: bytes) -> int | None:
@@ -116,7 +124,7 @@ def _fill_in_wave(encoded: bytes) -> bytes:
             continue
         if sizes is not None:
             return _fill_in_ds64(encoded, sizes, len(encoded) - body)
-        return encoded if size else encoded[: body - 4] + _TO_THE_END_32 + encoded[body:]
+        return encoded[: body - 4] + _TO_THE_END_32 + encoded[body:] if _is_unknown(size) else encoded
     return encoded
 
 

@@ -119,8 +119,9 @@ class Transcriber:
             transcripts = [""] * len(spans)
         else:
             raise UnsupportedLanguage(
-                f"the recording is in {name_of(language)} (probability {probability:.2f}), and only English is "
-                f"understood; other_languages={OtherLanguages.VOICE} uses the voice without the words"
+                f"the recording is in {name_of(language)} (probability {probability:.2f}), "
+                "and only English is understood; "
+                f"other_languages={OtherLanguages.VOICE} (--other-languages) uses the voice without the words"
             )
         segments = [TranscribedSegment(span, text) for span, text in zip(spans, transcripts, strict=True)]
         return Transcription(segments, language, probability)

@@ -82,6 +82,17 @@ def test_a_signal_reaches_the_command_and_its_status_is_ours(start, tmp_path):
     assert process.wait(60) == 9
 
 
+def test_a_closed_terminal_stops_the_server(start):
+    process = start()
+    assert process.stderr is not None
+    while "ready: gRPC" not in process.stderr.readline():
+        assert process.poll() is None
+    [server] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 0
+    assert not Path(f"/proc/{server}").exists()
+
+
 def test_a_killed_server_leaves_nothing_once_the_next_has_started(start, tmp_path):
     ready = tmp_path / "ready"
     program = f"import os, time; open({str(ready)!r}, 'w').write(os.environ['ATTUNE_SERVER_PID']); time.sleep(60)"

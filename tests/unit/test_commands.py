@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from attune_client import cli
 from attune_client.commands import analysis, audio_output, listing, playing
 from attune_client.commands.audio_output import AudioOutput, Destination
-from attune_client.protocol.errors import ServerError, SilentAudio
+from attune_client.protocol.errors import ServerError, SilentAudio, UnreadableFile
 from attune_client.results import VAD, ModelStatus, MusicPrompt, Segment, SpeechEmotion
 
 RATE = 32_000
@@ -610,3 +610,19 @@ def test_a_specification_that_is_nested_too_deep_is_refused_in_one_line(client, 
     result = attune("play", "--spec", "deep.json")
     assert result.exit_code == 2
     assert "deep.json is not JSON" in result.stderr
+
+
+def test_a_recording_that_is_missing_does_not_stop_the_others(monkeypatch, folder):
+    monkeypatch.setattr(analysis, "AsyncAttuneClient", FakeAsyncClient)
+    monkeypatch.setattr(FakeAsyncClient, "analyse", missing_is_unreadable)
+    result = attune("analyse", "speech.wav", "missing.wav", "speech.wav", "--json")
+    assert result.exit_code == 1
+    first, second, third = json.loads(result.stdout)
+    assert second["error"]["code"] == UnreadableFile.code
+    assert first["emotion"] == third["emotion"] == "calm"
+
+
+async def missing_is_unreadable(self, audio, *, other_languages=None):
+    if not Path(audio).exists():
+        raise UnreadableFile(f"{audio}: no such file")
+    return SPEECH

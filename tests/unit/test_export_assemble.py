@@ -355,6 +355,13 @@ def test_a_lost_file_is_named(repository, small_plan):
         check_repository(repository)
 
 
+def test_a_file_that_was_cut_short_is_named(repository, small_plan):
+    assemble(repository, console=quiet())
+    (repository / "valence" / "1" / "data" / "index.bin").write_bytes(b"")
+    with pytest.raises(ServerUnavailable, match=r"index\.bin is damaged: it has 0 of \d+ bytes: run `attune export`"):
+        check_repository(repository)
+
+
 def test_an_export_of_a_version_without_records_is_refused(repository, small_plan):
     assemble(repository, console=quiet())
     (repository / "attune-export.json").unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -308,3 +309,24 @@ def test_one_loud_click_is_named_where_it_drowns_the_rest():
     clicked[5_000] = 1e7
     with pytest.raises(errors.SilentAudio, match=r"reach .*e\+0\d, where full scale is 1"):
         decode_speech(with_soundfile(clicked, RATE, "WAV", "FLOAT"))
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"),
+    [(0x7FFFF024, 0x7FFFF000), (0x80000024, 0x80000000), (0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFF024, 0xFFFFF000), (0, 0)],
+    ids=["sox", "arecord", "ffmpeg", "4 GB", "none"],
+)
+def test_a_recording_in_a_pipe_says_any_size_that_none_has(riff, data):
+    encoded = bytearray(with_soundfile(SAMPLES, RATE))
+    place = encoded.find(b"data") + 4
+    encoded[4:8], encoded[place : place + 4] = struct.pack("<I", riff), struct.pack("<I", data)
+    assert is_the_tone(decode_speech(bytes(encoded)))
+
+
+def test_an_aiff_that_sox_wrote_to_a_pipe_is_read():
+    encoded = bytearray(with_soundfile(SAMPLES, RATE, "AIFF"))
+    for place, size in ((4, 0x7F000050), (encoded.find(b"SSND") + 4, 0x7F000008)):
+        encoded[place : place + 4] = struct.pack(">I", size)
+    frames = encoded.find(b"COMM") + 10
+    encoded[frames : frames + 4] = struct.pack(">I", 0x3F800000)
+    assert is_the_tone(decode_speech(bytes(encoded)))

@@ -313,3 +313,9 @@ def test_a_model_that_never_unloads_is_not_waited_for_as_long_as_a_request(
     server._end(process)
     assert at_least_s <= time.monotonic() - started_s <= at_most_s
     assert process.returncode == -signal.SIGKILL
+
+
+def test_three_services_need_three_ports(repository):
+    (repository / "valence" / "1" / "model.onnx").touch()
+    with pytest.raises(ServerUnavailable, match="must be three"):
+        Server(repository, ports=Ports(19501, 19501, 19502), log_file=repository / "log").start()

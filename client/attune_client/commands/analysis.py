@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attune_client.aio import AsyncAttuneClient
 from attune_client.commands.options import (
-    AUDIO_FILE,
+    AUDIO_NAME,
     STDIN,
     audio_name,
     json_option,
@@ -49,7 +49,7 @@ class _Analysed:
 
 
 @click.command()
-@click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
+@click.argument("audio", nargs=-1, required=True, type=AUDIO_NAME)
 @other_languages_option
 @json_option
 @server_options

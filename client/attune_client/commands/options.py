@@ -16,6 +16,7 @@ from attune_client.protocol.models import MAX_AUDIO_BYTES, OtherLanguages
 
 __all__ = [
     "AUDIO_FILE",
+    "AUDIO_NAME",
     "STDIN",
     "JsonObject",
     "Numbers",
@@ -30,6 +31,9 @@ __all__ = [
 
 STDIN = Path("-")
 """A recording that is read from standard input."""
+
+AUDIO_NAME = click.Path(allow_dash=True, path_type=Path)
+"""A recording among several, of which one may be missing."""
 
 AUDIO_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path)
 

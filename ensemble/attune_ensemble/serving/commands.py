@@ -97,7 +97,8 @@ def serve(
         click.echo(container_command(profile, repository, ports))
         return
     _require_program(command)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when its terminal is closed
+        signal.signal(number, _interrupt)
     try:
         status = run(Server(repository, ports=ports, log_file=log_file or default_log(ports)), command)
     except AttuneError as error:
@@ -106,7 +107,7 @@ def serve(
 
 
 def run(server: Server, command: tuple[str, ...]) -> int:
-    """Start the server and stop it when `command` has ended, or at Ctrl-C or SIGTERM; returns the exit status."""
+    """Start the server, stop it when `command` has ended or at Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
     console = Console(stderr=True)
     try:
         with console.status("loading the models"):

@@ -136,7 +136,10 @@ class Server:
 
     def _launch(self) -> None:
         check_repository(self.repository, self._models)
-        for port in (self.ports.http, self.ports.grpc, self.ports.metrics):
+        ports = (self.ports.http, self.ports.grpc, self.ports.metrics)
+        if len(set(ports)) < len(ports):
+            raise ServerUnavailable(f"the ports of HTTP, gRPC and metrics must be three, not {ports}")
+        for port in ports:
             _require_free(port)
         environment = server_environment(os.environ)
         with open_log(self.log_file) as log:

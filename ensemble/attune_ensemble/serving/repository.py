@@ -21,6 +21,7 @@ __all__ = ["EMBEDDED", "check_repository"]
 EMBEDDED = "embedded"
 
 _DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+_KNOWLEDGE = "knowledge"  # a database may change its files when it is opened
 _ENGINE_SCRIPT = "build_engine.sh"
 
 
@@ -93,9 +94,12 @@ def _check_part(repository: Path, model: str, part: dict[str, str], remedy: str)
     stamp = _read(repository / part["stamp"])
     if stamp.get("fingerprint") != part["fingerprint"]:
         raise ServerUnavailable(f"{model} was replaced by another export since that of this profile: {remedy}")
-    for path in (repository / model / "1" / name for name in stamp["files"]):
+    for name, size in stamp["files"].items():
+        path = repository / model / "1" / name
         if not path.is_file():
             raise ServerUnavailable(f"{path} is missing: {remedy}")
+        if path.stat().st_size != size and _KNOWLEDGE not in path.parts:
+            raise ServerUnavailable(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
 
 
 def _read(file: Path) -> dict[str, Any]:
