@@ -76,6 +76,7 @@ class KeyValueCache:
             torch.zeros(size, dtype=dtype, device=device) for size in (music, text, (slots, max_text))
         )
         self.text_lengths = [max_text] * slots
+        self.text_length = torch.full((slots,), max_text, dtype=torch.long, device=device)
 
     @property
     def slots(self) -> int:
@@ -92,6 +93,7 @@ class KeyValueCache:
         exchange(self.music[..., :used, :], 1, first, second)
         exchange(self.text, 1, first, second)
         exchange(self.text_mask, 0, first, second)
+        exchange(self.text_length, 0, first, second)
         lengths = self.text_lengths
         lengths[first], lengths[second] = lengths[second], lengths[first]
 
@@ -201,10 +203,22 @@ class Decoder(nn.Module):
         self._is_compiled = False
         self.eval().requires_grad_(False)
 
+    def fold_norms(self) -> None:
+        """Move the scale and shift of every norm into the linear layer behind it, which gets a bias.
+
+        The norm's sums can then be made beside the layer's products (`fused`).
+        """
+        for layer in self._stack:
+            _fold(layer.attention_norm, layer.query_key_value)
+            _fold(layer.text_norm, layer.text_query)
+            _fold(layer.feedforward_norm, layer.expand)
+        _fold(self.norm, self.heads)
+
     def set_text(self, cache: KeyValueCache, slot: int, text: Tensor) -> None:
         """Give a slot its text: hidden states [T, D] of the text encoder, projected; one row of zeros for no text."""
         length = text.shape[0]
         cache.text_lengths[slot] = length
+        cache.text_length[slot] = length
         cache.text_mask[slot, :length] = 0
         cache.text_mask[slot, length:] = -torch.inf
         for index, layer in enumerate(self._stack):
@@ -323,6 +337,16 @@ def _fused(*layers: nn.Linear) -> nn.Linear:
     fused = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device=weight.device, dtype=weight.dtype)
     fused.weight = nn.Parameter(weight, requires_grad=False)
     return fused
+
+
+def _fold(norm: nn.LayerNorm, layer: nn.Linear) -> None:
+    """`layer(norm(x))` stays what it is; the norm's scale becomes 1 and its shift 0."""
+    weight = layer.weight.detach().double()
+    bias = weight @ norm.bias.detach().double()
+    layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=False)
+    layer.weight = nn.Parameter((weight * norm.weight.detach().double()).to(layer.weight), requires_grad=False)
+    norm.weight, norm.bias = (nn.Parameter(fill(part), requires_grad=False)
+                              for fill, part in ((torch.ones_like, norm.weight), (torch.zeros_like, norm.bias)))
 
 
 def _sinusoids(positions: int, width: int) -> Tensor:
