@@ -72,7 +72,7 @@ def test_what_is_served_names_no_training_library(folder):
 def test_nothing_imports_the_process_that_decodes_with_pyav():
     for folder in ALLOWED:
         for file in (ROOT / folder).rglob("*.py"):
-            assert not any(is_within(name, f"attune_ensemble.{AV_PROCESS}") for name in imports(file)), file
+            assert not any(is_within(name, f"attune_ensemble.speech.{AV_PROCESS}") for name in imports(file)), file
 
 
 def test_only_the_choice_of_an_engine_imports_musicgen_and_only_when_it_is_chosen():

@@ -242,8 +242,8 @@ def test_the_engine_script_covers_every_size_that_is_served():
 
 def test_the_engine_is_tuned_for_a_size_that_is_served():
     """What `speech_to_text` makes of 4.5 s, and `text_tokenizer` of its words: any other length never comes."""
-    from attune_ensemble.segmentation import Span, stack
-    from attune_ensemble.text import BUCKETS
+    from attune_ensemble.speech.segmentation import Span, stack
+    from attune_ensemble.speech.tokens import BUCKETS
 
     script = build_script(VALENCE_MODEL, "model.tensorrt.onnx", "0" * 64)
     [(batch, samples, tokens)] = re.findall(r"--optShapes=waveform:(\d+)x(\d+),\S+input_ids:\d+x(\d+),", script)

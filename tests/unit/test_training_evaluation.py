@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from attune_ensemble.pipeline import weighted_mean
-from attune_ensemble.transcription import find_speech
+from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.checkpoints import save_model
 from attune_training.commands import evaluate

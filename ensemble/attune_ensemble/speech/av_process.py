@@ -33,7 +33,7 @@ REFUSED = 3
 _MAX_WALL_S = 60.0
 _POLL_S = 0.2
 _LOG_CHARACTERS = 2000
-_WORKER = "attune_ensemble.av_worker"
+_WORKER = "attune_ensemble.speech.av_worker"
 
 
 def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:

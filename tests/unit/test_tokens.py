@@ -1,4 +1,4 @@
-"""Tokenising transcripts: `pytest tests/unit/test_text.py`."""
+"""Tokenising transcripts: `pytest tests/unit/test_tokens.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from attune_ensemble.text import BUCKETS, TextTokenizer, bucket_tokens
+from attune_ensemble.speech.tokens import BUCKETS, TextTokenizer, bucket_tokens
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "rain": 4, "sun": 5}
 

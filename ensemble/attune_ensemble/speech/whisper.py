@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.models import ENGLISH, SPEECH_SAMPLE_RATE
-from attune_ensemble.audio import Waveform
+from attune_ensemble.speech.audio import Waveform
 
 if TYPE_CHECKING:
     import ctranslate2

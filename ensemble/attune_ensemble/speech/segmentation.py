@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
-from attune_ensemble.audio import Waveform
+from attune_ensemble.speech.audio import Waveform
 
 BUCKET_S = 1.0
 """Waveforms are padded to a multiple of this, so that the dynamic batcher meets few different shapes."""

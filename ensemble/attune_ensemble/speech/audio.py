@@ -1,7 +1,8 @@
 """Decoding a person's recording into the one form that the models take: 16 kHz mono float32.
 
 Whatever is wrong with a recording is found here and named, before any model sees it. libsndfile decodes; what it
-cannot (M4A, 3GP, AMR, WebM and other containers) goes to PyAV in a process of its own (`attune_ensemble.av_process`).
+cannot (M4A, 3GP, AMR, WebM and other containers) goes to PyAV in a process of its own
+(`attune_ensemble.speech.av_process`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from attune_client.protocol.models import (
     SPEECH_RATES_HZ,
     SPEECH_SAMPLE_RATE,
 )
-from attune_ensemble.av_process import decode_in_process
-from attune_ensemble.containers import check_complete, fill_in_length
+from attune_ensemble.speech.av_process import decode_in_process
+from attune_ensemble.speech.containers import check_complete, fill_in_length
 
 __all__ = ["SILENCE_DBFS", "Decoder", "MonoStream", "Waveform", "decode_speech", "level_dbfs"]
 

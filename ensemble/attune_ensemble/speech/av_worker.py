@@ -1,6 +1,6 @@
 """The process that decodes with PyAV: a file on standard input, 16 kHz mono float32 or an error on standard output.
 
-Started by `attune_ensemble.av_process`; nothing imports it. It limits itself before it reads a byte of the file:
+Started by `attune_ensemble.speech.av_process`; nothing imports it. It limits itself before it reads a byte of the file:
 time, memory, and, once everything is loaded, no further file or connection may be opened.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import EmptyAudio, InvalidAudio, TruncatedAudio, UnreadableAudio
-from attune_ensemble.audio import MonoStream
-from attune_ensemble.av_process import MAX_CPU_S, MAX_MEMORY, REFUSED
+from attune_ensemble.speech.audio import MonoStream
+from attune_ensemble.speech.av_process import MAX_CPU_S, MAX_MEMORY, REFUSED
 
 if TYPE_CHECKING:
     import av
