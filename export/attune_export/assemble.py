@@ -233,7 +233,7 @@ class _Record:
     """What belongs together in one profile: stamps by model, and the labels that the served code has to agree with."""
 
     def __init__(self, repository: Path, profile: Profile, parts: Sequence[Part], command: str) -> None:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
 
         self._labels = [emotion.label for emotion in load_emotions()]
         self._path = record_file(repository, profile)
@@ -506,7 +506,7 @@ def _emotion_classifier(folder: Path) -> Part:
         raise ExportError(f"{folder} holds no emotion map; `attune train emotion-map` trains one")
 
     def build(target: Path) -> float:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
         from attune_training.emotion_map import load_emotion_classifier
 
         labels = [emotion.label for emotion in load_emotions()]
@@ -516,7 +516,7 @@ def _emotion_classifier(folder: Path) -> Part:
         (target / LABELS_FILE).write_text("\n".join(labels) + "\n", encoding="utf-8")
         return deviation
 
-    code = _code("attune_training.emotion_map", "attune_ensemble.knowledge")
+    code = _code("attune_training.emotion_map", "attune_ensemble.prompting.knowledge")
     made_from = _digests_of(folder) | _exporter_digests() | code
     return Part(EMOTION_CLASSIFIER.name, made_from, (), build, engine=EMOTION_CLASSIFIER)
 
@@ -534,7 +534,7 @@ def _sentence_encoder() -> Part:
 
 def _knowledge(repository: Path, encoder: Part, profile: Profile) -> Part:
     def build(target: Path) -> None:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
         from attune_export.embedding import SentenceEmbedder
         from attune_export.knowledge_index import build_index
 
@@ -544,8 +544,8 @@ def _knowledge(repository: Path, encoder: Part, profile: Profile) -> Part:
 
     made_from = {"sentence_encoder": encoder.fingerprint(), "chromadb": version("chromadb")}
     made_from |= _code("attune_export.knowledge_index", "attune_export.embedding")
-    made_from |= _code("attune_ensemble.knowledge", "attune_ensemble.retrieval")
-    made_from |= _digests_of(_package_dir("attune_ensemble.knowledge"), "*.yaml")
+    made_from |= _code("attune_ensemble.prompting.knowledge", "attune_ensemble.prompting.retrieval")
+    made_from |= _digests_of(_package_dir("attune_ensemble.prompting.knowledge"), "*.yaml")
     return Part(MUSIC_PROMPT.name, made_from, (), build, shared=True)
 
 

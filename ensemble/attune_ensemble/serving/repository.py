@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.knowledge import load_emotions
+from attune_ensemble.prompting.knowledge import load_emotions
 
 __all__ = ["EMBEDDED", "check_repository"]
 

@@ -1,40 +1,21 @@
-"""From an emotion and its VAD to a musical specification and the prompt of a music engine (paper, section III-F)."""
+"""The template writer: composes the structured prompt by rule (paper, section III-F)."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
+from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.prompting.knowledge import Emotion
+from attune_ensemble.prompting.specification import Vad
+from attune_ensemble.prompting.writers.writer import Prompt
 
-from attune_ensemble.knowledge import Emotion
-from attune_ensemble.music.spec import DYNAMICS, MusicSpec
+__all__ = ["TEMPLATE", "TemplatePromptWriter", "specification_prompt", "spoken_instrument", "spoken_key", "summarise"]
 
-__all__ = [
-    "CALLER",
-    "Prompt",
-    "PromptWriter",
-    "TemplatePromptWriter",
-    "music_spec",
-    "specification_prompt",
-    "spoken_key",
-    "summarise",
-]
-
-Vad = tuple[float, float, float]
+TEMPLATE = "template"
+"""The name of this writer."""
 
 MAX_SUMMARY_WORDS = 45
 """Longest summary of a description that the template writer makes."""
-
-TEMPO_AROUSAL_SPAN = 1.0
-"""Arousal this far below or above an emotion's anchor reaches the end of its tempo range."""
-
-DYNAMICS_AROUSAL_STEP = 0.75
-"""Arousal this far below or above an emotion's anchor makes the music one level softer or louder."""
-
-TEMPLATE, CALLER = "template", "caller"
-"""Writers of a prompt: the rule below, or whoever asked for the music."""
 
 _LOW_BELOW, _HIGH_ABOVE = 2.5, 3.5
 _ANNOTATIONS = {
@@ -51,48 +32,6 @@ _SPOKEN_INSTRUMENTS = {
     "french_horn": "French horn",
     "choir": "wordless choir",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """The words for the music engine, and the name of the writer that made them."""
-
-    text: str
-    writer: str
-
-
-class PromptWriter(Protocol):
-    """Writes the prompt for an emotion's music."""
-
-    name: str
-
-    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
-        """The prompt for `emotion`, heard at `vad` (None: not measured), to be played as `spec`."""
-        ...
-
-
-def music_spec(emotion: Emotion, vad: Vad | None) -> MusicSpec:
-    """The emotion's music, shaded by arousal.
-
-    At the anchor's arousal the tempo is the middle of the emotion's range; it rises with arousal and never leaves the
-    range. Much lower or higher arousal makes the music one dynamic level softer or louder. Without VAD, the anchor's.
-    """
-    excess = 0.0 if vad is None else vad[1] - emotion.anchor[1]
-    share = float(np.interp(excess, (-TEMPO_AROUSAL_SPAN, TEMPO_AROUSAL_SPAN), (0.0, 1.0)))
-    tempo_bpm = emotion.tempo_low_bpm + share * (emotion.tempo_high_bpm - emotion.tempo_low_bpm)
-    return MusicSpec(
-        tempo_bpm=round(tempo_bpm, 1),
-        mode=emotion.mode,
-        tonic=emotion.tonic,
-        instruments=emotion.instruments,
-        dynamics=_shifted_dynamics(emotion.dynamics, excess),
-    )
-
-
-def _shifted_dynamics(dynamics: str, excess: float) -> str:
-    shift = (excess >= DYNAMICS_AROUSAL_STEP) - (excess <= -DYNAMICS_AROUSAL_STEP)
-    level = DYNAMICS.index(dynamics) + shift
-    return DYNAMICS[min(max(level, 0), len(DYNAMICS) - 1)]
 
 
 class TemplatePromptWriter:

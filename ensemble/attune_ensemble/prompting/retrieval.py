@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import EMBEDDING_DIM
-from attune_ensemble.knowledge import OCTANTS, Emotion, KnowledgeError
-from attune_ensemble.scratch import Scratch, clear_abandoned, new_name
+from attune_ensemble.prompting.knowledge import OCTANTS, Emotion, KnowledgeError
+from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
 __all__ = [
     "COLLECTION",
