@@ -23,9 +23,9 @@ import soxr
 from scipy.signal import lfilter
 
 from attune_client.protocol.errors import NoSpeech, SilentAudio, UnsupportedLanguage
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.spec import MusicSpec
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.transcription import Transcriber
 

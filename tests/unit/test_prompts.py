@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from attune_ensemble.music.spec import DYNAMICS
+from attune_client.protocol.music_spec import DYNAMICS
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import MAX_SUMMARY_WORDS, TemplatePromptWriter, spoken_key, summarise

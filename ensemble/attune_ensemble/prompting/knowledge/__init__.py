@@ -15,7 +15,7 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import NUM_EMOTIONS
-from attune_ensemble.music.spec import DYNAMICS, INSTRUMENTS, MAX_TEMPO_BPM, MIN_TEMPO_BPM, MODES, TONICS
+from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MAX_TEMPO_BPM, MIN_TEMPO_BPM, MODES, TONICS
 
 __all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of"]
 
@@ -53,7 +53,7 @@ class Emotion:
     """One emotion and the music that answers it.
 
     `anchor` is valence, arousal, dominance, each 1..5; `tempo_low_bpm`..`tempo_high_bpm` is the range that arousal
-    chooses from; the musical words are those of `attune_ensemble.music.spec`.
+    chooses from; the musical words are those of `attune_client.protocol.music_spec`.
     """
 
     label: str

@@ -16,17 +16,24 @@ import torch
 from torch import Tensor
 from torch.utils.mkldnn import MkldnnLinear
 
+from attune_ensemble.music.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
+from attune_ensemble.music.musicgen.decoder import Decoder
+from attune_ensemble.music.musicgen.engine import EngineSettings
+from attune_ensemble.music.musicgen.linear import Int8Linear
+from attune_ensemble.music.musicgen.loading import (
+    Numerics,
+    Parts,
+    engine_of,
+    load_checkpoint,
+    parts_of,
+    random_checkpoint,
+)
+from attune_ensemble.music.musicgen.pattern import DelayPattern
+from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.state import BatchState, Piece
+from attune_ensemble.music.musicgen.stepping import Stepper
+from attune_ensemble.music.musicgen.threads import on_own_thread
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
-from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.engine import EngineSettings
-from attune_ensemble.musicgen.linear import Int8Linear
-from attune_ensemble.musicgen.loading import Numerics, Parts, engine_of, load_checkpoint, parts_of, random_checkpoint
-from attune_ensemble.musicgen.pattern import DelayPattern
-from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.state import BatchState, Piece
-from attune_ensemble.musicgen.stepping import Stepper
-from attune_ensemble.musicgen.threads import on_own_thread
 
 __all__ = ["EAGER", "PROMPT", "Measured", "Setup", "part_groups", "row_groups"]
 

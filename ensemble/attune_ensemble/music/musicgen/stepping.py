@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import torch
 
-from attune_ensemble.musicgen.state import BatchState
+from attune_ensemble.music.musicgen.state import BatchState
 
 __all__ = ["CONTEXT_BUCKET", "RUN_AHEAD", "CudaGraphs", "GraphMaker", "Stepper", "row_counts"]
 

@@ -22,17 +22,17 @@ from dataclasses import dataclass
 import torch
 
 from attune_client.protocol.errors import InvalidOption, RequestTimeout, ServerUnavailable
+from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
+from attune_ensemble.music.musicgen.conditioning import Conditioner
+from attune_ensemble.music.musicgen.decoder import Decoder
+from attune_ensemble.music.musicgen.decoding import CodecRunner, Codes
+from attune_ensemble.music.musicgen.devices import on_device
+from attune_ensemble.music.musicgen.failures import EngineBusy, as_attune_error
+from attune_ensemble.music.musicgen.requests import Generation, MusicStream
+from attune_ensemble.music.musicgen.state import BatchState, Piece
+from attune_ensemble.music.musicgen.statistics import EngineCounters, EngineStatistics
+from attune_ensemble.music.musicgen.stepping import Stepper
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
-from attune_ensemble.musicgen.conditioning import Conditioner
-from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.decoding import CodecRunner, Codes
-from attune_ensemble.musicgen.devices import on_device
-from attune_ensemble.musicgen.failures import EngineBusy, as_attune_error
-from attune_ensemble.musicgen.requests import Generation, MusicStream
-from attune_ensemble.musicgen.state import BatchState, Piece
-from attune_ensemble.musicgen.statistics import EngineCounters, EngineStatistics
-from attune_ensemble.musicgen.stepping import Stepper
 
 __all__ = ["EngineSettings", "MusicGenEngine"]
 

@@ -15,20 +15,22 @@ from typing import Any
 import torch
 
 from attune_client.protocol.errors import AttuneError
-from attune_ensemble.musicgen.benchmark.machine import copy_bandwidth, describe
-from attune_ensemble.musicgen.benchmark.quality import Fidelity, fidelity_rows, fidelity_table
-from attune_ensemble.musicgen.benchmark.record import Record
-from attune_ensemble.musicgen.benchmark.report import decoder_table, draw, failure_list, part_table
-from attune_ensemble.musicgen.benchmark.rows import Measured, Setup, part_groups, row_groups
-from attune_ensemble.musicgen.loading import SIZES, TINY, Numerics
-from attune_ensemble.musicgen.threads import on_own_thread
+from attune_ensemble.music.musicgen.benchmark.machine import copy_bandwidth, describe
+from attune_ensemble.music.musicgen.benchmark.quality import Fidelity, fidelity_rows, fidelity_table
+from attune_ensemble.music.musicgen.benchmark.record import Record
+from attune_ensemble.music.musicgen.benchmark.report import decoder_table, draw, failure_list, part_table
+from attune_ensemble.music.musicgen.benchmark.rows import Measured, Setup, part_groups, row_groups
+from attune_ensemble.music.musicgen.loading import SIZES, TINY, Numerics
+from attune_ensemble.music.musicgen.threads import on_own_thread
 
 __all__ = ["main"]
 
 _SHORTEST_S = 0.1
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "python -m attune_ensemble.musicgen.benchmark") -> int:
+def main(
+    arguments: Sequence[str] | None = None, program: str = "python -m attune_ensemble.music.musicgen.benchmark"
+) -> int:
     """Measure, or print what was measured before; returns the exit status: 1 where something could not be measured."""
     parser = _parser(program)
     options = parser.parse_args(arguments)

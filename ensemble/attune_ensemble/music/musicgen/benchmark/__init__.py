@@ -2,7 +2,7 @@
 
     attune bench music --size small --batch 1,4 --seconds 10
 
-`python -m attune_ensemble.musicgen.benchmark` is the same, where there is torch and transformers and little else.
+`python -m attune_ensemble.music.musicgen.benchmark` is the same, where there is torch and transformers and little else.
 `ensemble/benchmarks/gpu.sh` calls it on a GPU.
 
 Weights are random unless `--checkpoint` names a folder: speed does not depend on their values. All rows are of one run,

@@ -15,10 +15,10 @@ from queue import SimpleQueue
 import torch
 
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.musicgen.codec import CodecStream
-from attune_ensemble.musicgen.devices import on_device
-from attune_ensemble.musicgen.failures import as_attune_error
-from attune_ensemble.musicgen.requests import MusicStream
+from attune_ensemble.music.musicgen.codec import CodecStream
+from attune_ensemble.music.musicgen.devices import on_device
+from attune_ensemble.music.musicgen.failures import as_attune_error
+from attune_ensemble.music.musicgen.requests import MusicStream
 
 __all__ = ["CodecRunner", "Codes"]
 

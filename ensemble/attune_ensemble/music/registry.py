@@ -10,8 +10,8 @@ from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_client.protocol.foreign_text import without_internals
 from attune_ensemble.music.engine import MusicEngine
-from attune_ensemble.musicgen.statistics import METRICS
-from attune_ensemble.musicgen.threads import keep_workers_awake
+from attune_ensemble.music.musicgen.statistics import METRICS
+from attune_ensemble.music.musicgen.threads import keep_workers_awake
 
 __all__ = ["EngineOptions", "available_engines", "create_engine", "default_engine", "engine_metrics"]
 
@@ -97,7 +97,7 @@ def _composer(options: EngineOptions) -> MusicEngine:
 def _musicgen(options: EngineOptions) -> MusicEngine:
     keep_workers_awake()
     try:
-        from attune_ensemble.musicgen.music_engine import load_engine
+        from attune_ensemble.music.musicgen.music_engine import load_engine
     except ImportError as error:
         lacking = without_internals(str(error))
         raise ServerUnavailable(

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attune_ensemble.music.engine import Audio, MusicRequest
+from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
+from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.threads import on_own_thread
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
-from attune_ensemble.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
-from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.threads import on_own_thread
 
 __all__ = ["HEARTBEAT_S", "RETRY_S", "MusicGenAdapter", "load_engine"]
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from attune_ensemble.musicgen.benchmark.main import main
+from attune_ensemble.music.musicgen.benchmark.main import main
 
 __all__ = ["music"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attune_client.protocol.errors import AttuneError
-from attune_ensemble.musicgen.benchmark.rows import Measured
+from attune_ensemble.music.musicgen.benchmark.rows import Measured
 
 __all__ = ["Record", "RecordError"]
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from attune_ensemble.musicgen.benchmark.rows import EAGER, Measured
+from attune_ensemble.music.musicgen.benchmark.rows import EAGER, Measured
 
 __all__ = ["decoder_table", "draw", "failure_list", "part_table"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from attune_ensemble.musicgen.devices import exact_convolutions
+from attune_ensemble.music.musicgen.devices import exact_convolutions
 
 __all__ = ["ChunkedCodec", "CodecStream"]
 

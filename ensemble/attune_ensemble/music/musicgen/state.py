@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache, exchange
+from attune_ensemble.music.musicgen.pattern import DelayPattern
+from attune_ensemble.music.musicgen.sampling import choose
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.decoder import Decoder, KeyValueCache, exchange
-from attune_ensemble.musicgen.pattern import DelayPattern
-from attune_ensemble.musicgen.sampling import choose
 
 __all__ = ["BatchState", "Piece"]
 
