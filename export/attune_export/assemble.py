@@ -5,7 +5,8 @@ fingerprint still holds is left alone, so a second run takes about a second. A p
 moved into place when it is complete; what another profile has of the same fingerprint is linked, not built again.
 
 A record for each profile, in the repository's root, says which parts belong together. It is marked unfinished for as
-long as parts are replaced, so that `attune_ensemble.serving.repository` can refuse what a broken-off export left.
+long as parts are replaced, so that `attune_ensemble.serving.launcher.repository` can refuse what a broken-off export
+left.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen.music_engine import load_engine
 from attune_ensemble.music.musicgen.statistics import METRICS
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_export.repository_config import Profile, model_config, render
 from tests.conftest import ROOT
 from tests.musicgen_models import save_tiny_musicgen

@@ -26,7 +26,7 @@ from pathlib import Path
 import attune_weights
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
-from attune_ensemble.serving import interpreter
+from attune_ensemble.serving.launcher import interpreter
 
 __all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "runs_here", "server_environment"]
 
@@ -34,7 +34,7 @@ _SERVER = "tritonserver"
 _MAX_THREADS = 4
 _NUMPY_BRIDGE = """
 import sys
-from attune_ensemble.serving import numpy_bridge
+from attune_ensemble.serving.launcher import numpy_bridge
 numpy_bridge.install(sys.modules[__name__])
 """
 
@@ -107,7 +107,7 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
     _copy([package.stub], backends / "python")
     with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
         utils.write(_NUMPY_BRIDGE)
-    _copy([Path(__file__).parent / "onnx_backend" / "model.py"], backends / "onnxruntime")
+    _copy([Path(__file__).parents[1] / "onnx_backend" / "model.py"], backends / "onnxruntime")
     _link_libraries(package.libraries, root / package.libraries.name)
     return ServerLayout(package.binary, backends, package.cache_dir)
 

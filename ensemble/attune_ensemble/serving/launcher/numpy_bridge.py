@@ -11,7 +11,8 @@ request 384); NVIDIA's image needs none of this. Here
 - strings, which DLPack does not know, are handed over as bytes of a type of their own, in which the item size also
   stands where pybind11 looks for it.
 
-`attune_ensemble.serving.layout` appends a call of `install` to the triton_python_backend_utils.py that is served.
+`attune_ensemble.serving.launcher.layout` appends a call of `install` to the triton_python_backend_utils.py that is
+served.
 """
 
 from __future__ import annotations

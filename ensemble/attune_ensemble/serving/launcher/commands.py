@@ -18,10 +18,10 @@ from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
-from attune_ensemble.serving.companion import ServerGone, run_beside
-from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
-from attune_ensemble.serving.log_file import is_in_use
-from attune_ensemble.serving.repository import EMBEDDED, check_repository
+from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
+from attune_ensemble.serving.launcher.log_file import is_in_use
+from attune_ensemble.serving.launcher.repository import EMBEDDED, check_repository
+from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
 
 __all__ = ["container_command", "serve"]
 
@@ -41,7 +41,7 @@ _CONTAINER_PACKAGES = (
     "transformers",
     "'tritonclient[grpc]'",
 )
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[4]
 DEFAULT_LOG = Path("out/server.log")
 _INTERRUPTED = 130
 _PORT = click.IntRange(1, 65535)
@@ -161,7 +161,7 @@ def container_command(profile: str, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
-        f"python3 -m attune_ensemble.serving.repository /models {profile} && "
+        f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
     published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))

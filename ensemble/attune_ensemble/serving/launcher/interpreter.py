@@ -3,7 +3,7 @@
 The server's stub loads Python as a shared library, which Debian and Ubuntu have in a package of its own. `make setup`
 runs this file before anything is installed, so it imports the standard library alone:
 
-    python3 ensemble/attune_ensemble/serving/interpreter.py     # says what is missing, one line each; else status 0
+    python3 ensemble/attune_ensemble/serving/launcher/interpreter.py     # what is missing, one line each; else status 0
 """
 
 from __future__ import annotations
