@@ -474,9 +474,9 @@ def _regressor(spec: ModelSpec, artifacts: Path) -> Part:
     audio, text = TOWERS[_tower_kind(folder)]
 
     def build(target: Path) -> float:
-        from attune_training.checkpoints import load_regressor
         from attune_training.config import PretrainedSources
-        from attune_training.regressor import merge_adapters
+        from attune_training.models.checkpoints import load_regressor
+        from attune_training.models.regressor import merge_adapters
 
         try:
             model = load_regressor(folder, PretrainedSources(audio=fetch(audio), text=fetch(text)))
@@ -558,7 +558,7 @@ def _export(module: nn.Module, spec: ModelSpec, target: Path) -> float:
 
 def _exporter_digests() -> Digests:
     """The code and the packages that decide an exported graph; read from disk, for importing them takes seconds."""
-    layers = ("regressor", "towers", "layers", "config", "checkpoints")
+    layers = ("models.regressor", "models.towers", "models.layers", "config", "models.checkpoints")
     modules = ["attune_export.onnx_export", *(f"attune_training.{name}" for name in layers)]
     packages = {name: version(name) for name in ("onnx", "onnxscript", "peft", "torch", "transformers")}
     return _code(*modules) | packages

@@ -35,7 +35,7 @@ from attune_export.onnx_export import (
 from attune_export.tensorrt import build_script
 from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
-from attune_training.regressor import Regressor, build_regressor, merge_adapters
+from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
 from attune_weights import WeightsError, fetch
 
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)

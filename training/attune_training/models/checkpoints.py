@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from attune_training.config import ModelConfig, PretrainedSources, RegressorConfig, config_from_json
-from attune_training.models import Model, build_model
-from attune_training.regressor import Regressor, build_regressor
+from attune_training.models.building import Model, build_model
+from attune_training.models.regressor import Regressor, build_regressor
 
 __all__ = [
     "ADAPTER_FILE",

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attune_training.config import PretrainedSources, UnimodalConfig
-from attune_training.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
-from attune_training.regressor import EmotionModel, Pooled
-from attune_training.towers import build_audio_tower
+from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
+from attune_training.models.regressor import EmotionModel, Pooled
+from attune_training.models.towers import build_audio_tower
 
 __all__ = ["UnimodalRegressor"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from attune_training.config import ModelConfig, PretrainedSources, RegressorConfig
-from attune_training.regressor import Regressor, build_regressor
-from attune_training.unimodal import UnimodalRegressor
+from attune_training.models.regressor import Regressor, build_regressor
+from attune_training.models.unimodal import UnimodalRegressor
 
 __all__ = ["Model", "build_model", "full_checkpoint_bytes", "total_parameters", "trainable_parameters"]
 
@@ -39,6 +39,6 @@ def total_parameters(model: nn.Module) -> int:
 def full_checkpoint_bytes(model: nn.Module) -> int:
     """Return the size of a checkpoint of everything in float32, towers included: what adapters save (section III-C3).
 
-    Set it against :func:`attune_training.checkpoints.checkpoint_bytes`.
+    Set it against :func:`attune_training.models.checkpoints.checkpoint_bytes`.
     """
     return _FLOAT32_BYTES * sum(value.numel() for value in model.state_dict().values())

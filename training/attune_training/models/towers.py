@@ -31,8 +31,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging as transformers_logging
 
 from attune_training.config import SAMPLE_RATE, AudioTowerConfig, TextTowerConfig
-from attune_training.layers import attend, length_mask
-from attune_training.whisper_weights import read_whisper_encoder
+from attune_training.models.layers import attend, length_mask
+from attune_training.models.whisper_weights import read_whisper_encoder
 
 __all__ = [
     "MIN_SAMPLES",

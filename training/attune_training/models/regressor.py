@@ -28,7 +28,7 @@ from attune_training.config import (
     embedded_config,
     paper_config,
 )
-from attune_training.layers import (
+from attune_training.models.layers import (
     AttentionPooling,
     EncoderLayer,
     MultiHeadAttention,
@@ -36,7 +36,7 @@ from attune_training.layers import (
     masked_mean,
     on_the_scale,
 )
-from attune_training.towers import AudioTower, TextTower, build_audio_tower
+from attune_training.models.towers import AudioTower, TextTower, build_audio_tower
 
 __all__ = [
     "VOICE_STREAM",
