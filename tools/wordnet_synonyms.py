@@ -1,6 +1,6 @@
 """Derive the table of synonyms from WordNet 3.0; run by hand, when the rules or the struck words change.
 
-    python -m attune_training.augmentation.wordnet --wordnet DIR --output artifacts/synonyms
+    python -m tools.wordnet_synonyms --wordnet DIR --output training/attune_training/artifacts/synonyms
 
 DIR holds ``data.*``, ``index.*`` and ``cntlist.rev`` (Debian's package wordnet-base puts them in /usr/share/wordnet).
 Inflection comes from lemminflect (0.2.3, MIT), which nothing else needs.

@@ -2,7 +2,7 @@
 
 Needs the program fluidsynth and the soundfont of Debian's `musescore-general-soundfont-small` (MIT). Run:
 
-    python -m attune_export.instrument_samples /usr/share/sounds/sf3/MuseScore_General_Lite.sf3 \
+    python -m tools.instrument_samples /usr/share/sounds/sf3/MuseScore_General_Lite.sf3 \
         ensemble/attune_ensemble/music/composer/samples
 """
 
