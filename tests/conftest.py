@@ -10,7 +10,7 @@ import pytest
 
 from attune_client import AttuneClient
 from attune_client.protocol.privacy import NO_TELEMETRY
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server, free_ports
 
 os.environ.update(NO_TELEMETRY)  # the tests import the libraries themselves
 

@@ -23,11 +23,11 @@ import soxr
 from scipy.signal import lfilter
 
 from attune_client.protocol.errors import NoSpeech, SilentAudio, UnsupportedLanguage
-from attune_ensemble.audio import decode_speech
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.transcription import Transcriber
+from attune_ensemble.speech.audio import decode_speech
+from attune_ensemble.speech.transcription import Transcriber
 
 RATE = 16_000
 VOWELS = {

@@ -21,10 +21,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from attune_client.protocol.models import MODELS
-from attune_ensemble.audio import decode_speech
-from attune_ensemble.segmentation import Span, stack
-from attune_ensemble.text import TextTokenizer
-from attune_ensemble.transcription import Transcriber
+from attune_ensemble.speech.audio import decode_speech
+from attune_ensemble.speech.segmentation import Span, stack
+from attune_ensemble.speech.tokens import TextTokenizer
+from attune_ensemble.speech.transcription import Transcriber
 
 MODEL_FOLDER = Path("model_repository")
 RATE = 16_000

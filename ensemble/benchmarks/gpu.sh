@@ -34,10 +34,10 @@ limited() {
 # What there is of the tables, where the measurement did not come to its end.
 measured() {
     stage=$1; shift
-    limited "$stage" "$PYTHON" -m attune_ensemble.musicgen.benchmark --device "$DEVICE" --budget 15 \
+    limited "$stage" "$PYTHON" -m attune_ensemble.music.musicgen.benchmark --device "$DEVICE" --budget 15 \
         --record "$OUT/$stage.jsonl" "$@"
     if [ ! -s "$OUT/$stage.txt" ] && [ -s "$OUT/$stage.jsonl" ]; then
-        "$PYTHON" -m attune_ensemble.musicgen.benchmark --from "$OUT/$stage.jsonl" >"$OUT/$stage.txt"
+        "$PYTHON" -m attune_ensemble.music.musicgen.benchmark --from "$OUT/$stage.jsonl" >"$OUT/$stage.txt"
     fi
     grep -v '^{' "$OUT/$stage.txt"
 }
@@ -60,7 +60,7 @@ run() {
     medium-many | large-many) measured "$1" --size "$size" --batch 24 --seconds 30 --repeats 1 ;;
     *-compile) measured "$1" --size "$size" --batch 8 --seconds 10 --repeats 1 --compile ;;
     *-fidelity)
-        limited "$1" "$PYTHON" -m attune_ensemble.musicgen.benchmark --device "$DEVICE" --size "$size" \
+        limited "$1" "$PYTHON" -m attune_ensemble.music.musicgen.benchmark --device "$DEVICE" --size "$size" \
             --check-quality --seconds "$length"
         grep -v '^{' "$OUT/$1.txt"
         ;;

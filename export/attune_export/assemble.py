@@ -5,7 +5,8 @@ fingerprint still holds is left alone, so a second run takes about a second. A p
 moved into place when it is complete; what another profile has of the same fingerprint is linked, not built again.
 
 A record for each profile, in the repository's root, says which parts belong together. It is marked unfinished for as
-long as parts are replaced, so that `attune_ensemble.serving.repository` can refuse what a broken-off export left.
+long as parts are replaced, so that `attune_ensemble.serving.launcher.repository` can refuse what a broken-off export
+left.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class _Record:
     """What belongs together in one profile: stamps by model, and the labels that the served code has to agree with."""
 
     def __init__(self, repository: Path, profile: Profile, parts: Sequence[Part], command: str) -> None:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
 
         self._labels = [emotion.label for emotion in load_emotions()]
         self._path = record_file(repository, profile)
@@ -473,9 +474,9 @@ def _regressor(spec: ModelSpec, artifacts: Path) -> Part:
     audio, text = TOWERS[_tower_kind(folder)]
 
     def build(target: Path) -> float:
-        from attune_training.checkpoints import load_regressor
         from attune_training.config import PretrainedSources
-        from attune_training.regressor import merge_adapters
+        from attune_training.models.checkpoints import load_regressor
+        from attune_training.models.regressor import merge_adapters
 
         try:
             model = load_regressor(folder, PretrainedSources(audio=fetch(audio), text=fetch(text)))
@@ -506,7 +507,7 @@ def _emotion_classifier(folder: Path) -> Part:
         raise ExportError(f"{folder} holds no emotion map; `attune train emotion-map` trains one")
 
     def build(target: Path) -> float:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
         from attune_training.emotion_map import load_emotion_classifier
 
         labels = [emotion.label for emotion in load_emotions()]
@@ -516,7 +517,7 @@ def _emotion_classifier(folder: Path) -> Part:
         (target / LABELS_FILE).write_text("\n".join(labels) + "\n", encoding="utf-8")
         return deviation
 
-    code = _code("attune_training.emotion_map", "attune_ensemble.knowledge")
+    code = _code("attune_training.emotion_map", "attune_ensemble.prompting.knowledge")
     made_from = _digests_of(folder) | _exporter_digests() | code
     return Part(EMOTION_CLASSIFIER.name, made_from, (), build, engine=EMOTION_CLASSIFIER)
 
@@ -534,7 +535,7 @@ def _sentence_encoder() -> Part:
 
 def _knowledge(repository: Path, encoder: Part, profile: Profile) -> Part:
     def build(target: Path) -> None:
-        from attune_ensemble.knowledge import load_emotions
+        from attune_ensemble.prompting.knowledge import load_emotions
         from attune_export.embedding import SentenceEmbedder
         from attune_export.knowledge_index import build_index
 
@@ -544,8 +545,8 @@ def _knowledge(repository: Path, encoder: Part, profile: Profile) -> Part:
 
     made_from = {"sentence_encoder": encoder.fingerprint(), "chromadb": version("chromadb")}
     made_from |= _code("attune_export.knowledge_index", "attune_export.embedding")
-    made_from |= _code("attune_ensemble.knowledge", "attune_ensemble.retrieval")
-    made_from |= _digests_of(_package_dir("attune_ensemble.knowledge"), "*.yaml")
+    made_from |= _code("attune_ensemble.prompting.knowledge", "attune_ensemble.prompting.retrieval")
+    made_from |= _digests_of(_package_dir("attune_ensemble.prompting.knowledge"), "*.yaml")
     return Part(MUSIC_PROMPT.name, made_from, (), build, shared=True)
 
 
@@ -557,7 +558,7 @@ def _export(module: nn.Module, spec: ModelSpec, target: Path) -> float:
 
 def _exporter_digests() -> Digests:
     """The code and the packages that decide an exported graph; read from disk, for importing them takes seconds."""
-    layers = ("regressor", "towers", "layers", "config", "checkpoints")
+    layers = ("models.regressor", "models.towers", "models.layers", "config", "models.checkpoints")
     modules = ["attune_export.onnx_export", *(f"attune_training.{name}" for name in layers)]
     packages = {name: version(name) for name in ("onnx", "onnxscript", "peft", "torch", "transformers")}
     return _code(*modules) | packages

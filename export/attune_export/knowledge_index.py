@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.models import EMBEDDING_DIM
-from attune_ensemble.knowledge import Emotion
-from attune_ensemble.retrieval import COLLECTION, document_text
+from attune_ensemble.prompting.knowledge import Emotion
+from attune_ensemble.prompting.retrieval import COLLECTION, document_text
 from attune_export.errors import ExportError
 
 __all__ = ["build_index"]

@@ -27,8 +27,8 @@ from attune_client.protocol import DType, ModelSpec, TensorSpec
 from attune_client.protocol.models import MAX_SEGMENT_S, MAX_TOKENS, SPEECH_SAMPLE_RATE
 from attune_export.errors import ExportError
 from attune_training.config import TextTowerConfig
-from attune_training.layers import masked_mean
-from attune_training.towers import MIN_SAMPLES, TextTower
+from attune_training.models.layers import masked_mean
+from attune_training.models.towers import MIN_SAMPLES, TextTower
 
 __all__ = [
     "CHECK_SIZES",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from attune_client.protocol import ModelSpec
 from attune_client.protocol.models import SPEECH_SAMPLE_RATE
-from attune_ensemble.segmentation import bucket_length
-from attune_ensemble.text import bucket_tokens
+from attune_ensemble.speech.segmentation import bucket_length
+from attune_ensemble.speech.tokens import bucket_tokens
 from attune_export.onnx_export import Sizes, axis_names, axis_range
 
 __all__ = ["build_script"]

@@ -18,9 +18,9 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from attune_client import AttuneClient
 from attune_client.protocol.models import MUSIC_GENERATOR, SENTENCE_ENCODER, TEXT_TOKENIZER
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.serving.launcher import Server, free_ports
-from attune_ensemble.serving.repository import check_repository
+from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_export.assemble import assemble
 from attune_export.repository_config import Profile, config_path, parse, render
 from tests.conftest import ROOT

@@ -6,7 +6,7 @@ import pytest
 from tools.hearing import humming, laughter
 
 from attune_client.protocol import errors
-from attune_ensemble.audio import decode_speech
+from attune_ensemble.speech.audio import decode_speech
 from tests.recordings import scrambled, with_pyav, with_soundfile
 
 RATE = 16_000

@@ -20,11 +20,11 @@ import pytest
 from attune_client import AttuneClient
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_client.protocol.models import MUSIC_GENERATOR
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.musicgen.music_engine import load_engine
-from attune_ensemble.musicgen.statistics import METRICS
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.music.musicgen.music_engine import load_engine
+from attune_ensemble.music.musicgen.statistics import METRICS
+from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_export.repository_config import Profile, model_config, render
 from tests.conftest import ROOT
 from tests.musicgen_models import save_tiny_musicgen

@@ -17,7 +17,7 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper, save_model
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server, free_ports
 
 pytestmark = pytest.mark.server
 

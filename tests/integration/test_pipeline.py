@@ -16,9 +16,9 @@ import tritonclient.grpc as grpc
 from attune_client import AsyncAttuneClient
 from attune_client.protocol import errors, models
 from attune_client.results import SpeechEmotion
-from attune_ensemble.audio import decode_speech
-from attune_ensemble.knowledge import load_emotions
-from attune_ensemble.text import TextTokenizer
+from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.speech.audio import decode_speech
+from attune_ensemble.speech.tokens import TextTokenizer
 from tests.conftest import ROOT
 
 WORDS = {

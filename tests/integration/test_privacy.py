@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from attune_client import cli
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
-from attune_ensemble.serving.commands import container_command
-from attune_ensemble.serving.launcher import Ports
-from attune_ensemble.serving.layout import server_environment
+from attune_ensemble.serving.launcher.commands import container_command
+from attune_ensemble.serving.launcher.layout import server_environment
+from attune_ensemble.serving.launcher.server import Ports
 from tests.connections import needs_strace, strange_connections
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +31,7 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server, free_ports
 
 repository, log = map(Path, sys.argv[1:])
 models = ("text_tokenizer", "sentence_encoder", "music_prompt")

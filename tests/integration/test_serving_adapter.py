@@ -29,7 +29,7 @@ from attune_client.protocol.errors import (
     ServerError,
     from_wire,
 )
-from attune_ensemble.serving.launcher import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_ensemble.serving.lease import Lease
 from attune_export.repository_config import Profile, model_config, render
 

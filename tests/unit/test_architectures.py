@@ -17,15 +17,6 @@ import torch
 from torch import nn
 
 import attune_training
-from attune_training.checkpoints import (
-    checkpoint_bytes,
-    load_model,
-    load_regressor,
-    read_config,
-    save_model,
-    trained_parameters,
-    warm_start,
-)
 from attune_training.config import (
     TABLE_2_LORA,
     ArchitectureName,
@@ -39,10 +30,19 @@ from attune_training.config import (
     paper_config,
     tiny_config,
 )
-from attune_training.layers import attend
-from attune_training.models import build_model, full_checkpoint_bytes, total_parameters, trainable_parameters
-from attune_training.regressor import Regressor, build_regressor, merge_adapters
-from attune_training.towers import LayerMix
+from attune_training.models.building import build_model, full_checkpoint_bytes, total_parameters, trainable_parameters
+from attune_training.models.checkpoints import (
+    checkpoint_bytes,
+    load_model,
+    load_regressor,
+    read_config,
+    save_model,
+    trained_parameters,
+    warm_start,
+)
+from attune_training.models.layers import attend
+from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
+from attune_training.models.towers import LayerMix
 
 JOINT = "valence_arousal_dominance"
 UNIMODAL = get_args(UnimodalName)

@@ -9,8 +9,8 @@ import pytest
 import soundfile as sf
 
 from attune_client.protocol import errors
-from attune_ensemble import audio as audio_module
-from attune_ensemble.audio import decode_speech, level_dbfs
+from attune_ensemble.speech import audio as audio_module
+from attune_ensemble.speech.audio import decode_speech, level_dbfs
 
 TONE_HZ = 440.0
 

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from attune_ensemble.serving import companion
-from attune_ensemble.serving.companion import ServerGone, run_beside
+from attune_ensemble.serving.launcher import companion
+from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 
 LISTENER = """
 import signal, sys, time
@@ -95,7 +95,7 @@ def test_a_terminals_interrupt_is_not_doubled(tmp_path, monkeypatch):
 
 
 def test_without_a_terminal_nothing_is_in_its_foreground():
-    program = "from attune_ensemble.serving.companion import _in_foreground; print(_in_foreground())"
+    program = "from attune_ensemble.serving.launcher.companion import _in_foreground; print(_in_foreground())"
     done = subprocess.run(python(program), start_new_session=True, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tools.instrument_samples import RECIPES, STROKES, detune_cents
 
 from attune_ensemble.music import composer
 from attune_ensemble.music.composer.instruments import TABLE
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
-from attune_export.instrument_samples import RECIPES, STROKES, detune_cents
 
 FOLDER = Path(composer.__file__).parent / "samples"
 

@@ -8,14 +8,14 @@ from itertools import pairwise
 import pytest
 
 from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
 from attune_ensemble.music.composer.composition import Composer, compose
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.composer.harmony import INTERVALS, Chord, Key, progression, voicing
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
-from attune_ensemble.music.engines import EngineOptions, create_engine
-from attune_ensemble.music.spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
+from attune_ensemble.music.registry import EngineOptions, create_engine
 from tests.scales import pitch_classes
 
 QUARTET = ("piano", "strings", "cello", "flute")

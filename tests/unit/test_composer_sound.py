@@ -16,6 +16,7 @@ import pytest
 import scipy.signal
 
 from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import INSTRUMENTS, MusicSpec
 from attune_ensemble.music.composer.composition import compose
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.composer.loudness import integrated_loudness, level_curve_db
@@ -25,7 +26,6 @@ from attune_ensemble.music.composer.renderer import Renderer
 from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.spec import INSTRUMENTS, MusicSpec
 from tests.scales import pitch_classes
 
 ENGINE = ComposerEngine()

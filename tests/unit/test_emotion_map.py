@@ -17,7 +17,7 @@ from rich.console import Console
 
 import attune_training
 from attune_client.protocol.models import EMOTION_CLASSIFIER
-from attune_ensemble.knowledge import EMOTIONS_FILE, load_emotions
+from attune_ensemble.prompting.knowledge import EMOTIONS_FILE, load_emotions
 from attune_training.emotion_map import (
     Anchors,
     AnchorsError,

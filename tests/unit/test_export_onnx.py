@@ -35,7 +35,7 @@ from attune_export.onnx_export import (
 from attune_export.tensorrt import build_script
 from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
-from attune_training.regressor import Regressor, build_regressor, merge_adapters
+from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
 from attune_weights import WeightsError, fetch
 
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
@@ -242,8 +242,8 @@ def test_the_engine_script_covers_every_size_that_is_served():
 
 def test_the_engine_is_tuned_for_a_size_that_is_served():
     """What `speech_to_text` makes of 4.5 s, and `text_tokenizer` of its words: any other length never comes."""
-    from attune_ensemble.segmentation import Span, stack
-    from attune_ensemble.text import BUCKETS
+    from attune_ensemble.speech.segmentation import Span, stack
+    from attune_ensemble.speech.tokens import BUCKETS
 
     script = build_script(VALENCE_MODEL, "model.tensorrt.onnx", "0" * 64)
     [(batch, samples, tokens)] = re.findall(r"--optShapes=waveform:(\d+)x(\d+),\S+input_ids:\d+x(\d+),", script)

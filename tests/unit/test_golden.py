@@ -16,10 +16,10 @@ import pytest
 import soundfile
 
 from attune_client.protocol.models import MODELS, SPEECH_SAMPLE_RATE
-from attune_ensemble.knowledge import load_emotions
-from attune_ensemble.retrieval import KnowledgeIndex
-from attune_ensemble.text import TextTokenizer
-from attune_ensemble.transcription import Transcriber
+from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.prompting.retrieval import KnowledgeIndex
+from attune_ensemble.speech.tokens import TextTokenizer
+from attune_ensemble.speech.transcription import Transcriber
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "models.json"

@@ -20,7 +20,7 @@ import pytest
 
 from attune_client import installation
 from attune_client.installation import DISTRIBUTION, install_command
-from attune_ensemble.serving import interpreter
+from attune_ensemble.serving.launcher import interpreter
 
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT / "tools" / "check_machine.sh"
@@ -188,7 +188,7 @@ def test_the_package_lists_decide_how_the_library_is_called(monkeypatch):
 
 
 def test_the_interpreters_check_needs_nothing_installed():
-    script = ROOT / "ensemble" / "attune_ensemble" / "serving" / "interpreter.py"
+    script = ROOT / "ensemble" / "attune_ensemble" / "serving" / "launcher" / "interpreter.py"
     assert subprocess.run([sys.executable, "-I", "-S", str(script)], capture_output=True).returncode == 0
 
 

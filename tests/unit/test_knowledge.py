@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from attune_client.protocol.errors import AttuneError
-from attune_ensemble.knowledge import EMOTIONS_FILE, OCTANTS, KnowledgeError, load_emotions, octant_of
-from attune_ensemble.music.spec import INSTRUMENTS, MODES
-from attune_ensemble.prompts import music_spec, spoken_instrument, spoken_key
+from attune_client.protocol.music_spec import INSTRUMENTS, MODES
+from attune_ensemble.prompting.knowledge import EMOTIONS_FILE, OCTANTS, KnowledgeError, load_emotions, octant_of
+from attune_ensemble.prompting.specification import music_spec
+from attune_ensemble.prompting.writers.template import spoken_instrument, spoken_key
 
 EMOTIONS = load_emotions()
 LABELS = [emotion.label for emotion in EMOTIONS]

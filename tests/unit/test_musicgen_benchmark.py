@@ -17,12 +17,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from attune_ensemble.musicgen import stepping
-from attune_ensemble.musicgen.benchmark import rows as rows_module
-from attune_ensemble.musicgen.benchmark.command import music
-from attune_ensemble.musicgen.benchmark.rows import Setup, part_groups, row_groups
-from attune_ensemble.musicgen.loading import parts_of, random_checkpoint
-from attune_ensemble.musicgen.stepping import Stepper
+from attune_ensemble.music.musicgen import stepping
+from attune_ensemble.music.musicgen.benchmark import rows as rows_module
+from attune_ensemble.music.musicgen.benchmark.command import music
+from attune_ensemble.music.musicgen.benchmark.rows import Setup, part_groups, row_groups
+from attune_ensemble.music.musicgen.loading import parts_of, random_checkpoint
+from attune_ensemble.music.musicgen.stepping import Stepper
 from tests.musicgen_models import Letters, save_tiny_musicgen
 from tests.recorded_graphs import RecordedGraphs
 
@@ -202,7 +202,7 @@ try:
     sys.exit("nothing is hidden")
 except ImportError:
     pass
-from attune_ensemble.musicgen.benchmark.main import main
+from attune_ensemble.music.musicgen.benchmark.main import main
 assert main(["--size", "tiny", "--device", "cpu", "--batch", "1", "--seconds", "0.1", "--repeats", "1"]) == 0
 options = ["--noconftest", "-p", "no:cacheprovider", "-W", "ignore", "-o", "addopts=", "-q", "--collect-only"]
 sys.exit(pytest.main([*options, *{PARITY!r}]))

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
 from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
+from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
+from attune_ensemble.music.musicgen.conditioning import Conditioner
+from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
+from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.failures import EngineBusy
+from attune_ensemble.music.musicgen.loading import as_served, engine_of, parts_of
+from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
-from attune_ensemble.musicgen.conditioning import Conditioner
-from attune_ensemble.musicgen.decoder import Decoder, KeyValueCache
-from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
-from attune_ensemble.musicgen.failures import EngineBusy
-from attune_ensemble.musicgen.loading import as_served, engine_of, parts_of
-from attune_ensemble.musicgen.requests import Generation
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]

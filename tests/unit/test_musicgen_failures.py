@@ -16,22 +16,22 @@ import pytest
 import torch
 
 from attune_client.protocol.errors import AttuneError, RequestTimeout, ServerUnavailable
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.musicgen import music_engine
+from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
+from attune_ensemble.music.musicgen.conditioning import Conditioner
+from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
+from attune_ensemble.music.musicgen.decoding import CodecRunner
+from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.failures import EngineBusy
+from attune_ensemble.music.musicgen.loading import engine_of, parts_of
+from attune_ensemble.music.musicgen.music_engine import MusicGenAdapter
+from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.state import BatchState
+from attune_ensemble.music.musicgen.statistics import EngineCounters
+from attune_ensemble.music.musicgen.stepping import Stepper
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.musicgen import music_engine
-from attune_ensemble.musicgen.codec import ChunkedCodec, CodecStream
-from attune_ensemble.musicgen.conditioning import Conditioner
-from attune_ensemble.musicgen.decoder import Decoder, KeyValueCache
-from attune_ensemble.musicgen.decoding import CodecRunner
-from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
-from attune_ensemble.musicgen.failures import EngineBusy
-from attune_ensemble.musicgen.loading import engine_of, parts_of
-from attune_ensemble.musicgen.music_engine import MusicGenAdapter
-from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.state import BatchState
-from attune_ensemble.musicgen.statistics import EngineCounters
-from attune_ensemble.musicgen.stepping import Stepper
 from tests.musicgen_models import Letters, tiny_musicgen
 
 SETTINGS = EngineSettings(slots=2, window_s=0.6, kept_s=0.4, first_chunk_s=0.1, longest_chunk_s=0.2)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from attune_ensemble.musicgen import loading
-from attune_ensemble.musicgen.linear import Int8Linear, OneDnnLinear
-from attune_ensemble.musicgen.loading import CheckpointError, as_served, load_checkpoint, numerics_on
-from attune_ensemble.musicgen.music_engine import load_engine
+from attune_ensemble.music.musicgen import loading
+from attune_ensemble.music.musicgen.linear import Int8Linear, OneDnnLinear
+from attune_ensemble.music.musicgen.loading import CheckpointError, as_served, load_checkpoint, numerics_on
+from attune_ensemble.music.musicgen.music_engine import load_engine
 from tests.musicgen_models import save_tiny_musicgen
 
 SHAPES = [(16, 48), (64, 16), (1024, 1024), (4096, 1024)]

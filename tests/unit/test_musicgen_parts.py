@@ -17,19 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.engines import EngineOptions, create_engine
+from attune_ensemble.music.musicgen import sampling as sampling_module
+from attune_ensemble.music.musicgen.codec import ChunkedCodec
+from attune_ensemble.music.musicgen.conditioning import Conditioner
+from attune_ensemble.music.musicgen.decoder import Decoder
+from attune_ensemble.music.musicgen.loading import CheckpointError, numerics_on
+from attune_ensemble.music.musicgen.music_engine import load_engine
+from attune_ensemble.music.musicgen.sampling import choose, gumbel, uniform_noise
+from attune_ensemble.music.musicgen.state import BatchState, Piece
+from attune_ensemble.music.musicgen.statistics import METRICS
+from attune_ensemble.music.registry import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.musicgen import sampling as sampling_module
-from attune_ensemble.musicgen.codec import ChunkedCodec
-from attune_ensemble.musicgen.conditioning import Conditioner
-from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.loading import CheckpointError, numerics_on
-from attune_ensemble.musicgen.music_engine import load_engine
-from attune_ensemble.musicgen.sampling import choose, gumbel, uniform_noise
-from attune_ensemble.musicgen.state import BatchState, Piece
-from attune_ensemble.musicgen.statistics import METRICS
 from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicgen
 
 # The delay pattern
@@ -345,9 +345,9 @@ def test_a_program_may_end_while_music_plays(checkpoint):
     program = f"""
 from pathlib import Path
 from attune_ensemble.music.engine import MusicRequest
-from attune_ensemble.music.engines import EngineOptions, create_engine
-from attune_ensemble.music.spec import MusicSpec
-from attune_ensemble.musicgen.music_engine import load_engine
+from attune_ensemble.music.registry import EngineOptions, create_engine
+from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.music.musicgen.music_engine import load_engine
 
 engine = load_engine(Path({str(checkpoint)!r}), "cpu", "float32", slots=1, queue=1)
 music = engine.generate(MusicRequest("calm", MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), 600.0, seed=3), 1.0)

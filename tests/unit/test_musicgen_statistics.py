@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from attune_ensemble.musicgen import statistics
-from attune_ensemble.musicgen.statistics import METRICS, EngineCounters
+from attune_ensemble.music.musicgen import statistics
+from attune_ensemble.music.musicgen.statistics import METRICS, EngineCounters
 
 
 class Clock:

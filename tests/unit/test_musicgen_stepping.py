@@ -15,16 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attune_ensemble.music.musicgen import engine as engine_module
+from attune_ensemble.music.musicgen import stepping
+from attune_ensemble.music.musicgen.codec import ChunkedCodec
+from attune_ensemble.music.musicgen.conditioning import Conditioner
+from attune_ensemble.music.musicgen.decoder import Decoder
+from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.state import BatchState, Piece
+from attune_ensemble.music.musicgen.stepping import CudaGraphs, Stepper, row_counts
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.musicgen import engine as engine_module
-from attune_ensemble.musicgen import stepping
-from attune_ensemble.musicgen.codec import ChunkedCodec
-from attune_ensemble.musicgen.conditioning import Conditioner
-from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.engine import EngineSettings, MusicGenEngine
-from attune_ensemble.musicgen.requests import Generation
-from attune_ensemble.musicgen.state import BatchState, Piece
-from attune_ensemble.musicgen.stepping import CudaGraphs, Stepper, row_counts
 from tests.musicgen_models import FRAME_RATE, Letters, tiny_musicgen
 from tests.recorded_graphs import RecordedGraphs
 

@@ -77,7 +77,7 @@ MENDED = (
     STUB
     + CHECK
     + """
-from attune_ensemble.serving import numpy_bridge
+from attune_ensemble.serving.launcher import numpy_bridge
 numpy_bridge.install(utils)
 assert (read() == numbers.reshape(2, 3)).all()
 for _ in range(1000):

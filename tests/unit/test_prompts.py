@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from attune_ensemble.knowledge import load_emotions
-from attune_ensemble.music.spec import DYNAMICS
-from attune_ensemble.prompts import MAX_SUMMARY_WORDS, Prompt, TemplatePromptWriter, music_spec, spoken_key, summarise
+from attune_client.protocol.music_spec import DYNAMICS
+from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.prompting.specification import music_spec
+from attune_ensemble.prompting.writers.template import MAX_SUMMARY_WORDS, TemplatePromptWriter, spoken_key, summarise
+from attune_ensemble.prompting.writers.writer import Prompt
 
 EMOTIONS = {emotion.label: emotion for emotion in load_emotions()}
 each_emotion = pytest.mark.parametrize("emotion", EMOTIONS.values(), ids=EMOTIONS)

@@ -16,9 +16,9 @@ import pytest
 
 from attune_client.protocol import errors
 from attune_client.protocol.models import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
-from attune_ensemble import audio as audio_module
-from attune_ensemble import av_process
-from attune_ensemble.audio import Decoder, MonoStream, decode_speech
+from attune_ensemble.speech import audio as audio_module
+from attune_ensemble.speech import av_process
+from attune_ensemble.speech.audio import Decoder, MonoStream, decode_speech
 from tests.conftest import ROOT
 from tests.recordings import (
     TONE_HZ,
@@ -188,7 +188,7 @@ def test_the_decoder_is_found_where_attune_is_found_by_pythonpath_alone():
     """As in the container, where nothing of it is installed."""
     packages = os.pathsep.join(str(ROOT / room) for room in ("client", "ensemble"))
     code = (
-        "import sys; from attune_ensemble.av_process import decode_in_process\n"
+        "import sys; from attune_ensemble.speech.av_process import decode_in_process\n"
         "print(len(decode_in_process(sys.stdin.buffer.read())))"
     )
     site = sysconfig.get_paths()["purelib"]
@@ -200,7 +200,7 @@ def test_the_decoder_is_found_where_attune_is_found_by_pythonpath_alone():
 
 LIMITS = """
 import resource, sys
-from attune_ensemble import av_worker
+from attune_ensemble.speech import av_worker
 real = av_worker._read_mono_16k
 def probe(container):
     for what in ("RLIMIT_CPU", "RLIMIT_AS", "RLIMIT_NOFILE", "RLIMIT_CORE", "RLIMIT_FSIZE"):
@@ -233,7 +233,9 @@ def test_the_decoder_can_open_nothing_and_has_limits():
 
 
 def test_a_missing_pyav_is_named():
-    program = "import sys; sys.modules['av'] = None; from attune_ensemble import av_worker; sys.exit(av_worker.main())"
+    program = (
+        "import sys; sys.modules['av'] = None; from attune_ensemble.speech import av_worker; sys.exit(av_worker.main())"
+    )
     done = subprocess.run([sys.executable, "-c", program], input=M4A, capture_output=True, check=False)
     assert done.returncode == av_process.REFUSED
     error = errors.from_wire(done.stdout.decode())
@@ -243,7 +245,7 @@ def test_a_missing_pyav_is_named():
 
 def test_pyav_is_never_loaded_into_our_process():
     program = (
-        "import sys; from attune_ensemble.audio import decode_speech; "
+        "import sys; from attune_ensemble.speech.audio import decode_speech; "
         "decode_speech(sys.stdin.buffer.read()); sys.exit('av' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], input=M4A, check=False).returncode == 0

@@ -27,14 +27,14 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from attune_training.checkpoints import load_regressor, save_model, trained_parameters
 from attune_training.config import (
     RegressorConfig,
     embedded_config,
     paper_config,
     tiny_config,
 )
-from attune_training.layers import (
+from attune_training.models.checkpoints import load_regressor, save_model, trained_parameters
+from attune_training.models.layers import (
     AttentionPooling,
     EncoderLayer,
     MultiHeadAttention,
@@ -42,8 +42,8 @@ from attune_training.layers import (
     length_mask,
     masked_mean,
 )
-from attune_training.regressor import OutputStages, Regressor, build_regressor, merge_adapters
-from attune_training.towers import AudioTower, LogMel, TextTower, build_audio_tower
+from attune_training.models.regressor import OutputStages, Regressor, build_regressor, merge_adapters
+from attune_training.models.towers import AudioTower, LogMel, TextTower, build_audio_tower
 
 KINDS = ["whisper", "hubert"]
 MAX_SAMPLES = 128_000

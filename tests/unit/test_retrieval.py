@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from attune_client.protocol.errors import InvalidOption
-from attune_ensemble.knowledge import KnowledgeError, load_emotions
-from attune_ensemble.retrieval import KnowledgeIndex, document_text, query_text
+from attune_ensemble.prompting.knowledge import KnowledgeError, load_emotions
+from attune_ensemble.prompting.retrieval import KnowledgeIndex, document_text, query_text
 from attune_export.errors import ExportError
 from attune_export.knowledge_index import build_index
 

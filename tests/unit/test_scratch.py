@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from attune_ensemble.scratch import Scratch, clear_abandoned, new_name
+from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
 HOLDER = """
 import subprocess, sys, tempfile
-from attune_ensemble.scratch import Scratch
+from attune_ensemble.serving.scratch import Scratch
 tempfile.tempdir = sys.argv[1]
 scratch = Scratch("x-killed")
 child = subprocess.Popen(["sleep", "60"], pass_fds=(scratch.lock,))

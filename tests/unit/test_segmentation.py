@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attune_ensemble.segmentation import Span, bucket_length, pack, stack
-from attune_ensemble.transcription import _GAP, assign_words
-from attune_ensemble.whisper import Word, pad_for_whisper, place_words
+from attune_ensemble.speech.segmentation import Span, bucket_length, pack, stack
+from attune_ensemble.speech.transcription import _GAP, assign_words
+from attune_ensemble.speech.whisper import Word, pad_for_whisper, place_words
 
 RATE = 16_000
 

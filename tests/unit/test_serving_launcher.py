@@ -18,11 +18,12 @@ from click.testing import CliRunner
 import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.serving import interpreter, launcher, layout
-from attune_ensemble.serving.commands import container_command, default_log, serve
-from attune_ensemble.serving.launcher import LOOPBACK, Ports, Server, free_ports
-from attune_ensemble.serving.log_file import is_in_use, open_log
-from attune_ensemble.serving.repository import check_repository
+from attune_ensemble.serving.launcher import interpreter, layout
+from attune_ensemble.serving.launcher import server as server_module
+from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
+from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
+from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -286,7 +287,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
     check, server = (
-        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
+        words[-1].index(part) for part in (f"launcher.repository /models {profile} &&", "exec tritonserver")
     )
     assert check < server, "the repository is checked before anything of it is served"
 
@@ -301,8 +302,8 @@ STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"
 def test_a_model_that_never_unloads_is_not_waited_for_as_long_as_a_request(
     tmp_path, monkeypatch, line, at_least_s, at_most_s
 ):
-    monkeypatch.setattr(launcher, "_UNLOAD_S", 0.3)
-    monkeypatch.setattr(launcher, "_KILL_GRACE_S", 0.0)
+    monkeypatch.setattr(server_module, "_UNLOAD_S", 0.3)
+    monkeypatch.setattr(server_module, "_KILL_GRACE_S", 0.0)
     log_file = tmp_path / "log"
     server = Server(tmp_path, ports=Ports(), log_file=log_file, exit_timeout_s=2)
     with log_file.open("wb") as log:

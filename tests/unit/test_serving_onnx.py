@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save_model
 
-from attune_ensemble.serving.onnx_session import (
+from attune_ensemble.serving.onnx_backend.session import (
     Job,
     ModelError,
     NotFiniteError,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tools.wordnet_synonyms import Morphology, read_left_out, read_wordnet, table_lines
 
 from attune_training.augmentation import (
     WaveformAugmentation,
@@ -15,7 +16,6 @@ from attune_training.augmentation import (
     change_speed,
     replace_synonyms,
 )
-from attune_training.augmentation.wordnet import Morphology, read_left_out, read_wordnet, table_lines
 from attune_training.augmentation.words import load_synonyms, read_table
 from attune_training.config import SAMPLE_RATE
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 from attune_training.augmentation import WaveformAugmentation, mask_spectrogram
-from attune_training.checkpoints import trained_parameters
 from attune_training.config import TABLE_2_LORA, ArchitectureName, architecture_configs, tiny_config
 from attune_training.data.batches import Batch, Collator, Example, TextTokens
 from attune_training.fitting.module import RegressionModule
 from attune_training.fitting.settings import Optimisation, Recipe, SpectrogramMasking
-from attune_training.models import build_model
-from attune_training.unimodal import GruLayers
+from attune_training.models.building import build_model
+from attune_training.models.checkpoints import trained_parameters
+from attune_training.models.unimodal import GruLayers
 from tests.host_watch import META, HostWatch
 
 LENGTHS = [6000, 4321, 900]

@@ -19,9 +19,8 @@ import torch
 from click.testing import CliRunner
 
 from attune_ensemble.pipeline import weighted_mean
-from attune_ensemble.transcription import find_speech
+from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
-from attune_training.checkpoints import save_model
 from attune_training.commands import evaluate
 from attune_training.config import TARGET_NAMES
 from attune_training.data.audio import read_speech
@@ -40,6 +39,7 @@ from attune_training.evaluation.pairs import (
 from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
 from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
+from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
 from tests.miniature import write_manifest
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attune_training.losses import (
+from attune_training.metrics import agreement
+from attune_training.models.losses import (
     DynamicWeighting,
     ValenceSmoothing,
     arousal_dominance_loss,
@@ -20,7 +21,6 @@ from attune_training.losses import (
     smooth_mse,
     smoothed_target,
 )
-from attune_training.metrics import agreement
 
 WIDE = DynamicWeighting(minimum=0.0, maximum=1.0)
 NARROW = DynamicWeighting(minimum=0.3, maximum=0.7)

@@ -16,12 +16,12 @@ from tools.hearing import humming, laughter
 
 from attune_client.protocol.errors import InvalidOption, NoSpeech, RequestCancelled, UnsupportedLanguage
 from attune_client.protocol.models import SPEECH_TO_TEXT
-from attune_ensemble import transcription
-from attune_ensemble.audio import Decoder, decode_speech
-from attune_ensemble.languages import name_of
-from attune_ensemble.segmentation import Span
-from attune_ensemble.transcription import OtherLanguages, Transcriber, is_foreign, was_said
-from attune_ensemble.whisper import TOKENS_PER_S, Encoded, Heard, Word
+from attune_ensemble.speech import transcription
+from attune_ensemble.speech.audio import Decoder, decode_speech
+from attune_ensemble.speech.languages import name_of
+from attune_ensemble.speech.segmentation import Span
+from attune_ensemble.speech.transcription import OtherLanguages, Transcriber, is_foreign, was_said
+from attune_ensemble.speech.whisper import TOKENS_PER_S, Encoded, Heard, Word
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model_repository" / "speech_to_text" / "1" / "whisper"

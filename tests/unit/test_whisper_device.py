@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attune_ensemble.whisper import Whisper, import_without_pyav
+from attune_ensemble.speech.whisper import Whisper, import_without_pyav
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import Literal
 
 import torch
 
-from attune_training.checkpoints import load_model, read_config
 from attune_training.config import (
     SAMPLE_RATE,
     ArchitectureName,
@@ -29,7 +28,8 @@ from attune_training.config import (
     tiny_config,
 )
 from attune_training.data.batches import Collator, TextTokens
-from attune_training.models import Model, build_model
+from attune_training.models.building import Model, build_model
+from attune_training.models.checkpoints import load_model, read_config
 from attune_training.providers import weights
 
 __all__ = ["ReadyModel", "TowersName", "build", "load"]

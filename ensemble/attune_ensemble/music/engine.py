@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.checks import check_duration, check_seed
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.music.spec import MusicSpec
 
 Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 

@@ -1,1 +1,1 @@
-"""The serving room: the launcher of the packaged tritonserver, its onnxruntime backend, and what adapters share."""
+"""Serving: what the adapters inside the server share, the onnxruntime backend, and the launcher of the server."""

@@ -5,7 +5,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_GENERATOR
-from attune_ensemble.music.engines import EngineOptions, default_engine, engine_metrics
+from attune_ensemble.music.registry import EngineOptions, default_engine, engine_metrics
 from attune_ensemble.music.service import MusicService
 from attune_ensemble.serving.adapter import Adapter
 

@@ -1,14 +1,14 @@
-"""An emotion, or free text, to a music description and a prompt; see `attune_ensemble.describe`."""
+"""An emotion, or free text, to a music description and a prompt; see `attune_ensemble.prompting.describe`."""
 
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_PROMPT
-from attune_ensemble.describe import MusicDescriber
-from attune_ensemble.knowledge import load_emotions
-from attune_ensemble.prompts import TemplatePromptWriter
-from attune_ensemble.retrieval import KnowledgeIndex
+from attune_ensemble.prompting.describe import MusicDescriber
+from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.prompting.retrieval import KnowledgeIndex
+from attune_ensemble.prompting.writers.registry import create_writer
 from attune_ensemble.serving.adapter import Adapter
 from attune_ensemble.tensors import Tensors
 
@@ -18,7 +18,7 @@ class TritonPythonModel:
         self.triton = Adapter(MUSIC_PROMPT, args, pb_utils)
         emotions = load_emotions()
         index = KnowledgeIndex(self.triton.folder / self.triton.settings["weights"], emotions)
-        self.describer = MusicDescriber(emotions, index, TemplatePromptWriter())
+        self.describer = MusicDescriber(emotions, index, create_writer())
 
     def execute(self, requests: list[Any]) -> None:
         self.triton.answer_concurrently(requests, self.describe)

@@ -1,4 +1,4 @@
-"""Encoded audio to speech segments and their words; see `attune_ensemble.transcription`."""
+"""Encoded audio to speech segments and their words; see `attune_ensemble.speech.transcription`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.transcription import Transcriber
+from attune_ensemble.speech.transcription import Transcriber
 
 
 class TritonPythonModel:

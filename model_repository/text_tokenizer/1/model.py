@@ -1,4 +1,4 @@
-"""Transcripts to BERT tokens; see `attune_ensemble.text`."""
+"""Transcripts to BERT tokens; see `attune_ensemble.speech.tokens`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import TEXT_TOKENIZER
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.text import TextTokenizer
+from attune_ensemble.speech.tokens import TextTokenizer
 
 
 class TritonPythonModel:

@@ -2,8 +2,8 @@
 
 The table holds a few thousand word forms, no model and no tagger: only words whose meanings, over all parts of speech,
 are dominated by one WordNet sense, with substitutes that are dominated by the same sense and take the same inflection.
-:mod:`attune_training.augmentation.wordnet` says how it is made. All else stays as it is: names, function words,
-negations, numbers, contractions, unknown words.
+:mod:`tools.wordnet_synonyms` says how it is made. All else stays as it is: names, function words, negations, numbers,
+contractions, unknown words.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor
 from attune_training.config import DIMENSIONS, SAMPLE_RATE, TARGET_NAMES, Target, TextTowerConfig
 from attune_training.data.audio import read_speech, trim_silence
 from attune_training.data.utterance import Utterance
-from attune_training.towers import MIN_SAMPLES
+from attune_training.models.towers import MIN_SAMPLES
 
 __all__ = [
     "Batch",

@@ -13,7 +13,6 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from attune_training.checkpoints import CONFIG_FILE
 from attune_training.config import Target
 from attune_training.data.corpus import BadRows, open_corpus
 from attune_training.data.splits import parse_split_policy
@@ -23,6 +22,7 @@ from attune_training.evaluation.pairs import PairCheck, PairResult, check_pairs,
 from attune_training.evaluation.predictions import Inputs, Predictions, join, predict
 from attune_training.evaluation.report import Scores, markdown, score, to_json
 from attune_training.evaluation.segments import Segments, given_segments, recognised_segments
+from attune_training.models.checkpoints import CONFIG_FILE
 from attune_training.pretrained import load
 from attune_training.providers import transcriber
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from attune_training.evaluation.predictions import Predictions
-from attune_training.losses import huber_loss
 from attune_training.metrics import Agreement, agreement
+from attune_training.models.losses import huber_loss
 
 __all__ = ["DimensionScore", "Interval", "Scores", "markdown", "score", "to_json"]
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from attune_training.checkpoints import read_config
 from attune_training.data.corpus import Corpus
 from attune_training.data.splits import Split
 from attune_training.evaluation.predictions import Predictions
@@ -27,7 +26,8 @@ from attune_training.fitting.folder import (
     read_result,
 )
 from attune_training.fitting.run import RunOptions, fit
-from attune_training.models import build_model, full_checkpoint_bytes, total_parameters
+from attune_training.models.building import build_model, full_checkpoint_bytes, total_parameters
+from attune_training.models.checkpoints import read_config
 from attune_training.providers import ProviderError
 
 __all__ = ["Cell", "Failed", "Measured", "Subject", "check_folders", "measure"]

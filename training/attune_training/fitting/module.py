@@ -16,14 +16,14 @@ from torch.nn import functional
 from torchmetrics import ConcordanceCorrCoef, MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef
 
 from attune_training.augmentation import mask_spectrogram
-from attune_training.checkpoints import trained_parameters
 from attune_training.config import Target
 from attune_training.data.batches import Batch
 from attune_training.fitting.settings import Recipe
-from attune_training.layers import full_precision
-from attune_training.losses import arousal_dominance_loss, smooth_mse
-from attune_training.models import Model
-from attune_training.regressor import VOICE_STREAM, WORDS_STREAM
+from attune_training.models.building import Model
+from attune_training.models.checkpoints import trained_parameters
+from attune_training.models.layers import full_precision
+from attune_training.models.losses import arousal_dominance_loss, smooth_mse
+from attune_training.models.regressor import VOICE_STREAM, WORDS_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
 

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from attune_training.checkpoints import checkpoint_bytes, warm_start
 from attune_training.config import Target
 from attune_training.data.corpus import BadRows
 from attune_training.evaluation.predictions import predict
@@ -35,10 +34,11 @@ from attune_training.fitting.module import SCORE, RegressionModule
 from attune_training.fitting.plots import draw_curves, draw_predictions
 from attune_training.fitting.settings import Optimisation, Recipe
 from attune_training.machine import is_first_process
-from attune_training.models import trainable_parameters
+from attune_training.models.building import trainable_parameters
+from attune_training.models.checkpoints import checkpoint_bytes, warm_start
+from attune_training.models.regressor import WORDS_STREAM
 from attune_training.pretrained import ReadyModel, build, load
 from attune_training.providers import segmenter
-from attune_training.regressor import WORDS_STREAM
 
 __all__ = ["RunOptions", "fit"]
 

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attune_training.augmentation import WaveformAugmentation
 from attune_training.config import ArchitectureName, LoraSettings
-from attune_training.losses import DynamicWeighting, ValenceSmoothing
+from attune_training.models.losses import DynamicWeighting, ValenceSmoothing
 from attune_training.pretrained import TowersName
 
 __all__ = [

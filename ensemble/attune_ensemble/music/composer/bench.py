@@ -19,7 +19,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from attune_ensemble.music.spec import INSTRUMENTS, MusicSpec
+from attune_client.protocol.music_spec import INSTRUMENTS, MusicSpec
 
 SPECS = {
     "solo piano": MusicSpec(66, "aeolian", "E", ("piano",), "p"),
@@ -47,7 +47,7 @@ def measure(name: str, duration_s: float, chunk_s: float) -> Result:
     """Play one specification twice in this process, which must be new."""
     started, cpu_started = time.perf_counter(), time.process_time()
     from attune_ensemble.music.engine import MusicRequest
-    from attune_ensemble.music.engines import EngineOptions, create_engine
+    from attune_ensemble.music.registry import EngineOptions, create_engine
 
     engine = create_engine("composer", EngineOptions())
     figures = []

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.composer.harmony import Chord, Key, coloured, progression
 from attune_ensemble.music.composer.instruments import SHORT_RINGING, TABLE
 from attune_ensemble.music.composer.melody import Compass, Singer, Theme, new_theme
@@ -21,7 +22,6 @@ from attune_ensemble.music.composer.parts import (
     pad_part,
 )
 from attune_ensemble.music.composer.score import DEEP_STROKE, DRUM, Note, Phrase
-from attune_ensemble.music.spec import MusicSpec
 
 _VELOCITY = {"pp": 40, "p": 52, "mp": 64, "mf": 78, "f": 92}
 _COLOUR_CHANCE = 0.35

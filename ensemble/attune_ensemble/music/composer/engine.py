@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import DYNAMICS
 from attune_ensemble.music.composer.composition import compose
 from attune_ensemble.music.composer.mastering import Forecast, GainRider, Limiter
 from attune_ensemble.music.composer.performance import Stroke, perform
@@ -16,7 +17,6 @@ from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
 from attune_ensemble.music.composer.score import Score
 from attune_ensemble.music.engine import Audio, MusicRequest
-from attune_ensemble.music.spec import DYNAMICS
 
 _HORIZON_S = 32.0
 _FADE_OUT_S = 3.2

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
-from attune_ensemble.music.spec import TONICS
+from attune_client.protocol.music_spec import TONICS
 
 INTERVALS = {
     "phrygian": (0, 1, 3, 5, 7, 8, 10),

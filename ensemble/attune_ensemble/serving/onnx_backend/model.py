@@ -1,6 +1,6 @@
 """The onnxruntime backend, Python-based: Triton runs this file for every model whose backend is "onnxruntime".
 
-An adapter: what it does is in `attune_ensemble.serving.onnx_session`.
+An adapter: what it does is in `attune_ensemble.serving.onnx_backend.session`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from attune_ensemble.serving.onnx_session import (
+from attune_ensemble.serving.onnx_backend.session import (
     Arrays,
     Job,
     ModelError,

@@ -1,0 +1,88 @@
+"""From an emotion, or free words, to a music description and a prompt: what `music_prompt` serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
+from attune_client.protocol.errors import InvalidOption
+from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.pipeline import Call
+from attune_ensemble.prompting.knowledge import Emotion
+from attune_ensemble.prompting.retrieval import KnowledgeIndex, query_text
+from attune_ensemble.prompting.specification import music_spec
+from attune_ensemble.prompting.writers.template import specification_prompt
+from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
+from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
+
+
+class MusicDescriber:
+    """Retrieves the description nearest to an emotion or a text, and writes the prompt for it."""
+
+    def __init__(self, emotions: Sequence[Emotion], index: KnowledgeIndex, writer: PromptWriter) -> None:
+        self._by_label = {emotion.label: emotion for emotion in emotions}
+        self._index = index
+        self._writer = writer
+
+    def describe(self, inputs: Tensors, call: Call) -> dict[str, Any]:
+        """The outputs of `music_prompt` by name.
+
+        An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
+        taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
+        both or neither of them, a VAD outside 1..5, or a specification that cannot be played.
+        """
+        if "music_spec" in inputs:
+            return _as_specified(inputs)
+        query, octant = self._query(inputs)
+        vad = _vad(inputs)
+        found = self._index.search(embed(query, call), octant)
+        spec = music_spec(found.emotion, vad)
+        prompt = self._writer.write(found.emotion, vad, spec)
+        return {
+            "retrieved_emotion": found.emotion.label,
+            "similarity": [found.similarity],
+            "description": found.emotion.description,
+            "prompt": prompt.text,
+            "prompt_writer": prompt.writer,
+            "music_spec": spec.to_json(),
+        }
+
+    def _query(self, inputs: Tensors) -> tuple[str, str | None]:
+        """What to embed, and the octant to search in."""
+        if ("emotion" in inputs) == ("text" in inputs):
+            raise InvalidOption("send either an emotion or text, and not both" if "text" in inputs else _NEITHER)
+        if "text" in inputs:
+            return _free_text(inputs["text"]), None
+        label = text_of(inputs["emotion"])
+        if label not in self._by_label:
+            raise InvalidOption(f"{quote(label)} is not one of the emotions {', '.join(self._by_label)}")
+        return query_text(label), self._by_label[label].octant
+
+
+_NEITHER = "send an emotion or text"
+
+
+def _as_specified(inputs: Tensors) -> dict[str, Any]:
+    check_sources(inputs)  # an emotion beside it would be ignored
+    spec = MusicSpec.from_json(text_of(inputs["music_spec"]))
+    prompt = Prompt(_free_text(inputs["text"]), CALLER) if "text" in inputs else specification_prompt(spec)
+    return {"prompt": prompt.text, "prompt_writer": prompt.writer, "music_spec": spec.to_json()}
+
+
+def _free_text(tensor: npt.NDArray[Any]) -> str:
+    return check_text("text", text_of(tensor))
+
+
+def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
+    return check_vad(inputs["vad"]) if "vad" in inputs else None
+
+
+def embed(text: str, call: Call) -> npt.NDArray[np.float32]:
+    """The sentence embedding [384] of a text, through `text_tokenizer` and `sentence_encoder`."""
+    tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]})
+    embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens)["embedding"][0]
+    return embedding

@@ -1,0 +1,100 @@
+"""The template writer: composes the structured prompt by rule (paper, section III-F)."""
+
+from __future__ import annotations
+
+import re
+
+from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.prompting.knowledge import Emotion
+from attune_ensemble.prompting.specification import Vad
+from attune_ensemble.prompting.writers.writer import Prompt
+
+__all__ = ["TEMPLATE", "TemplatePromptWriter", "specification_prompt", "spoken_instrument", "spoken_key", "summarise"]
+
+TEMPLATE = "template"
+"""The name of this writer."""
+
+MAX_SUMMARY_WORDS = 45
+"""Longest summary of a description that the template writer makes."""
+
+_LOW_BELOW, _HIGH_ABOVE = 2.5, 3.5
+_ANNOTATIONS = {
+    "valence": {"low": "sombre and in need of warmth", "moderate": "even-tempered", "high": "warm and bright"},
+    "arousal": {"low": "calm and unhurried", "moderate": "awake and steady", "high": "active and energetic"},
+    "dominance": {"low": "yielding and held", "moderate": "balanced", "high": "firm and assured"},
+}
+_SPOKEN_MODES = {"ionian": "major", "aeolian": "minor"}
+_SPOKEN_DYNAMICS = {"pp": "very soft", "p": "soft", "mp": "moderately soft", "mf": "moderately loud", "f": "loud"}
+_SPOKEN_INSTRUMENTS = {
+    "nylon_guitar": "nylon-string guitar",
+    "steel_guitar": "steel-string guitar",
+    "contrabass": "double bass",
+    "french_horn": "French horn",
+    "choir": "wordless choir",
+}
+
+
+class TemplatePromptWriter:
+    """Composes the structured prompt by rule; the same input gives the same prompt."""
+
+    name = TEMPLATE
+
+    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
+        """Emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
+        sentences = (
+            f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
+            _interpretation(emotion.anchor if vad is None else vad),
+            summarise(emotion.description),
+            _parameters(spec),
+        )
+        return Prompt(" ".join(sentences), self.name)
+
+
+def specification_prompt(spec: MusicSpec) -> Prompt:
+    """The prompt of music that was specified, and not looked up for a feeling."""
+    return Prompt(f"Therapeutic instrumental music. {_parameters(spec)}", TEMPLATE)
+
+
+def _scores(vad: Vad | None) -> str:
+    if vad is None:
+        return ""
+    valence, arousal, dominance = vad
+    return f" (valence {valence:.1f}, arousal {arousal:.1f}, dominance {dominance:.1f} of 5)"
+
+
+def _interpretation(vad: Vad) -> str:
+    """What the scores mean for the music, as one sentence."""
+    notes = []
+    for (dimension, words), value in zip(_ANNOTATIONS.items(), vad, strict=True):
+        level = "low" if value < _LOW_BELOW else "high" if value > _HIGH_ABOVE else "moderate"
+        notes.append(f"{level} {dimension}: {words[level]}")
+    return f"{'; '.join(notes).capitalize()}."
+
+
+def summarise(description: str) -> str:
+    """The leading sentences of a description, as many as fit into `MAX_SUMMARY_WORDS`; the first one always."""
+    first, *others = re.split(r"(?<=[.!?])\s+", description.strip())
+    summary = first
+    for sentence in others:
+        if len(f"{summary} {sentence}".split()) > MAX_SUMMARY_WORDS:
+            break
+        summary = f"{summary} {sentence}"
+    return summary
+
+
+def _parameters(spec: MusicSpec) -> str:
+    *others, last = [spoken_instrument(name) for name in spec.instruments]
+    instruments = f"{', '.join(others)} and {last}" if others else last
+    dynamics = _SPOKEN_DYNAMICS[spec.dynamics]
+    return f"{spec.tempo_bpm:.0f} bpm, {spoken_key(spec)}, {dynamics}, played on {instruments}."
+
+
+def spoken_instrument(name: str) -> str:
+    """An instrument of the music spec as a musician says it."""
+    return _SPOKEN_INSTRUMENTS.get(name, name.replace("_", " "))
+
+
+def spoken_key(spec: MusicSpec) -> str:
+    """Tonic and mode as a musician says them: "E flat major", "C sharp Dorian"."""
+    tonic = spec.tonic.replace("#", " sharp").replace("b", " flat")
+    return f"{tonic} {_SPOKEN_MODES.get(spec.mode, spec.mode.title())}"

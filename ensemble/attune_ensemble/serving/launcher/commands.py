@@ -1,0 +1,177 @@
+"""`attune serve`: run the packaged server, or print the command that runs NVIDIA's.
+
+attune serve                                          # until Ctrl-C
+attune serve --free-ports -- attune play speech.wav   # for as long as a command runs
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
+from attune_ensemble.serving.launcher.log_file import is_in_use
+from attune_ensemble.serving.launcher.repository import EMBEDDED, check_repository
+from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+
+__all__ = ["container_command", "serve"]
+
+IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
+"""The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
+
+# What the python models import inside NVIDIA's image, beside this project's own sources.
+_CONTAINER_PACKAGES = (
+    "chromadb",
+    "faster-whisper",
+    "pyyaml",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "'tritonclient[grpc]'",
+)
+_ROOT = Path(__file__).parents[4]
+DEFAULT_LOG = Path("out/server.log")
+_INTERRUPTED = 130
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command()
+@click.option(
+    "--profile",
+    type=click.Choice([EMBEDDED, "gpu", "tensorrt"]),
+    default=EMBEDDED,
+    show_default=True,
+    help="embedded runs here, on the CPU; for the others the container command is printed.",
+)
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="The model repository.",
+)
+@click.option("--http-port", type=_PORT, default=8000, show_default=True)
+@click.option("--grpc-port", type=_PORT, default=8001, show_default=True)
+@click.option("--metrics-port", type=_PORT, default=8002, show_default=True)
+@click.option("--free-ports", "any_ports", is_flag=True, help="Use whatever three ports are free.")
+@click.option(
+    "--log-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"Where the server and its models write.  [default: {DEFAULT_LOG}, with its port in the name beside another]",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    profile: str,
+    repository: Path,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    any_ports: bool,
+    log_file: Path | None,
+    command: tuple[str, ...],
+) -> None:
+    """Serve the models until Ctrl-C, or for as long as COMMAND runs.
+
+    COMMAND finds the server's address in ATTUNE_URL; its exit status becomes this one's. It gets the signals that are
+    sent here; when the server ends first, COMMAND is ended, and the exit status is 1.
+    """
+    _require_repository(repository)
+    ports = free_ports() if any_ports else Ports(http_port, grpc_port, metrics_port)
+    if profile != EMBEDDED:
+        try:
+            check_repository(repository, profile=profile)
+        except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
+            click.echo(f"not to be served yet: {error}", err=True)
+        click.echo(container_command(profile, repository, ports))
+        return
+    _require_program(command)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when its terminal is closed
+        signal.signal(number, _interrupt)
+    try:
+        status = run(Server(repository, ports=ports, log_file=log_file or default_log(ports)), command)
+    except AttuneError as error:
+        raise click.ClickException(str(error)) from error
+    raise SystemExit(status)
+
+
+def run(server: Server, command: tuple[str, ...]) -> int:
+    """Start the server, stop it when `command` has ended or at Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
+    console = Console(stderr=True)
+    try:
+        with console.status("loading the models"):
+            server.start()
+        if command:
+            return _run_beside(server, command)
+        console.print(
+            f"ready: gRPC {server.grpc_url}, HTTP {server.http_url}, metrics {server.metrics_url}/metrics; "
+            f"log {server.log_file}; Ctrl-C stops it",
+            soft_wrap=True,
+        )
+        code = server.wait()
+        raise click.ClickException(f"the server ended with code {code}; its log: {server.log_file}")
+    except KeyboardInterrupt:
+        console.print("stopping, once what is in flight has finished")
+        return _INTERRUPTED if command else 0
+    finally:
+        server.stop()
+
+
+def _run_beside(server: Server, command: tuple[str, ...]) -> int:
+    environment = os.environ | {"ATTUNE_URL": server.grpc_url, "ATTUNE_SERVER_PID": str(server.process_id)}
+    try:
+        return run_beside(command, environment, server.exit_code)
+    except ServerGone as gone:
+        raise click.ClickException(
+            f"the server ended with code {gone.code} while {command[0]} ran; its log: {server.log_file}"
+        ) from None
+
+
+def default_log(ports: Ports) -> Path:
+    """The usual log, unless another server writes to it."""
+    return DEFAULT_LOG.with_stem(f"{DEFAULT_LOG.stem}-{ports.grpc}") if is_in_use(DEFAULT_LOG) else DEFAULT_LOG
+
+
+def _require_repository(repository: Path) -> None:
+    if not any(repository.glob("*/config.pbtxt")):
+        raise click.ClickException(
+            f"there is no model repository at {repository.resolve()}. Run this in a clone of Attune's sources, or name "
+            "the repository of one: --repository DIR. `attune export`, run there, places the models."
+        )
+
+
+def _require_program(command: tuple[str, ...]) -> None:
+    """Find out before the models are loaded that there is nothing to run."""
+    if command and shutil.which(command[0]) is None:
+        raise click.ClickException(f"{click.format_filename(command[0])}: there is no such program")
+
+
+def container_command(profile: str, repository: Path, ports: Ports) -> str:
+    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
+    serve_line = (
+        f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
+        f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
+        f"exec tritonserver --model-repository=/models --model-config-name={profile}"
+    )
+    published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
+    command = ["docker", "run", "--rm", "--gpus=all", "--shm-size=1g"]
+    command += [f"--publish={LOOPBACK}:{outside}:{inside}" for outside, inside in published]
+    command += [f"--volume={repository.resolve()}:/models", f"--volume={_ROOT}:/attune:ro"]
+    command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
+    command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
+    return shlex.join(command)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

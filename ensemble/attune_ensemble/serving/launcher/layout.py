@@ -1,0 +1,166 @@
+"""Where the packaged tritonserver finds its backends, its libraries and its Python.
+
+The nvidia-pytriton wheel carries the server, the python backend and one stub for each Python version, in folders of
+its own. It is a pinned download like the weights, never installed: of its code and its requirements nothing is used.
+`build_layout` puts them into the shape that `tritonserver --backend-directory` wants:
+
+    <root>/nvidia_pytriton.libs              the wheel's libraries
+    <root>/server/lib/backends/python/       the python backend and the stub of this Python
+    <root>/server/lib/backends/onnxruntime/  this project's Python-based backend
+
+The depth matters: the backend looks for its libraries four folders up (its RPATH).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import attune_weights
+from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_ensemble.serving.launcher import interpreter
+
+__all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "runs_here", "server_environment"]
+
+_SERVER = "tritonserver"
+_MAX_THREADS = 4
+_NUMPY_BRIDGE = """
+import sys
+from attune_ensemble.serving.launcher import numpy_bridge
+numpy_bridge.install(sys.modules[__name__])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPackage:
+    """What the nvidia-pytriton wheel holds for this Python."""
+
+    binary: Path
+    python_backend: Path
+    stub: Path
+    cache_dir: Path
+    libraries: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLayout:
+    """A server that can be started: its binary and the folders that it is pointed to."""
+
+    binary: Path
+    backend_dir: Path
+    cache_dir: Path
+
+
+def runs_here() -> bool:
+    """Whether the packaged server runs on this platform."""
+    return (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
+def find_package() -> ServerPackage:
+    """The packaged tritonserver, fetched into the user's cache on first use.
+
+    Raises:
+        ServerUnavailable: the platform is not Linux on x86-64, the server cannot be fetched, or it has no stub for this
+            Python.
+    """
+    if not runs_here():
+        raise ServerUnavailable(
+            f"the packaged tritonserver runs on Linux x86_64 only; this is {sys.platform} {platform.machine()}"
+        )
+    try:
+        return _package_at(attune_weights.fetch(_SERVER))
+    except attune_weights.WeightsError as error:
+        raise ServerUnavailable(str(error)) from error
+
+
+def _package_at(folder: Path) -> ServerPackage:
+    """What lies in `folder`, which has the wheel's own folders."""
+    server = folder / "pytriton" / "tritonserver"
+    version = sysconfig.get_python_version()
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise ServerUnavailable(f"the packaged tritonserver has no stub for Python {version}")
+    return ServerPackage(
+        binary=server / "bin" / "tritonserver",
+        python_backend=server / "backends" / "python",
+        stub=stub,
+        cache_dir=server / "caches",
+        libraries=folder / "nvidia_pytriton.libs",
+    )
+
+
+def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
+    """Lay the package and this project's onnxruntime backend out under `root`; doing it twice changes nothing.
+
+    The backends are copied (3 MB): the server refuses a backend library that a link leads out of its folder.
+    """
+    backends = root / "server" / "lib" / "backends"
+    _copy(package.python_backend.glob("*.*"), backends / "python")
+    _copy([package.stub], backends / "python")
+    with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
+        utils.write(_NUMPY_BRIDGE)
+    _copy([Path(__file__).parents[1] / "onnx_backend" / "model.py"], backends / "onnxruntime")
+    _link_libraries(package.libraries, root / package.libraries.name)
+    return ServerLayout(package.binary, backends, package.cache_dir)
+
+
+def _link_libraries(libraries: Path, folder: Path) -> None:
+    """Links to the wheel's libraries, but to this interpreter's own libpython in the place of one that it bundles.
+
+    The stub for 3.13 was linked to the libpython of the machine that built the wheel, found by its RPATH before any
+    other. With another build's, compiled modules of the standard library may not import.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for library in libraries.iterdir():
+        link = folder / library.name
+        link.unlink(missing_ok=True)
+        bundled = re.fullmatch(rf"libpython3-\w+\.{sys.version_info.minor}\.so\.1\.0", library.name)
+        link.symlink_to(_library() if bundled else library)
+
+
+def _copy(files: Iterable[Path], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copy2(file, folder)
+
+
+def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """The server's environment: this Python's library and programs come first, threads fit, nothing calls home.
+
+    The stub embeds whatever libpython the loader finds first. Were it another build than this interpreter's, compiled
+    modules of the standard library would fail to import.
+
+    Raises:
+        ServerUnavailable: this Python has no shared libpython.
+    """
+    environment = dict(inherited) | NO_TELEMETRY | OFFLINE
+    environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
+    environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
+    environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))
+    # Several stubs share the cores, so an idle worker must sleep instead of spinning.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return environment
+
+
+def _library() -> Path:
+    library = interpreter.find_library()
+    if library is None:
+        package = interpreter.package_of_library()
+        raise ServerUnavailable(
+            f"this Python ({sys.base_prefix}) has no shared library {interpreter.library_name()}, which the server's "
+            f"models need. Debian and Ubuntu have it in a package of its own: apt-get install {package}. Otherwise "
+            "use a Python built with --enable-shared, such as uv's: make clean setup PYTHON=$(uv python find 3.12)"
+        )
+    return library
+
+
+def _first(folder: str, paths: str | None) -> str:
+    return folder if not paths else f"{folder}{os.pathsep}{paths}"

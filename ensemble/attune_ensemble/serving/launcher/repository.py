@@ -1,0 +1,117 @@
+"""Whether a model repository is complete for a profile, asked before a server is started on it.
+
+python -m attune_ensemble.serving.launcher.repository model_repository gpu  # in front of a tritonserver started by hand
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.prompting.knowledge import load_emotions
+
+__all__ = ["EMBEDDED", "check_repository"]
+
+EMBEDDED = "embedded"
+
+_DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+_KNOWLEDGE = "knowledge"  # a database may change its files when it is opened
+_ENGINE_SCRIPT = "build_engine.sh"
+
+
+def check_repository(repository: Path, models: tuple[str, ...] = (), profile: str = EMBEDDED) -> None:
+    """Check that every model, or each of `models`, has what one finished export for `profile` placed.
+
+    Each has to have the file that its configuration asks for. Where `attune export` has been at work, its record of the
+    profile has to say that the parts belong together. A repository without any of its stamps is somebody's own.
+
+    Raises:
+        ServerUnavailable: no such folder, no models in it, a config that cannot be read, files that are missing, or
+            parts of different exports. It names the command that puts it right.
+    """
+    found = sorted(repository.glob("*/config.pbtxt"))
+    if not found:
+        raise ServerUnavailable(f"there is no model repository at {repository.resolve()}: no */config.pbtxt in it")
+    wanted = [config.parent for config in found if not models or config.parent.name in models]
+    missing = [path for path in (_model_file(model, profile) for model in wanted) if not path.exists()]
+    if graphs := [path for path in missing if path.suffix != ".plan"]:
+        names = "\n".join(f"  {path}" for path in graphs)
+        raise ServerUnavailable(f"the model repository is not complete: run `{_export(profile)}`, which makes\n{names}")
+    if any(repository.glob("*/1/attune-export*.json")):
+        _check_record(repository, models, profile)
+    if missing:
+        scripts = "\n".join(f"  {path.parent / _ENGINE_SCRIPT}" for path in missing)
+        raise ServerUnavailable(
+            f"engines have to be built, in NVIDIA's image on the GPU that serves them: run\n{scripts}"
+        )
+
+
+def _export(profile: str) -> str:
+    return "attune export" if profile == EMBEDDED else f"attune export --profile {profile}"
+
+
+def _model_file(model: Path, profile: str) -> Path:
+    """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
+    file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
+    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
+        raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
+    try:
+        config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ServerUnavailable(f"{file} is not a model configuration: {error}") from error
+    name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
+    return model / "1" / name
+
+
+def _check_record(repository: Path, models: tuple[str, ...], profile: str) -> None:
+    """Check that what lies in the version folders is what the profile's last export placed, and all of it."""
+    again = _export(profile)
+    file = repository / ("attune-export.json" if profile == EMBEDDED else f"attune-export.{profile}.json")
+    record = _read(file)
+    if not {"command", "unfinished", "labels", "parts"} <= record.keys():
+        raise ServerUnavailable(f"nothing has been exported for the {profile} profile: run `{again}`")
+    command = record["command"]
+    if reason := record["unfinished"]:
+        raise ServerUnavailable(
+            f"the last export for the {profile} profile did not finish ({reason}): run `{command}` again"
+        )
+    if record["labels"] != [emotion.label for emotion in load_emotions()]:
+        raise ServerUnavailable(
+            f"the models were exported for other emotions than the knowledge base has: run `{again}`"
+        )
+    for model, part in record["parts"].items():
+        if not models or model in models:
+            _check_part(repository, model, part, f"run `{command}` again")
+
+
+def _check_part(repository: Path, model: str, part: dict[str, str], remedy: str) -> None:
+    stamp = _read(repository / part["stamp"])
+    if stamp.get("fingerprint") != part["fingerprint"]:
+        raise ServerUnavailable(f"{model} was replaced by another export since that of this profile: {remedy}")
+    for name, size in stamp["files"].items():
+        path = repository / model / "1" / name
+        if not path.is_file():
+            raise ServerUnavailable(f"{path} is missing: {remedy}")
+        if path.stat().st_size != size and _KNOWLEDGE not in path.parts:
+            raise ServerUnavailable(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content
+
+
+if __name__ == "__main__":
+    try:
+        check_repository(Path(sys.argv[1]), profile=sys.argv[2])
+    except ServerUnavailable as error:
+        sys.exit(f"refused: {error}")

@@ -1,0 +1,262 @@
+"""Decoding a person's recording into the one form that the models take: 16 kHz mono float32.
+
+Whatever is wrong with a recording is found here and named, before any model sees it. libsndfile decodes; what it
+cannot (M4A, 3GP, AMR, WebM and other containers) goes to PyAV in a process of its own
+(`attune_ensemble.speech.av_process`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import soundfile as sf
+import soxr
+
+from attune_client.protocol.errors import (
+    AudioTooLong,
+    EmptyAudio,
+    NonFiniteAudio,
+    SilentAudio,
+    TruncatedAudio,
+    UnreadableAudio,
+)
+from attune_client.protocol.models import (
+    MAX_SPEECH_S,
+    MAX_SPEECH_SAMPLES,
+    SPEECH_RATES_HZ,
+    SPEECH_SAMPLE_RATE,
+)
+from attune_ensemble.speech.av_process import decode_in_process
+from attune_ensemble.speech.containers import check_complete, fill_in_length
+
+__all__ = ["SILENCE_DBFS", "Decoder", "MonoStream", "Waveform", "decode_speech", "level_dbfs"]
+
+_FORMATS = (
+    *("WAV", "WAVEX", "RF64", "W64", "FLAC", "MP3", "OGG", "AIFF", "AU", "CAF"),
+    *("NIST", "VOC", "SVX", "IRCAM", "AVR", "PVF", "PAF", "WVE", "SDS"),
+)
+"""Container formats that libsndfile decodes for us, by its names."""
+
+SILENCE_DBFS = -65.0
+"""A recording whose loudest 50 ms lies below this level counts as silent."""
+
+_BLOCK_SAMPLES = 2**17  # of all channels together, so that memory follows neither rate nor channels
+_LEVEL_FRAME = SPEECH_SAMPLE_RATE // 20
+_MAX_PEAK = 2.0**31  # what integers of 32 bits reach, written as floats unscaled; sums of more overflow float32
+_UNKNOWN_FRAMES = 2**62  # libsndfile gives an unknown length as the largest number there is
+
+Waveform = npt.NDArray[np.float32]  # [T] mono in -1..1
+
+
+class Decoder(StrEnum):
+    """What decodes recordings: libsndfile alone, or PyAV as well for what libsndfile refuses."""
+
+    SOUNDFILE = "soundfile"
+    WITH_PYAV = "soundfile+pyav"
+
+
+def decode_speech(
+    encoded: bytes, decoder: Decoder = Decoder.WITH_PYAV, check: Callable[[], None] = lambda: None
+) -> Waveform:
+    """Decode one recording of any rate (4 to 384 kHz) and channel count to [T] float32 at 16 kHz, in -1..1.
+
+    Channels are averaged; float samples beyond full scale are scaled down to it. `check` is called again and again
+    while it is decoded, and may raise what ends that. Raises the `InvalidAudio` that fits: `EmptyAudio`,
+    `UnreadableAudio`, `TruncatedAudio`, `AudioTooLong`, `NonFiniteAudio` or `SilentAudio`.
+    """
+    if not encoded:
+        raise EmptyAudio("the file is empty; send a recording")
+    check_complete(encoded)
+    waveform = _to_full_scale(_decode(encoded, decoder, check))
+    _check_level(waveform)
+    return waveform
+
+
+def _decode(encoded: bytes, decoder: Decoder, check: Callable[[], None]) -> Waveform:
+    try:
+        file = _Stream(io.BytesIO(fill_in_length(encoded)))
+    except sf.LibsndfileError as error:
+        return _decode_elsewhere(encoded, decoder, check, error.error_string.rstrip("."), error)
+    with file:
+        if file.format not in _FORMATS:
+            return _decode_elsewhere(encoded, decoder, check, f"{file.format} is not supported")
+        _check_header(file)
+        return _read_mono_16k(file, check)
+
+
+def _decode_elsewhere(
+    encoded: bytes,
+    decoder: Decoder,
+    check: Callable[[], None],
+    reason: str,
+    cause: sf.LibsndfileError | None = None,
+) -> Waveform:
+    if decoder is Decoder.WITH_PYAV:
+        return decode_in_process(encoded, check)
+    raise UnreadableAudio(
+        f"not a recording that this server reads ({reason}); send WAV, FLAC, MP3, OGG, AIFF, AU or CAF"
+    ) from cause
+
+
+class _Stream(sf.SoundFile):
+    """A file read from start to end. soundfile seeks after each read of a seekable one, which a FLAC without its
+    length in the header does not survive.
+    """
+
+    def seekable(self) -> bool:
+        """Never."""
+        return False
+
+
+def _check_header(file: sf.SoundFile) -> None:
+    """Refuse what is too long by its own header, before anything of it is decoded."""
+    check_rate(file.samplerate)
+    if not _length_is_known(file):
+        return
+    duration_s = file.frames / file.samplerate
+    if duration_s > MAX_SPEECH_S:
+        raise AudioTooLong(f"the recording lasts {duration_s:.0f} s; at most {MAX_SPEECH_S:.0f} s are accepted")
+    if file.frames * file.channels > MAX_SPEECH_SAMPLES:
+        raise _too_many_samples()
+
+
+def check_rate(rate_hz: int) -> None:
+    """Raise `UnreadableAudio` for a sample rate that no recording of speech has."""
+    lowest, highest = SPEECH_RATES_HZ
+    if not lowest <= rate_hz <= highest:
+        raise UnreadableAudio(f"the sample rate is {rate_hz} Hz; {lowest} to {highest} Hz are accepted")
+
+
+def _too_many_samples() -> AudioTooLong:
+    return AudioTooLong(
+        f"the recording holds more than the {MAX_SPEECH_SAMPLES / 1e6:.0f} million samples, of all channels "
+        "together, that are accepted; send a lower sample rate or fewer channels"
+    )
+
+
+def _read_mono_16k(file: sf.SoundFile, check: Callable[[], None]) -> Waveform:
+    stream = MonoStream()
+    for block in _blocks(file):
+        check()
+        stream.add(block, file.samplerate)
+    waveform = stream.finish()
+    if _length_is_exact(file) and stream.frames < file.frames:
+        raise TruncatedAudio(
+            f"the file ends after {stream.frames} of the {file.frames} samples that its header announces"
+        )
+    return waveform
+
+
+def _blocks(file: sf.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
+    """Blocks of [N, C]; a decoder that gives up in the middle of a file found it broken off."""
+    frames = 0
+    while True:
+        try:
+            block = file.read(max(_BLOCK_SAMPLES // file.channels, 1), dtype="float32", always_2d=True)
+        except sf.LibsndfileError as error:
+            raise TruncatedAudio(f"the recording cannot be decoded past {frames / file.samplerate:.1f} s") from error
+        if len(block) == 0:
+            return
+        frames += len(block)
+        yield block
+
+
+def _length_is_known(file: sf.SoundFile) -> bool:
+    return 0 < file.frames < _UNKNOWN_FRAMES
+
+
+def _length_is_exact(file: sf.SoundFile) -> bool:
+    """Whether the header counts samples; an MP3's length is an estimate."""
+    return _length_is_known(file) and file.format != "MP3"
+
+
+class MonoStream:
+    """Blocks of any rate and channel count, one after the other, to one waveform [T] of 16 kHz mono.
+
+    Memory follows the result. `frames` counts what came in, per channel.
+    """
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self._samples = 0
+        self._duration_s = 0.0
+        self._rate = 0
+        self._resampler: soxr.ResampleStream | None = None
+        self._parts: list[Waveform] = []
+
+    def add(self, block: npt.NDArray[np.float32], rate_hz: int) -> None:
+        """Add a block [N, C]; raises the `InvalidAudio` that fits where it is not usable or there is too much."""
+        self._count(block, rate_hz)
+        if rate_hz != self._rate:
+            self._start(rate_hz)
+        _check_samples(block)
+        mono = block.mean(axis=1, dtype=np.float32)
+        assert self._resampler is not None
+        self._parts.append(self._resampler.resample_chunk(mono))
+
+    def finish(self) -> Waveform:
+        """The whole waveform [T]; `EmptyAudio` if nothing came."""
+        if self.frames == 0:
+            raise EmptyAudio("the file holds no samples")
+        self._flush()
+        return np.concatenate(self._parts)
+
+    def _count(self, block: npt.NDArray[np.float32], rate_hz: int) -> None:
+        self.frames += len(block)
+        self._samples += block.size
+        if self._samples > MAX_SPEECH_SAMPLES:
+            raise _too_many_samples()
+        check_rate(rate_hz)
+        self._duration_s += len(block) / rate_hz
+        if self._duration_s > MAX_SPEECH_S:  # some headers understate the length, or have none
+            raise AudioTooLong(f"the recording lasts longer than the {MAX_SPEECH_S:.0f} s that are accepted")
+
+    def _start(self, rate_hz: int) -> None:
+        """Begin at a new rate: an AAC stream may double its own after the first frame."""
+        self._flush()
+        self._rate = rate_hz
+        self._resampler = soxr.ResampleStream(rate_hz, SPEECH_SAMPLE_RATE, 1, dtype="float32")
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._parts.append(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def _check_samples(block: npt.NDArray[np.float32]) -> None:
+    """Before anything is summed: sums of numbers that are finite may not be."""
+    peak = float(np.abs(block).max(initial=0.0))
+    if not np.isfinite(peak):
+        raise NonFiniteAudio("the recording holds NaN or infinite samples; every sample must be a finite number")
+    if peak > _MAX_PEAK:
+        raise NonFiniteAudio(f"the samples reach {peak:.1e}, where full scale is 1; no recording is that loud")
+
+
+def _to_full_scale(waveform: Waveform) -> Waveform:
+    """The waveform in -1..1: float files may go beyond full scale, integer ones cannot.
+
+    `SilentAudio` where single samples do so by that much that they drown all others.
+    """
+    level = np.abs(waveform)
+    peak = float(level.max(initial=0.0))
+    if peak <= 1:
+        return waveform
+    if np.quantile(level, 0.99) < peak * 10 ** (SILENCE_DBFS / 20):
+        raise SilentAudio(f"a few samples reach {peak:.1e}, where full scale is 1; beside them nothing can be heard")
+    return waveform / np.float32(peak)
+
+
+def _check_level(waveform: Waveform) -> None:
+    if level_dbfs(waveform) < SILENCE_DBFS:
+        raise SilentAudio(f"the recording is silent (below {SILENCE_DBFS:g} dBFS); check the microphone")
+
+
+def level_dbfs(waveform: Waveform) -> float:
+    """Level of the loudest 50 ms in dB below full scale, a constant offset left out; -inf for digital silence."""
+    centred = waveform - waveform.mean()
+    frames = np.pad(centred, (0, -len(centred) % _LEVEL_FRAME)).reshape(-1, _LEVEL_FRAME)
+    power = float(np.square(frames, dtype=np.float64).mean(axis=1).max())
+    return 10 * np.log10(power) if power > 0 else float("-inf")

@@ -1,0 +1,82 @@
+"""Decoding with PyAV in a process of its own, which may run out of time or memory, or crash, for one request alone.
+
+PyAV bundles codecs under the GPL, and decoders of many old formats: it is never loaded into a serving process.
+The process gets the file on standard input and gives samples, or the error, on standard output.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from attune_client.protocol.errors import UnreadableAudio, from_wire
+
+__all__ = ["MAX_CPU_S", "MAX_MEMORY", "REFUSED", "decode_in_process"]
+
+MAX_CPU_S = 30
+"""CPU seconds that the process may take; ten minutes of AAC take about 3."""
+
+MAX_MEMORY = 2**30
+"""Bytes of address space that the process may take, beside twice the file's own size."""
+
+REFUSED = 3
+"""Exit status of a process that wrote an error, in the form that crosses the wire, in place of samples."""
+
+_MAX_WALL_S = 60.0
+_POLL_S = 0.2
+_LOG_CHARACTERS = 2000
+_WORKER = "attune_ensemble.speech.av_worker"
+
+
+def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
+    """Decode one recording with PyAV to [T] float32 at 16 kHz; raises the `InvalidAudio` that fits.
+
+    `check` is called again and again meanwhile; what it raises ends the process.
+    """
+    # -P: the current folder is not searched for modules. PYTHONPATH is, for in a container it is how Attune is found.
+    command = [sys.executable, "-P", "-s", "-m", _WORKER]
+    # One thread: each reserves memory.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        try:
+            output, complaints = _communicate(process, encoded, check)
+        finally:
+            process.kill()  # nothing happens where it has ended
+    if process.returncode == 0:
+        return np.frombuffer(output, np.float32)
+    if process.returncode == REFUSED:
+        raise from_wire(output.decode())
+    if complaints:
+        logging.getLogger(__name__).error("%s: %s", _WORKER, complaints.decode(errors="replace")[-_LOG_CHARACTERS:])
+    raise UnreadableAudio(f"not a readable recording (the decoder {_ending(process.returncode)})")
+
+
+def _communicate(process: subprocess.Popen[bytes], encoded: bytes, check: Callable[[], None]) -> tuple[bytes, bytes]:
+    """Standard output and error of the process; `UnreadableAudio` where it takes too long."""
+    deadline_s = time.monotonic() + _MAX_WALL_S
+    begun: bytes | None = encoded
+    while True:
+        try:
+            return process.communicate(begun, timeout=_POLL_S)
+        except subprocess.TimeoutExpired:
+            begun = None  # it goes on where it was
+            check()
+            if time.monotonic() > deadline_s:
+                raise UnreadableAudio(f"decoding the recording took longer than {_MAX_WALL_S:g} s") from None
+
+
+def _ending(status: int) -> str:
+    if status == -signal.SIGXCPU:
+        return f"took more than {MAX_CPU_S} s"
+    if status == -signal.SIGKILL:
+        return f"took more than {MAX_CPU_S} s, or too much memory"
+    return f"crashed: {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

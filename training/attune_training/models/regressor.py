@@ -1,0 +1,252 @@
+"""The regressors of the paper (section III-C): valence, arousal with dominance, and all three jointly.
+
+Audio: tower, further transformer layers, LayerNorm, projection to d, cross-attention to the text, gate, attention
+pooling. Text: BERT, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
+shared layer, output.
+
+Letters: B batch, T samples, F frames, L tokens, D width of a tower, d hidden width, N outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attune_training.config import (
+    AudioTowerConfig,
+    LoraSettings,
+    PretrainedSources,
+    RegressorConfig,
+    TextTowerConfig,
+    embedded_config,
+    paper_config,
+)
+from attune_training.models.layers import (
+    AttentionPooling,
+    EncoderLayer,
+    MultiHeadAttention,
+    SigmoidGate,
+    masked_mean,
+    on_the_scale,
+)
+from attune_training.models.towers import AudioTower, TextTower, build_audio_tower
+
+__all__ = [
+    "VOICE_STREAM",
+    "WORDS_STREAM",
+    "AudioTowerConfig",
+    "EmotionModel",
+    "LoraSettings",
+    "OutputStages",
+    "Pooled",
+    "PretrainedSources",
+    "Regressor",
+    "RegressorConfig",
+    "TextTowerConfig",
+    "build_regressor",
+    "embedded_config",
+    "merge_adapters",
+    "paper_config",
+]
+
+
+VOICE_STREAM = ("audio_tower", "audio_layers", "audio_norm", "audio_projection")
+"""The parts of a regressor that hear the voice, before the streams meet."""
+
+WORDS_STREAM = ("text_tower", "text_projection", "lower_text_projection")
+"""The parts that read the words."""
+
+
+class OutputStages(nn.Module):
+    """Fusion 2d -> d, shared d -> d, output d -> 1 for one dimension (paper, section III-C7)."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.fusion = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Dropout(dropout))
+        self.shared = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout))
+        self.output = nn.Linear(width, 1)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        """Map [B, 2d] to [B, 1] in 1..5."""
+        return on_the_scale(self.output(self.shared(self.fusion(fused))))
+
+
+class Pooled(NamedTuple):
+    """What is left of the two streams when time is gone."""
+
+    audio: Tensor  # [B, d]
+    text: Tensor  # [B, d]
+
+
+class EmotionModel(nn.Module, ABC):
+    """What every model of the paper's tables is: an audio tower, streams pooled over time, and an answer from them."""
+
+    audio_tower: AudioTower
+
+    def forward(
+        self,
+        waveform: Tensor,
+        num_samples: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from speech and its words.
+
+        Args:
+            waveform: [B, T] float32, 16 kHz mono; see :meth:`AudioTower.forward`.
+            num_samples: [B, 1] int64, true lengths in samples.
+            input_ids: [B, L] int64, BERT-uncased tokens.
+            attention_mask: [B, L] int64, 1 where a token is real.
+            audio_present: [B] float, 0 where the audio stream is to count for nothing (training on text alone).
+
+        Returns:
+            [B, N] in 1..5, columns as ``config.output_names``.
+
+        Raises:
+            ValueError: T is out of the tower's range.
+        """
+        features, frame_mask = self.audio_tower(waveform, num_samples)
+        return self.predict(features, frame_mask, input_ids, attention_mask, audio_present)
+
+    def predict(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Tensor:
+        """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the words."""
+        return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
+
+    @abstractmethod
+    def pool(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return the streams pooled over time; the arguments are those of :meth:`predict`."""
+
+    @abstractmethod
+    def answer(self, pooled: Pooled) -> Tensor:
+        """Predict [B, N] in 1..5 from the pooled streams."""
+
+
+class Regressor(EmotionModel):
+    """Predict the configured dimensions from voice and words together."""
+
+    def __init__(self, config: RegressorConfig, sources: PretrainedSources | None) -> None:
+        super().__init__()
+        self.config = config
+        width, d = config.audio.width, config.hidden_dim
+        self.audio_tower = build_audio_tower(config.audio, sources.audio if sources else None)
+        self.text_tower = TextTower(config.text, sources.text if sources else None)
+        self.audio_layers = nn.ModuleList(
+            EncoderLayer(width, config.audio.num_heads, config.extra_feedforward, config.dropout)
+            for _ in range(config.extra_audio_layers)
+        )
+        self.audio_norm = nn.LayerNorm(width)
+        self.audio_projection = nn.Linear(width, d)
+        self.text_projection = nn.Linear(config.text.width, d)
+        self.lower_text_projection = _lower_text_projection(config)
+        self.audio_to_text = MultiHeadAttention(d, config.num_heads)
+        self.text_to_audio = MultiHeadAttention(d, config.num_heads)
+        self.audio_gate = SigmoidGate(d)
+        self.text_gate = SigmoidGate(d)
+        self.audio_pooling = AttentionPooling(d)
+        self.stages = nn.ModuleDict({name: OutputStages(d, config.dropout) for name in config.output_names})
+        if config.lora is not None:
+            _add_adapters(self, config.lora)
+
+    def pool(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return both streams, each attended to the other, gated and pooled over time."""
+        token_mask = attention_mask > 0  # [B, L]
+        audio = self._audio_projection(features, frame_mask)  # [B, F, d]
+        text = self._text_projection(input_ids, attention_mask)  # [B, L, d]
+        a2t = self.audio_to_text(audio, text, token_mask)  # [B, F, d], equation 3
+        t2a = self.text_to_audio(text, audio, frame_mask)  # [B, L, d], equation 4
+        if audio_present is not None:
+            t2a = t2a * audio_present[:, None, None]
+        pooled_audio = self.audio_pooling(self.audio_gate(audio, a2t), frame_mask)
+        pooled_text = masked_mean(self.text_gate(text, t2a), token_mask)
+        if audio_present is not None:
+            pooled_audio = pooled_audio * audio_present[:, None]
+        return Pooled(pooled_audio, pooled_text)
+
+    def answer(self, pooled: Pooled) -> Tensor:
+        """Predict [B, N] from the pooled streams."""
+        fused = torch.cat(pooled, dim=-1)  # [B, 2d]
+        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
+
+    def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        for layer in self.audio_layers:
+            features = layer(features, frame_mask)
+        return self.audio_projection(self.audio_norm(features))
+
+    def _text_projection(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        *lower, last = self.text_tower.layers(input_ids, attention_mask)  # each [B, L, D]
+        text = self.text_projection(last)
+        if self.lower_text_projection is None:
+            return text
+        normed = [functional.layer_norm(layer, (layer.shape[-1],)) for layer in lower]
+        return text + self.lower_text_projection(torch.cat(normed, dim=-1))
+
+
+def _lower_text_projection(config: RegressorConfig) -> nn.Linear | None:
+    """Return the projection of the layers below the last, which begins as nothing: a warm start changes no answer."""
+    if not config.lower_text_layers:
+        return None
+    projection = nn.Linear(config.text.width * config.text.num_layers, config.hidden_dim, bias=False)
+    nn.init.zeros_(projection.weight)
+    return projection
+
+
+def _add_adapters(model: Regressor, lora: LoraSettings) -> None:
+    """Inject LoRA into both towers (paper, section III-C2)."""
+    for module, names in (
+        (model.audio_tower.adapted_module(), lora.audio_modules),
+        (model.text_tower.encoder, lora.text_modules),
+    ):
+        settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(names))
+        inject_adapter_in_model(settings, module)
+
+
+def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) -> Regressor:
+    """Return a regressor with fresh adapters and head; ``sources`` None leaves the towers random.
+
+    Raises:
+        ValueError: the pretrained weights are not there or do not fit the configuration.
+    """
+    return Regressor(config, sources)
+
+
+def merge_adapters(model: Regressor) -> Regressor:
+    """Return a copy with W + BA in place of every adapted W (paper, equation 1): plain layers, the same outputs.
+
+    A model without adapters is plain already; its copy is returned all the same.
+    """
+    merged = copy.deepcopy(model)
+    adapted = [(name, module) for name, module in merged.named_modules() if isinstance(module, LoraLayer)]
+    for name, module in adapted:
+        module.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(merged.get_submodule(parent), child, module.get_base_layer())
+    return merged

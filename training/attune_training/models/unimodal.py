@@ -1,0 +1,113 @@
+"""The unimodal baselines of the paper's Table I (section IV-B): the voice alone, all three dimensions at once.
+
+They are the regressor's audio stream and nothing else: frozen tower, sequence layers, LayerNorm, projection to d,
+attention pooling, and fully connected networks in place of the fusion. The paper gives no sizes, so what is not named
+by the architecture is as in the regressor: ``transformer`` has its two encoder layers at the tower's width, ``gru`` a
+bidirectional GRU of as many layers with half that width in each direction. ``shared`` is one network with three
+outputs, ``separate`` one network for each dimension.
+
+Letters: B batch, T samples, F frames, L tokens, D width of the tower, d hidden width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from attune_training.config import PretrainedSources, UnimodalConfig
+from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
+from attune_training.models.regressor import EmotionModel, Pooled
+from attune_training.models.towers import build_audio_tower
+
+__all__ = ["UnimodalRegressor"]
+
+
+class GruLayers(nn.Module):
+    """A bidirectional GRU that sees each clip at its own length, so that padding never matters."""
+
+    def __init__(self, width: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, width // 2, num_layers, batch_first=True, dropout=dropout, bidirectional=True)
+
+    def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        """Map features [B, F, D] to [B, F, D], zero where frame_mask [B, F] is false."""
+        lengths, order = self.lengths(frame_mask).sort(descending=True)
+        by_length, as_before = (indices.to(features.device) for indices in (order, order.argsort()))
+        with full_precision(features.device):  # A GRU's weights and inputs must be of one type.
+            packed = pack_padded_sequence(features.float()[by_length], lengths, batch_first=True)
+            hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=features.shape[1])
+        return hidden[as_before]
+
+    @staticmethod
+    def lengths(frame_mask: Tensor) -> Tensor:
+        """Return how many frames each row of frame_mask [B, F] has, [B] on the CPU, where a packed sequence wants it.
+
+        A GPU's queue is waited for here, once a step.
+        """
+        return frame_mask.sum(dim=1).cpu()
+
+
+class TransformerLayers(nn.Module):
+    """The regressor's audio enhancement layers (paper, section III-C4)."""
+
+    def __init__(self, width: int, num_layers: int, num_heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(width, num_heads, feedforward, dropout) for _ in range(num_layers))
+
+    def forward(self, features: Tensor, frame_mask: Tensor) -> Tensor:
+        """Map features [B, F, D] to [B, F, D], attending only where frame_mask [B, F] is true."""
+        for layer in self.layers:
+            features = layer(features, frame_mask)
+        return features
+
+
+class FullyConnected(nn.Sequential):
+    """The fully connected network (FCN) of section IV-B: two hidden layers, then the raw outputs."""
+
+    def __init__(self, width: int, num_outputs: int, dropout: float) -> None:
+        super().__init__(
+            *(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout)),
+            *(nn.Linear(width, width), nn.GELU(), nn.Dropout(dropout)),
+            nn.Linear(width, num_outputs),
+        )
+
+
+class UnimodalRegressor(EmotionModel):
+    """Predict valence, arousal and dominance from the voice alone; called as the regressor is, deaf to the words."""
+
+    def __init__(self, config: UnimodalConfig, sources: PretrainedSources | None) -> None:
+        super().__init__()
+        self.config = config
+        width, d = config.audio.width, config.hidden_dim
+        sequence, heads = config.architecture.split("-")
+        self.audio_tower = build_audio_tower(config.audio, sources.audio if sources else None)
+        self.audio_layers = (
+            GruLayers(width, config.num_layers, config.dropout)
+            if sequence == "gru"
+            else TransformerLayers(width, config.num_layers, config.audio.num_heads, config.feedforward, config.dropout)
+        )
+        self.audio_norm = nn.LayerNorm(width)
+        self.audio_projection = nn.Linear(width, d)
+        self.audio_pooling = AttentionPooling(d)
+        outputs = {"all": 3} if heads == "shared" else dict.fromkeys(config.output_names, 1)
+        self.heads = nn.ModuleDict({name: FullyConnected(d, count, config.dropout) for name, count in outputs.items()})
+
+    def pool(
+        self,
+        features: Tensor,
+        frame_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return the audio stream pooled over time, zero where ``audio_present`` is, and a text stream of no width."""
+        hidden = self.audio_projection(self.audio_norm(self.audio_layers(features, frame_mask)))  # [B, F, d]
+        pooled = self.audio_pooling(hidden, frame_mask)
+        if audio_present is not None:
+            pooled = pooled * audio_present[:, None]
+        return Pooled(audio=pooled, text=pooled.new_zeros(len(pooled), 0))
+
+    def answer(self, pooled: Pooled) -> Tensor:
+        """Predict [B, 3] from the pooled audio."""
+        return on_the_scale(torch.cat([head(pooled.audio) for head in self.heads.values()], dim=-1))
