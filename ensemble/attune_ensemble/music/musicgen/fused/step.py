@@ -17,9 +17,9 @@ import triton
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attune_ensemble.musicgen.decoder import Decoder
-from attune_ensemble.musicgen.fused import kernels
-from attune_ensemble.musicgen.state import BatchState
+from attune_ensemble.music.musicgen.decoder import Decoder
+from attune_ensemble.music.musicgen.fused import kernels
+from attune_ensemble.music.musicgen.state import BatchState
 
 __all__ = ["FusedStep", "Tuning"]
 
