@@ -201,13 +201,17 @@ class Decoder(nn.Module):
         offsets = torch.arange(self.shape.codebooks, device=embeddings.device) * (self.shape.vocabulary + 1)
         self.register_buffer("offsets", offsets, persistent=False)
         self._is_compiled = False
+        self.has_folded_norms = False
         self.eval().requires_grad_(False)
 
     def fold_norms(self) -> None:
         """Move the scale and shift of every norm into the linear layer behind it, which gets a bias.
 
-        The norm's sums can then be made beside the layer's products (`fused`).
+        The norm's sums can then be made beside the layer's products (`fused`). Once is enough.
         """
+        if self.has_folded_norms:
+            return
+        self.has_folded_norms = True
         for layer in self._stack:
             _fold(layer.attention_norm, layer.query_key_value)
             _fold(layer.text_norm, layer.text_query)
@@ -345,8 +349,10 @@ def _fold(norm: nn.LayerNorm, layer: nn.Linear) -> None:
     bias = weight @ norm.bias.detach().double()
     layer.bias = nn.Parameter(bias.to(layer.weight), requires_grad=False)
     layer.weight = nn.Parameter((weight * norm.weight.detach().double()).to(layer.weight), requires_grad=False)
-    norm.weight, norm.bias = (nn.Parameter(fill(part), requires_grad=False)
-                              for fill, part in ((torch.ones_like, norm.weight), (torch.zeros_like, norm.bias)))
+    norm.weight, norm.bias = (
+        nn.Parameter(fill(part), requires_grad=False)
+        for fill, part in ((torch.ones_like, norm.weight), (torch.zeros_like, norm.bias))
+    )
 
 
 def _sinusoids(positions: int, width: int) -> Tensor:

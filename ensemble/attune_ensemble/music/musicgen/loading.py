@@ -168,6 +168,8 @@ def parts_of(model: Any, tokenizer: Any, *, numerics: Numerics, device: str, max
     decoder = Decoder(model.decoder.to(device, _DTYPES[numerics]))
     if device == "cpu":
         decoder = as_served(decoder, numerics)
+    else:
+        decoder.fold_norms()
     projection = getattr(model, "enc_to_dec_proj", None)
     encoder = model.text_encoder.to(device, torch.float32)
     if projection is not None:

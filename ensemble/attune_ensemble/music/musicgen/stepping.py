@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from attune_ensemble.music.musicgen.fused import fused_step
 from attune_ensemble.music.musicgen.state import BatchState
 
 __all__ = ["CONTEXT_BUCKET", "RUN_AHEAD", "CudaGraphs", "GraphMaker", "Stepper", "row_counts"]
@@ -65,9 +66,13 @@ def row_counts(slots: int) -> tuple[int, ...]:
 class Stepper:
     """Steps a batch; by `graphs` where there are any (CUDA's, by default, where the batch is on a GPU)."""
 
-    def __init__(self, state: BatchState, *, graphs: GraphMaker | Literal[False] | None = None) -> None:
-        """`graphs`: False for none."""
+    def __init__(
+        self, state: BatchState, *, graphs: GraphMaker | Literal[False] | None = None, fused: bool = True
+    ) -> None:
+        """`graphs`: False for none. `fused`: by the kernels of `fused`, where they can be used and there are graphs."""
         self._state = state
+        step = fused_step(state) if fused and graphs is not False else None
+        self._step_rows = state.step_rows if step is None else step.step_rows
         self._on_gpu = state.position.is_cuda
         if graphs is None and self._on_gpu:
             graphs = CudaGraphs()
@@ -111,7 +116,7 @@ class Stepper:
             self._queued.popleft().synchronize()
 
     def _captured(self, maker: GraphMaker, rows: int, used: int) -> Replay:
-        return maker.capture(lambda: self._state.step_rows(rows, used))
+        return maker.capture(lambda: self._step_rows(rows, used))
 
     def _rows(self, slots: int) -> int:
         return next(count for count in row_counts(self._state.slots) if count >= slots)

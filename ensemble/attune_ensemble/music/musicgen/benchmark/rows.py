@@ -19,6 +19,7 @@ from torch.utils.mkldnn import MkldnnLinear
 from attune_ensemble.music.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
 from attune_ensemble.music.musicgen.decoder import Decoder
 from attune_ensemble.music.musicgen.engine import EngineSettings
+from attune_ensemble.music.musicgen.fused import is_fusible
 from attune_ensemble.music.musicgen.linear import Int8Linear
 from attune_ensemble.music.musicgen.loading import (
     Numerics,
@@ -209,6 +210,8 @@ def _own_rows(setup: Setup, numerics: Numerics, batch: int, seconds: float) -> I
     yield _stepping_row(setup, parts, f"static cache, fused, {numerics}", batch, seconds, graphs=False)
     if setup.device != "cpu":
         yield _stepping_row(setup, parts, "the same, CUDA graphs", batch, seconds, graphs=True)
+    if is_fusible(parts.decoder):
+        yield _stepping_row(setup, parts, "CUDA graphs of its own kernels", batch, seconds, graphs=True, fused=True)
     yield from _engine_rows(setup, parts, numerics, batch, seconds)
 
 
@@ -220,12 +223,14 @@ def _compiled_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured
     yield _stepping_row(setup, parts, name, batch, seconds, graphs=graphs)
 
 
-def _stepping_row(setup: Setup, parts: Parts, name: str, batch: int, seconds: float, *, graphs: bool) -> Measured:
+def _stepping_row(
+    setup: Setup, parts: Parts, name: str, batch: int, seconds: float, *, graphs: bool, fused: bool = False
+) -> Measured:
     """The step in a bare loop, without the codec."""
     frames, shape = round(seconds * FRAME_RATE), parts.decoder.shape
     state = on_own_thread(lambda: BatchState(parts.decoder, batch, frames + shape.codebooks, _MAX_TEXT))
     steps = state.pattern.steps(frames)
-    stepper = Stepper(state, graphs=None if graphs else False)
+    stepper = on_own_thread(lambda: Stepper(state, graphs=None if graphs else False, fused=fused))
     on_own_thread(lambda: stepper.prepare([batch]))
 
     @torch.inference_mode()

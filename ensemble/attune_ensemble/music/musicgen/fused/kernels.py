@@ -292,7 +292,7 @@ def cross_attention(
     if runs:
         own = (slot * HEADS + head) * HEAD + element
         asked = tl.load(query + own, mask=wide, other=0.0).to(tl.float32) * scale
-        highest, mass, total = _attended(
+        _, mass, total = _attended(
             asked, keys, values, 0, length, first_keys, first_values, HEAD, BLOCK_E, BLOCK_T
         )
         tl.store(out + own, (total / mass).to(out.dtype.element_ty), mask=wide)
@@ -319,7 +319,7 @@ def sample(
     CODEBOOKS: tl.constexpr, CHANNELS: tl.constexpr, VOCABULARY: tl.constexpr, PAD: tl.constexpr, BLOCK: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Guidance and sampling of logits [S, 2, K, V] as in `sampling.choose`; the token goes into history [S, K, columns].
+    """Guidance and sampling of logits [S, 2, K, V], as in `sampling.choose`; tokens go into history [S, K, columns].
 
     Instead of sorting, the lowest value that top-k and top-p keep is looked for bit by bit: of numbers that are not
     negative the bits have the order of the numbers. Programs: (S, K).
