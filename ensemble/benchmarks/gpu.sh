@@ -49,7 +49,8 @@ run() {
     parity)
         # No plugin of pytest's that a bare environment lacks, and no conftest, which wants the client's libraries.
         limited parity "$PYTHON" -m pytest --noconftest -p no:cacheprovider -W ignore -o addopts= -q \
-            tests/unit/test_musicgen_device.py tests/unit/test_musicgen_stepping.py tests/unit/test_musicgen_engine.py
+            tests/unit/test_musicgen_device.py tests/unit/test_musicgen_stepping.py tests/unit/test_musicgen_engine.py \
+            tests/unit/test_musicgen_fused.py
         tail -n 30 "$OUT/parity.txt"
         ;;
     tiny) measured "$1" --size tiny --batch 1,2 --seconds 1 --repeats 2 ;;

@@ -294,6 +294,22 @@ def test_a_slow_listener_stops_its_slot_and_nobody_else(parts):
     engine.close()
 
 
+def test_a_decoder_does_not_outrun_its_codec(parts, monkeypatch):
+    settings = EngineSettings(slots=1, window_s=1.5, kept_s=1.0, ahead_s=1.0, longest_chunk_s=0.5)
+    engine = MusicGenEngine(*parts, settings)
+    decode, held = engine._runner.submit, []
+    monkeypatch.setattr(engine._runner, "submit", held.append)  # a codec that is busy elsewhere
+    stream = engine.submit(generation(frames=400))
+    threading.Event().wait(0.5)
+    frames = sum(work.codes.shape[1] for work in held)
+    assert 0 < frames / FRAME_RATE < 2.0
+    monkeypatch.setattr(engine._runner, "submit", decode)
+    for work in held:
+        decode(work)
+    assert len(whole(stream)) == 1600
+    engine.close()
+
+
 def test_a_request_that_cannot_begin_hurts_no_other(parts, engine, monkeypatch):
     begin = engine._state.begin
 

@@ -47,7 +47,7 @@ OTHERS = {
     CodecRunner: {"close", "_run"},
     ChunkedCodec: set(),
     CodecStream: set(),
-    Decoder: {"compile_layers"},
+    Decoder: {"compile_layers", "fold_norms"},
     KeyValueCache: set(),
     BatchState: {"run", "step_rows"},
     Stepper: {"_hold_back", "prepare", "_captured", "_rows", "_context", "_contexts"},

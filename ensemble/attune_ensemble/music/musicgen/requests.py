@@ -48,7 +48,7 @@ class MusicStream:
         self.submitted_s = time.monotonic()
         self.first_audio_s: float | None = None
         self._chunks: deque[Audio] = deque()
-        self._buffered = 0
+        self._buffered = self._taken = 0
         self._ended = self._cancelled = False
         self._error: AttuneError | None = None
         self._changed = threading.Condition()
@@ -88,6 +88,7 @@ class MusicStream:
                 return None
             chunk = self._chunks.popleft()
             self._buffered -= len(chunk)
+            self._taken += len(chunk)
         self._wake()
         return chunk
 
@@ -102,6 +103,11 @@ class MusicStream:
     def buffered_s(self) -> float:
         """Seconds of audio that the listener has not taken yet."""
         return self._buffered / self.sample_rate
+
+    @property
+    def taken_s(self) -> float:
+        """Seconds of audio that the listener has taken."""
+        return self._taken / self.sample_rate
 
     @property
     def overdue(self) -> bool:
