@@ -1,6 +1,6 @@
 """MusicGen's kernels against the reference step: compiled on a GPU, in Triton's interpreter elsewhere.
 
-    .venv/bin/python -m pytest tests/unit/test_musicgen_fused.py
+.venv/bin/python -m pytest tests/unit/test_musicgen_fused.py
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import tiny_musicgen
 
 pytest.importorskip("triton", reason="needs the compiler Triton, which PyTorch for CUDA brings")
-from attune_ensemble.music.musicgen.fused.step import FusedStep, Tuning  # noqa: E402
+from attune_ensemble.music.musicgen.fused.step import FusedStep, Tuning
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -292,9 +292,7 @@ def cross_attention(
     if runs:
         own = (slot * HEADS + head) * HEAD + element
         asked = tl.load(query + own, mask=wide, other=0.0).to(tl.float32) * scale
-        _, mass, total = _attended(
-            asked, keys, values, 0, length, first_keys, first_values, HEAD, BLOCK_E, BLOCK_T
-        )
+        _, mass, total = _attended(asked, keys, values, 0, length, first_keys, first_values, HEAD, BLOCK_E, BLOCK_T)
         tl.store(out + own, (total / mass).to(out.dtype.element_ty), mask=wide)
 
 
