@@ -194,7 +194,7 @@ def bare(tmp_path, **more):
 
 
 def test_the_benchmark_and_the_parity_tests_import_nothing_that_a_gpu_environment_lacks(tmp_path):
-    assert len(PARITY) == 3
+    assert len(PARITY) == 4
     program = f"""
 import sys, pytest
 try:
@@ -245,9 +245,9 @@ def test_rows_of_a_gpu_alone_run_as_far_as_a_device_without_memory_goes(monkeypa
     for name, answer in {"synchronize": None, "empty_cache": None, "reset_peak_memory_stats": None}.items():
         monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
     monkeypatch.setattr(stepping, "CONTEXT_BUCKET", 512)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1 << 30, 1 << 31))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 1 << 30)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 1 << 20)
-    monkeypatch.setattr(rows_module, "Stepper", lambda state, graphs=None: Stepper(state, graphs=RecordedGraphs()))
+    monkeypatch.setattr(rows_module, "Stepper", lambda state, **_: Stepper(state, graphs=RecordedGraphs()))
     monkeypatch.setattr(Setup, "parts", lambda self, numerics: parts)
     parts = parts_of(random_checkpoint("tiny"), Letters(), numerics="bfloat16", device="meta")
     setup = Setup("tiny", None, "meta", repeats=1)

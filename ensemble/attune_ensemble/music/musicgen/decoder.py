@@ -1,6 +1,6 @@
 """MusicGen's decoder, a step at a time over slots: preallocated key-value cache, fused projections, no Python per head.
 
-A slot has two rows: one that hears the text, one that does not (classifier-free guidance). The second row's
+A slot has two rows, one conditioned on the text and one unconditional (classifier-free guidance). The second row's
 cross-attention is over nothing, and without biases nothing comes of it, so it is left out.
 
 Letters: S slots, H heads, E width of a head, D = H E, K codebooks, V vocabulary, T text tokens, P positions of a
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 __all__ = ["Decoder", "DecoderShape", "KeyValueCache", "exchange"]
 
-Reach: TypeAlias = Tensor | Sequence[int]
+AttentionSpan: TypeAlias = Tensor | Sequence[int]
 """What each slot attends to: a mask that is added to the scores, or how many positions of its memory."""
 
 
@@ -62,7 +62,7 @@ class KeyValueCache:
 
     `music` is [layers, slots, 2, 2, H, max_positions, E], the third axis the two rows of a slot, the fourth keys and
     values: so the rows of the first slots are one stretch of memory, which attention reads where it lies. Behind the
-    last position lies one that nobody reads: a row that only makes up the number writes there. `text` is
+    last position lies one that is never read: rows that only pad the batch write there. `text` is
     [layers, slots, 2, H, max_text, E]; `text_mask` [slots, max_text] is what is added to attention's scores: 0 where
     there is text, otherwise minus infinity; `text_lengths` says on the host how much text there is.
     """
@@ -114,13 +114,13 @@ class DecoderLayer(nn.Module):
         super().__init__()
         attention, text = source.self_attn, source.encoder_attn
         self.heads = heads
-        self.attention_norm = source.self_attn_layer_norm
+        self.self_attention_norm = source.self_attn_layer_norm
         self.query_key_value = _fused(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.attention_output = attention.out_proj
-        self.text_norm = source.encoder_attn_layer_norm
-        self.text_query = text.q_proj
-        self.text_key_value = _fused(text.k_proj, text.v_proj)
-        self.text_output = text.out_proj
+        self.self_attention_output = attention.out_proj
+        self.cross_attention_norm = source.encoder_attn_layer_norm
+        self.cross_query = text.q_proj
+        self.cross_key_value = _fused(text.k_proj, text.v_proj)
+        self.cross_attention_output = text.out_proj
         self.feedforward_norm = source.final_layer_norm
         self.expand, self.contract = source.fc1, source.fc2
         self.activation = source.activation_fn
@@ -131,44 +131,44 @@ class DecoderLayer(nn.Module):
         music: Tensor,
         text: Tensor,
         at: tuple[Tensor, Tensor],
-        music_reach: Reach,
-        text_reach: Reach,
+        music_span: AttentionSpan,
+        text_span: AttentionSpan,
     ) -> Tensor:
-        """One step of hidden [S, 2, D]; the rest as in `hear_music` and `hear_text`."""
-        hidden = hidden + self.hear_music(hidden, music, at, music_reach)
-        hidden[:, :1] += self.hear_text(hidden[:, :1], text, text_reach)
+        """One step of hidden [S, 2, D]; the rest as in `self_attention` and `cross_attention`."""
+        hidden = hidden + self.self_attention(hidden, music, at, music_span)
+        hidden[:, :1] += self.cross_attention(hidden[:, :1], text, text_span)
         return hidden + self.feed_forward(hidden)
 
     def text_memory(self, text: Tensor) -> Tensor:
         """Keys and values [2, H, T, E] of text [T, D]."""
-        memory: Tensor = self.text_key_value(text).unflatten(-1, (2, self.heads, -1))
+        memory: Tensor = self.cross_key_value(text).unflatten(-1, (2, self.heads, -1))
         return memory.permute(1, 2, 0, 3)
 
-    def hear_music(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], reach: Reach) -> Tensor:
-        """What the music so far says to hidden [S, 2, D], whose keys and values go into memory [S, 2, 2, H, *, E].
+    def self_attention(self, hidden: Tensor, memory: Tensor, at: tuple[Tensor, Tensor], span: AttentionSpan) -> Tensor:
+        """Causal attention of hidden [S, 2, D], whose keys and values go into the cache, memory [S, 2, 2, H, *, E].
 
-        `at` are slots and positions, [S] each; as a mask, `reach` is [2 S, 1, 1, used].
+        `at` are slots and positions, [S] each; as a mask, `span` is [2 S, 1, 1, used].
         """
         query, key_value = self._project(hidden)
         slots, positions = at
         memory[slots, :, :, :, positions] = key_value
         query = query.flatten(0, 1).unsqueeze(2)
-        attended = _attend(query, memory.flatten(0, 1), reach)  # [2 S, H, 1, E]
-        return self.attention_output(attended.reshape(hidden.shape))
+        attended = _attend(query, memory.flatten(0, 1), span)  # [2 S, H, 1, E]
+        return self.self_attention_output(attended.reshape(hidden.shape))
 
-    def read_music(self, hidden: Tensor, memory: Tensor) -> Tensor:
+    def prefill_self_attention(self, hidden: Tensor, memory: Tensor) -> Tensor:
         """The same for a whole beginning at once: hidden [2, P, D] of one slot, its memory [2, 2, H, P, E]."""
         query, key_value = self._project(hidden)
         memory.copy_(key_value.permute(0, 2, 3, 1, 4))
         keys, values = memory.unbind(1)
         attended = functional.scaled_dot_product_attention(query.transpose(1, 2), keys, values, is_causal=True)
-        return self.attention_output(attended.transpose(1, 2).flatten(2))
+        return self.self_attention_output(attended.transpose(1, 2).flatten(2))
 
-    def hear_text(self, hidden: Tensor, memory: Tensor, reach: Reach) -> Tensor:
-        """What text says to hidden [S, Q, D]: memory [S, 2, H, T, E]; as a mask, `reach` is [S, 1, 1, T]."""
-        query = self.text_query(self.text_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        attended = _attend(query, memory, reach)
-        return self.text_output(attended.transpose(1, 2).flatten(2))
+    def cross_attention(self, hidden: Tensor, memory: Tensor, span: AttentionSpan) -> Tensor:
+        """Attention of hidden [S, Q, D] to the text, memory [S, 2, H, T, E]; as a mask, `span` is [S, 1, 1, T]."""
+        query = self.cross_query(self.cross_attention_norm(hidden)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        attended = _attend(query, memory, span)
+        return self.cross_attention_output(attended.transpose(1, 2).flatten(2))
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
         """The layer's last block."""
@@ -176,7 +176,7 @@ class DecoderLayer(nn.Module):
 
     def _project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Query [..., H, E], and key and value [..., 2, H, E], of hidden [..., D]."""
-        fused = self.query_key_value(self.attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
+        fused = self.query_key_value(self.self_attention_norm(hidden)).unflatten(-1, (3, self.heads, -1))
         return fused[..., 0, :, :], fused[..., 1:, :, :]
 
 
@@ -213,8 +213,8 @@ class Decoder(nn.Module):
             return
         self.has_folded_norms = True
         for layer in self._stack:
-            _fold(layer.attention_norm, layer.query_key_value)
-            _fold(layer.text_norm, layer.text_query)
+            _fold(layer.self_attention_norm, layer.query_key_value)
+            _fold(layer.cross_attention_norm, layer.cross_query)
             _fold(layer.feedforward_norm, layer.expand)
         _fold(self.norm, self.heads)
 
@@ -253,10 +253,10 @@ class Decoder(nn.Module):
         slots = tokens.shape[0]
         hidden = self._embed(tokens) + self.positions[position]  # [S, D]
         hidden = torch.stack([hidden, hidden], dim=1)  # [S, 2, D]
-        music_reach, text_reach = self._reach(cache, position, used, captured=written is not None)
+        music_span, text_span = self._spans(cache, position, used, captured=written is not None)
         at = (torch.arange(slots, device=position.device), position if written is None else written)
         for index, layer in enumerate(self._stack):
-            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, music_reach, text_reach)
+            hidden = layer(hidden, cache.music[index, :slots], cache.text[index, :slots], at, music_span, text_span)
         return self._guided(self._logits(hidden), guidance)
 
     def prefill(self, cache: KeyValueCache, slot: int, tokens: Tensor) -> None:
@@ -265,8 +265,8 @@ class Decoder(nn.Module):
         hidden = self._embed(tokens.T) + self.positions[:length]  # [P, D]
         hidden = torch.stack([hidden, hidden])  # [2, P, D]
         for index, layer in enumerate(self._stack):
-            hidden = hidden + layer.read_music(hidden, cache.music[index, slot, ..., :length, :])
-            hidden[:1] += layer.hear_text(hidden[:1], cache.text[index, slot][None], [cache.text_lengths[slot]])
+            hidden = hidden + layer.prefill_self_attention(hidden, cache.music[index, slot, ..., :length, :])
+            hidden[:1] += layer.cross_attention(hidden[:1], cache.text[index, slot][None], [cache.text_lengths[slot]])
             hidden = hidden + layer.feed_forward(hidden)
 
     def compile_layers(self, backend: str = "inductor") -> None:
@@ -281,8 +281,10 @@ class Decoder(nn.Module):
         for layer in self._stack:
             layer.compile(backend=backend, dynamic=False)
 
-    def _reach(self, cache: KeyValueCache, position: Tensor, used: int, *, captured: bool) -> tuple[Reach, Reach]:
-        """What each of the first S slots hears of its music and its text.
+    def _spans(
+        self, cache: KeyValueCache, position: Tensor, used: int, *, captured: bool
+    ) -> tuple[AttentionSpan, AttentionSpan]:
+        """What each of the first S slots attends to of its music and its text.
 
         On a CPU exactly its own positions: the sum of a longer row rounds differently even where all of that is masked,
         and a request must not depend on its neighbours' lengths. Elsewhere, and where a step is captured, the host must
@@ -315,15 +317,15 @@ class Decoder(nn.Module):
         return torch.where(scale > 1, guided, conditional)
 
 
-def _attend(query: Tensor, memory: Tensor, reach: Reach) -> Tensor:
-    """Attention of query [R, H, Q, E] to memory [R, 2, H, *, E]; slot after slot where `reach` gives lengths."""
-    if isinstance(reach, Tensor):
-        keys, values = memory[..., : reach.shape[-1], :].unbind(1)
-        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=reach)
-    rows = len(query) // len(reach)
+def _attend(query: Tensor, memory: Tensor, span: AttentionSpan) -> Tensor:
+    """Attention of query [R, H, Q, E] to memory [R, 2, H, *, E]; slot after slot where `span` gives lengths."""
+    if isinstance(span, Tensor):
+        keys, values = memory[..., : span.shape[-1], :].unbind(1)
+        return functional.scaled_dot_product_attention(query, keys, values, attn_mask=span)
+    rows = len(query) // len(span)
     attended = [
-        functional.scaled_dot_product_attention(asking, *heard[..., :length, :].unbind(1))
-        for asking, heard, length in zip(query.split(rows), memory.split(rows), reach, strict=True)
+        functional.scaled_dot_product_attention(queries, *stored[..., :length, :].unbind(1))
+        for queries, stored, length in zip(query.split(rows), memory.split(rows), span, strict=True)
     ]
     return attended[0] if len(attended) == 1 else torch.cat(attended)
 

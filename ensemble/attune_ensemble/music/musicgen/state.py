@@ -96,7 +96,7 @@ class BatchState:
         """Step the first `rows` rows, of which `running` move on; `used` is more than the largest of their positions.
 
         What lies behind them may be a slot that waits, at the last position even: it is computed as if at its first
-        position, and what comes of it goes where nobody reads.
+        position, and what comes of it goes where it is never read.
         """
         row = torch.arange(rows, device=self.position.device)
         runs = row < self.running

@@ -131,7 +131,7 @@ def _check_quality(setup: Setup, options: argparse.Namespace) -> int:
     rows: list[Fidelity] = []
     for row in fidelity_rows(setup, others, options.lengths[0]):
         rows.append(row)
-        _say(f"{row.numerics}: {row.tokens} tokens heard")
+        _say(f"{row.numerics}: {row.tokens} tokens compared")
     if not options.as_json:
         print(f"{describe(setup.device)}\n\n{fidelity_table(rows)}\n")
     print(json.dumps({"rows": [asdict(row) for row in rows]}))

@@ -1,6 +1,6 @@
 """What faster numerics cost: logits, choices and likelihood of the same music, beside float32.
 
-Float32 writes a piece; every decoder then hears that very piece, step by step. So one differing token does not make all
+Float32 writes a piece; every decoder is then fed that piece, step by step. So one differing token does not make all
 that follows differ.
 
 Letters: K codebooks, V vocabulary, P positions.
@@ -45,13 +45,13 @@ def fidelity_rows(setup: Setup, others: Sequence[Numerics], seconds: float) -> I
     parts = setup.parts("float32")
     with torch.inference_mode():
         music = _written(parts, frames)
-        reference = _heard(parts, music)
+        reference = _logits_of(parts, music)
     yield _compared("float32", reference, reference, music, parts.decoder)
     for numerics in others:
         del parts
         parts = setup.parts(numerics)
         with torch.inference_mode():
-            yield _compared(numerics, _heard(parts, music), reference, music, parts.decoder)
+            yield _compared(numerics, _logits_of(parts, music), reference, music, parts.decoder)
 
 
 def _written(parts: Parts, frames: int) -> Tensor:
@@ -66,7 +66,7 @@ def _written(parts: Parts, frames: int) -> Tensor:
     return state.history[0, :, : steps + 1].clone()
 
 
-def _heard(parts: Parts, music: Tensor) -> Tensor:
+def _logits_of(parts: Parts, music: Tensor) -> Tensor:
     """Logits [P - 1, K, V] of every next token of music [K, P], with guidance."""
     decoder, device = parts.decoder, music.device
     text = parts.conditioner.states(PROMPT, decoder.shape.width)

@@ -335,10 +335,12 @@ def sample(
     noise = -tl.log(-tl.log(uniform))
     _wait(PDL)
     if runs:
-        heard = tl.load(logits + (slot * 2 * CODEBOOKS + codebook) * VOCABULARY + token, mask=there, other=0.0)
-        unheard = tl.load(logits + ((slot * 2 + 1) * CODEBOOKS + codebook) * VOCABULARY + token, mask=there, other=0.0)
-        strength = tl.load(guidance + slot)
-        value = tl.where(strength > 1, unheard + strength * (heard - unheard), heard)
+        conditional = tl.load(logits + (slot * 2 * CODEBOOKS + codebook) * VOCABULARY + token, mask=there, other=0.0)
+        unconditional = tl.load(
+            logits + ((slot * 2 + 1) * CODEBOOKS + codebook) * VOCABULARY + token, mask=there, other=0.0
+        )
+        scale = tl.load(guidance + slot)
+        value = tl.where(scale > 1, unconditional + scale * (conditional - unconditional), conditional)
         value = tl.where(value == value, value, _LOWEST)
         value = tl.minimum(tl.maximum(value, _LOWEST), _LARGEST)
         value = tl.where(there, value, float("-inf"))

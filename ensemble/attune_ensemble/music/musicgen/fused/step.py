@@ -93,7 +93,9 @@ class FusedStep:
     def _self_attention(self, index: int, layer: Any, rows: int, used: int) -> None:
         shape, state, buffers = self._state.decoder.shape, self._state, self._buffers
         hidden = buffers.hidden[:rows].flatten(0, 1)
-        self._linear(hidden, layer.query_key_value, buffers.projected[:rows].flatten(0, 1), norm=layer.attention_norm)
+        self._linear(
+            hidden, layer.query_key_value, buffers.projected[:rows].flatten(0, 1), norm=layer.self_attention_norm
+        )
         splits, block = self._blocks(rows, used)
         cache = state.cache.music[index]
         self._launch(
@@ -117,12 +119,12 @@ class FusedStep:
             BLOCK_T=block,
             num_warps=8 if block >= 128 else 4,
         )
-        self._linear(buffers.attended[:rows].flatten(0, 1), layer.attention_output, hidden, residual=True)
+        self._linear(buffers.attended[:rows].flatten(0, 1), layer.self_attention_output, hidden, residual=True)
 
     def _cross_attention(self, index: int, layer: Any, rows: int) -> None:
         shape, state, buffers = self._state.decoder.shape, self._state, self._buffers
         hidden, memory = buffers.hidden[:rows, 0], state.cache.text[index]
-        self._linear(hidden, layer.text_query, buffers.query[:rows], norm=layer.text_norm)
+        self._linear(hidden, layer.cross_query, buffers.query[:rows], norm=layer.cross_attention_norm)
         self._launch(
             kernels.cross_attention,
             (rows, shape.heads),
@@ -139,7 +141,7 @@ class FusedStep:
             BLOCK_T=_TEXT_BLOCK,
             num_warps=4,
         )
-        self._linear(buffers.attended_text[:rows], layer.text_output, hidden, residual=True)
+        self._linear(buffers.attended_text[:rows], layer.cross_attention_output, hidden, residual=True)
 
     def _feed_forward(self, layer: Any, rows: int) -> None:
         hidden = self._buffers.hidden[:rows].flatten(0, 1)
@@ -327,7 +329,7 @@ def _plan(inputs: int, *, shared: bool, tuning: Tuning) -> _Plan:
 def _behind_norms(decoder: Decoder) -> Iterator[nn.Linear]:
     """The linear layers that have a norm in front."""
     for layer in cast(Iterable[Any], decoder.layers):
-        yield from (layer.query_key_value, layer.text_query, layer.expand)
+        yield from (layer.query_key_value, layer.cross_query, layer.expand)
     yield decoder.heads
 
 
