@@ -22,5 +22,5 @@ class TritonPythonModel:
         self.triton.stream(requests, self.service.play)
 
     def finalize(self) -> None:
-        self.triton.close()
         self.service.close()
+        self.triton.close()

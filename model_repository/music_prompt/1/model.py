@@ -28,5 +28,5 @@ class TritonPythonModel:
         return self.describer.describe(inputs, self.triton.call, context=context)
 
     def finalize(self) -> None:
-        self.triton.close()
         self.describer.close()
+        self.triton.close()

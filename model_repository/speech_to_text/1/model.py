@@ -26,5 +26,5 @@ class TritonPythonModel:
         self.triton.answer_concurrently(requests, self.transcriber.answer)
 
     def finalize(self) -> None:
-        self.triton.close()
         self.transcriber.close()
+        self.triton.close()
