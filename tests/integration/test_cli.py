@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,21 @@ def test_play_says_what_is_wrong_in_one_line(attune, samples, not_a_recording, t
     assert result.output.startswith("Error: ")
     assert "Traceback" not in result.output
     assert not (tmp_path / "music.wav").exists()
+
+
+def test_a_deadline_ends_the_command_in_one_line_and_keeps_what_came(attune, samples, tmp_path):
+    music = tmp_path / "music.wav"
+    result = attune("play", "--text", "calm", "--seconds", 600, "--deadline", 3, "-o", music)
+    assert result.exit_code == 1
+    told = re.search(
+        r"^Error: the deadline passed before \w+ was done; (\d+\.\d) s of music were kept in ", result.stderr, re.M
+    )
+    assert told, result.stderr
+    assert sf.info(music).duration == pytest.approx(float(told[1]), abs=0.1)
+    result = attune("analyse", samples[0], "--deadline", 0.001, "--json")
+    assert result.exit_code == 1
+    [analysed] = json.loads(result.stdout)
+    assert analysed["error"]["code"] == "request_timeout"
 
 
 def test_models_lists_all_of_them(attune):
