@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from attune_client.protocol.checks import quote
+from attune_client.protocol.checks import printable, quote
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
@@ -35,8 +36,18 @@ def _check_array(model: ModelSpec, spec: TensorSpec, value: Any) -> None:
     shape = (*([-1] if model.max_batch_size else []), *spec.shape)
     if not isinstance(value, np.ndarray) or value.dtype != dtype or not _fits(value.shape, shape):
         raise InvalidOption(f"{model.name}: input {spec.name} must be an array {shape} of {dtype}, not {quote(value)}")
-    if spec.dtype is DType.BYTES and not all(isinstance(item, bytes | str) for item in value.flat):
-        raise InvalidOption(f"{model.name}: input {spec.name} must hold bytes or str")
+    if spec.dtype is DType.BYTES:
+        _check_texts(model, spec, value)
+
+
+def _check_texts(model: ModelSpec, spec: TensorSpec, values: npt.NDArray[np.object_]) -> None:
+    for item in values.flat:
+        if not isinstance(item, bytes | str):
+            raise InvalidOption(f"{model.name}: input {spec.name} must hold bytes or str")
+        try:
+            _ = item.encode() if isinstance(item, str) else item
+        except UnicodeEncodeError as error:  # half a character
+            raise InvalidOption(f"{model.name}: input {spec.name} cannot be sent: {printable(str(error))}") from error
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
