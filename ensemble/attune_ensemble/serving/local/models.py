@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
@@ -38,7 +37,7 @@ from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_client.protocol.tensors import ModelSpec
 from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import EMBEDDED, read_config
-from attune_ensemble.serving.declared import declared_outputs
+from attune_ensemble.serving.declared import declared_array, declared_outputs
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
 from attune_ensemble.tensors import Tensors
@@ -194,22 +193,12 @@ def _begin(
 ) -> tuple[Tensors, CallContext]:
     """The request's tensors, checked, and its context; the deadline goes from the former to the latter."""
     check_inputs(model, inputs)
-    given = {name: _as_received(array) for name, array in inputs.items()}
+    given = {name: declared_array(model.input(name), array) for name, array in inputs.items()}
     if (deadline := given.pop(DEADLINE.name, None)) is None:
         return given, context
     asked = CallContext.within(check_deadline(deadline.flat[0]))
     sooner = min((asked, context), key=lambda one: math.inf if one.deadline is None else one.deadline)
     return given, replace(context, deadline=sooner.deadline)
-
-
-def _as_received(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The array as a model inside the server receives it: text as bytes."""
-    if array.dtype != np.object_:
-        return array
-    encoded = [item.encode() if isinstance(item, str) else item for item in array.flat]
-    received = np.empty(len(encoded), np.object_)
-    received[:] = encoded
-    return received.reshape(array.shape)
 
 
 @contextlib.contextmanager
