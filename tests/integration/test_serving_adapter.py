@@ -60,7 +60,7 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.answer_concurrently(requests, self.describe)
 
-    def describe(self, inputs):
+    def describe(self, inputs, context):
         text = inputs["text"][0].decode()
         if text == "bad":
             raise InvalidOption("no such emotion: bad")
@@ -80,7 +80,7 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.stream(requests, self.play)
 
-    def play(self, inputs):
+    def play(self, inputs, context):
         for index in range(200):
             if (inputs["prompt"][0], index) in [(b"unplayable", 0), (b"breaks off", 1)]:
                 raise InvalidOption(f"{{inputs['prompt'][0].decode()}} at chunk {{index}}")
@@ -99,11 +99,11 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.stream(requests, self.play)
 
-    def play(self, inputs):
+    def play(self, inputs, context):
         text = inputs["audio"]
-        yield self.triton.call("music_prompt", {{"text": text}})
+        yield self.triton.call("music_prompt", {{"text": text}}, context=context)
         music = {{"prompt": text, "music_spec": text}}
-        yield from self.triton.call_stream("music_generator", music, timeout_s={CALL_TIMEOUT_S})
+        yield from self.triton.call_stream("music_generator", music, context=context, timeout_s={CALL_TIMEOUT_S})
 """
 
 TOYS = {"music_prompt": PROMPT, "music_generator": GENERATOR, "music_therapy": THERAPY}

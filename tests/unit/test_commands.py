@@ -438,7 +438,7 @@ def test_a_source_reaches_the_client(client, folder, arguments, asked):
     result = attune("play", *arguments, "--seconds", 3, "--engine", "composer", stdin=b"spoken")
     assert result.exit_code == 0, result.output
     nothing = dict.fromkeys(("audio", "text", "emotion", "vad", "spec"))
-    rest = {"duration_s": 3.0, "seed": None, "engine": "composer", "other_languages": None}
+    rest = {"duration_s": 3.0, "seed": None, "engine": "composer", "other_languages": None, "deadline_s": None}
     assert client.asked == [nothing | rest | asked]
 
 
@@ -485,7 +485,7 @@ def test_a_session_file_asks_for_the_same_piece(client, folder):
     assert attune("play", "--spec", "session.json").exit_code == 0
     assert attune("play", "--spec", "session.json", "--seed", 3, "--seconds", 9, "-f").exit_code == 0
     same = {"audio": None, "text": "slow", "emotion": None, "vad": None, "spec": {"tempo_bpm": 70}}
-    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen", "other_languages": None}
+    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen", "other_languages": None, "deadline_s": None}
     assert client.asked == [same, same | {"duration_s": 9.0, "seed": 3}]
 
 
@@ -535,7 +535,7 @@ class FakeAsyncClient:
     async def __aexit__(self, *error):
         pass
 
-    async def analyse(self, audio, *, other_languages=None):
+    async def analyse(self, audio, *, other_languages=None, deadline_s=None):
         if audio == b"":
             raise SilentAudio("silent")
         return SPEECH
@@ -622,7 +622,7 @@ def test_a_recording_that_is_missing_does_not_stop_the_others(monkeypatch, folde
     assert first["emotion"] == third["emotion"] == "calm"
 
 
-async def missing_is_unreadable(self, audio, *, other_languages=None):
+async def missing_is_unreadable(self, audio, *, other_languages=None, deadline_s=None):
     if not Path(audio).exists():
         raise UnreadableFile(f"{audio}: no such file")
     return SPEECH

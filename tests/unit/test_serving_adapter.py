@@ -31,6 +31,7 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.serving.places import Places
 
@@ -96,12 +97,16 @@ class FakeSender:
 
 
 class FakeRequest:
-    def __init__(self, **inputs: np.ndarray) -> None:
+    def __init__(self, request_id: str = "", **inputs: np.ndarray) -> None:
+        self.id = request_id
         self._inputs = [FakeTensor(name, array) for name, array in inputs.items()]
         self.sender = FakeSender()
 
     def inputs(self) -> list[FakeTensor]:
         return self._inputs
+
+    def request_id(self) -> str:
+        return self.id
 
     def get_response_sender(self) -> FakeSender:
         return self.sender
@@ -210,7 +215,7 @@ def test_a_programming_error_goes_to_the_log_and_not_to_the_client():
 def test_requests_overlap_when_answered_concurrently():
     meeting = threading.Barrier(2, timeout=WAIT_S)  # passes only if both requests are at work at once
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         meeting.wait()
         return {"prompt": inputs["text"]}
 
@@ -229,7 +234,7 @@ class Counting:
         self.closed = threading.Event()
         self._before_each = before_each
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def __call__(self, inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert LEASE not in inputs
         try:
             for index in range(100):
@@ -242,7 +247,7 @@ class Counting:
 
 def test_a_stream_sends_each_item_and_ends():
     request = FakeRequest()
-    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs: ({"engine": name} for name in ("a", "b")))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs, context: ({"engine": name} for name in ("a", "b")))
     assert request.sender.finished.wait(WAIT_S)
     assert [response.arrays() for response in request.sender.sent] == [{"engine": ["a"]}, {"engine": ["b"]}]
 
@@ -295,7 +300,7 @@ def test_a_call_returns_tensors_by_name():
         assert name == SPEECH_TO_TEXT.name
         return FakeResponse([FakeTensor("transcript", inputs["audio"])])
 
-    answer = make(FakePb(called)).call("speech_to_text", {"audio": text("hello")})
+    answer = make(FakePb(called)).call("speech_to_text", {"audio": text("hello")}, context=UNLIMITED)
     assert answer["transcript"].tolist() == [b"hello"]
 
 
@@ -303,10 +308,10 @@ def test_a_call_raises_what_the_model_answered():
     message = "Failed to process the request(s), message: silent_audio: nothing to hear"
     pb = FakePb(lambda name, inputs: FakeResponse(error=FakeTritonError(message)))
     with pytest.raises(SilentAudio, match=r"^nothing to hear$"):
-        make(pb).call("speech_to_text", {"audio": text("")})
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED)
     pb = FakePb(lambda name, inputs: FakeResponse(error=FakeTritonError("Stub process is not healthy.")))
     with pytest.raises(ServerError, match="not healthy"):
-        make(pb).call("speech_to_text", {"audio": text("")})
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED)
     assert "speech_to_text answered" in pb.Logger.lines[0]
 
 
@@ -314,7 +319,7 @@ def test_a_call_has_a_deadline():
     hold = threading.Event()
     pb = FakePb(lambda name, inputs: hold.wait(WAIT_S))
     with pytest.raises(RequestTimeout, match=r"speech_to_text gave no answer within 0\.05 s"):
-        make(pb).call("speech_to_text", {"audio": text("")}, timeout_s=0.05)
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED, timeout_s=0.05)
     hold.set()
 
 
@@ -331,7 +336,7 @@ def test_closing_a_called_stream_ends_the_lease_and_drains_it():
         yield FakeResponse()  # the empty final response carries no tensors
         drained.set()
 
-    stream = make(FakePb(called)).call_stream("music_generator", {"prompt": text("slow")})
+    stream = make(FakePb(called)).call_stream("music_generator", {"prompt": text("slow")}, context=UNLIMITED)
     assert next(stream)["music"].tolist() == [[0, 0]]
     assert is_held(tokens[0])
     stream.close()
@@ -420,7 +425,9 @@ def dead() -> Iterator[Dead]:
 @pytest.mark.parametrize("responses", [0, 2])
 def test_every_response_of_a_stream_has_a_deadline(responses, dead):
     dead._responses = responses
-    stream = make(FakePb(dead)).call_stream("music_generator", {"prompt": text("slow")}, timeout_s=0.05)
+    stream = make(FakePb(dead)).call_stream(
+        "music_generator", {"prompt": text("slow")}, context=UNLIMITED, timeout_s=0.05
+    )
     for _ in range(responses):
         next(stream)
     started_s = time.monotonic()
@@ -447,8 +454,8 @@ def test_a_stream_that_is_cancelled_while_it_waits_for_a_model_ends_within_a_sec
     dead._responses = responses
     adapter = make(FakePb(dead), MUSIC_GENERATOR)
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        yield from adapter.call_stream("music_generator", {"prompt": inputs["text"]})
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from adapter.call_stream("music_generator", {"prompt": inputs["text"]}, context=context)
 
     ended = cancel_while(adapter, dead, lambda request: adapter.stream([request], play))
     assert isinstance(ended, RequestCancelled)
@@ -458,12 +465,12 @@ def test_an_answer_that_is_cancelled_while_it_waits_for_a_model_calls_no_other(d
     adapter = make(FakePb(dead), MUSIC_PROMPT)
     went_on: list[str] = []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         with contextlib.suppress(RequestTimeout):
-            adapter.call("speech_to_text", {"audio": inputs["text"]})
+            adapter.call("speech_to_text", {"audio": inputs["text"]}, context=context)
             went_on.append("after the first call")
         with pytest.raises(RequestCancelled):
-            adapter.call("text_tokenizer", {"transcript": inputs["text"]})
+            adapter.call("text_tokenizer", {"transcript": inputs["text"]}, context=context)
         return {}
 
     ended = cancel_while(adapter, dead, lambda request: adapter.answer_concurrently([request], describe))
@@ -475,7 +482,7 @@ def test_whoever_does_not_want_it_any_more_wins_no_place():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
     go_on, begun = threading.Event(), []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         begun.append(inputs["text"][0])
         assert go_on.wait(WAIT_S)
         return {"prompt": inputs["text"]}
@@ -495,7 +502,7 @@ def test_a_caller_that_vanishes_frees_its_place_in_the_queue():
     adapter = make(FakePb(), SPEECH_TO_TEXT, max_concurrent=1)
     go_on = threading.Event()
 
-    def transcribe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def transcribe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         assert LEASE not in inputs
         assert go_on.wait(WAIT_S)
         return {"start_s": [0.0]}
@@ -515,12 +522,12 @@ def test_long_work_sees_between_its_steps_that_nobody_waits():
     adapter = make(FakePb())
     request = FakeRequest()
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        adapter.check()
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        context.check()
         request.sender.cancelled = True
         for _ in range(100):
             time.sleep(0.05)
-            adapter.check()
+            context.check()
         return {}
 
     adapter.answer_concurrently([request], describe)
@@ -532,7 +539,7 @@ def test_triton_is_not_asked_about_a_request_that_is_complete():
     request = FakeRequest()
     asked_after: list[bool] = []
     request.sender.is_cancelled = lambda: asked_after.append(request.sender.finished.is_set()) or False  # type: ignore[method-assign,func-returns-value]
-    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs: iter([{"engine": "a"}]))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs, context: iter([{"engine": "a"}]))
     outcome(request)
     time.sleep(0.5)
     assert asked_after
@@ -559,9 +566,9 @@ def test_a_request_that_is_complete_is_let_go(words):
 
     adapter = make(FakePb(called), MUSIC_GENERATOR)
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         if words != "nothing":
-            adapter.call("speech_to_text", {"audio": text(words)})
+            adapter.call("speech_to_text", {"audio": text(words)}, context=context)
         yield {"engine": words}
 
     request = Passing()
@@ -584,7 +591,7 @@ def test_one_too_many_is_refused_at_once_and_told_when_to_come_back():
     adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=2, max_waiting=1)
     go_on = threading.Event()
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert go_on.wait(WAIT_S)
         yield {"engine": "a"}
 
@@ -610,7 +617,7 @@ def test_a_refused_call_on_a_lease_is_told_in_band():
     adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=1, max_waiting=0)
     go_on = threading.Event()
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert go_on.wait(WAIT_S)
         yield {"engine": "a"}
 
@@ -628,7 +635,7 @@ def test_one_that_was_cancelled_before_it_came_takes_no_place():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
     go_on = threading.Event()
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         assert go_on.wait(WAIT_S)
         return {"prompt": inputs["text"]}
 
@@ -660,7 +667,7 @@ def test_an_error_without_a_code_of_its_own_is_for_the_log_alone():
     class LibraryError(AttuneError):
         """Of a room of ours, and no part of the protocol."""
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         raise LibraryError("/models/music_generator/1/musicgen holds no checkpoint")
 
     pb = FakePb()
@@ -676,7 +683,7 @@ def test_those_who_wait_are_served_in_their_order():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=9)
     begun: list[bytes] = []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         begun.append(inputs["text"][0])
         time.sleep(0.01)
         return {"prompt": inputs["text"]}
@@ -688,7 +695,7 @@ def test_those_who_wait_are_served_in_their_order():
 
 
 def test_a_busy_engine_tells_when_to_come_back_too():
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         raise ServerBusy("64 requests wait already")
         yield {}
 
@@ -703,7 +710,7 @@ def test_a_request_that_cannot_be_read_fails_alone():
             raise ValueError("unexpected end of a BYTES tensor")
 
     broken, good = Broken(), FakeRequest(text=text("a"))
-    make(FakePb()).answer_concurrently([broken, good], lambda inputs: {"prompt": inputs["text"]})
+    make(FakePb()).answer_concurrently([broken, good], lambda inputs, context: {"prompt": inputs["text"]})
     assert isinstance(outcome(broken), ServerError)
     assert outcome(good).arrays() == {"prompt": [b"a"]}
 
@@ -730,7 +737,7 @@ def test_numbers_that_are_none_are_an_error_going_out_and_coming_in(spec, output
     answered = FakeResponse([FakeTensor(name, np.array(value, np.float32)) for name, value in outputs.items()])
     called = make(FakePb(lambda name, inputs: iter([answered]) if spec.decoupled else answered))
     with pytest.raises(ServerError, match=fault):
-        next(called.call_stream(spec.name, {})) if spec.decoupled else called.call(spec.name, {})
+        list((called.call_stream if spec.decoupled else called.call)(spec.name, {}, context=UNLIMITED))
 
 
 def test_what_rounding_adds_to_a_limit_is_allowed():

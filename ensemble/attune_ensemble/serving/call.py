@@ -20,7 +20,7 @@ import numpy.typing as npt
 from attune_client.protocol.errors import RequestCancelled, RequestTimeout
 from attune_ensemble.tensors import Tensors
 
-__all__ = ["Call", "CallContext", "CallStream"]
+__all__ = ["UNLIMITED", "Call", "CallContext", "CallStream"]
 
 Listening = Callable[[Callable[[], None]], AbstractContextManager[None]]
 """While the returned context lasts, the function that was handed over is called as soon as nobody waits any more."""
@@ -61,11 +61,15 @@ class CallContext:
         if self.left_s() == 0.0:
             raise RequestTimeout(f"the deadline passed before {what} was done")
         if self.is_cancelled():
-            raise RequestCancelled("whoever asked gave up, or vanished")
+            raise RequestCancelled("whoever asked gave up, vanished, or came to the deadline")
 
     def for_stage(self, name: str) -> Self:
         """The context of the model `name` when it is called for this request: the same, under a longer id."""
         return replace(self, request_id=f"{self.request_id}/{name}")
+
+
+UNLIMITED = CallContext()
+"""For work that belongs to no request: it may take as long as it takes."""
 
 
 class Call(Protocol):
