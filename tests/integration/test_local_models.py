@@ -30,6 +30,7 @@ pytestmark = pytest.mark.server
 REPOSITORY = ROOT / "model_repository"
 TIMES = {"transcribe_s", "recognise_s", "prompt_s"}
 TOLERANCE = 1e-5
+HARP = '{"tempo_bpm": 60, "mode": "lydian", "tonic": "F", "instruments": ["harp"], "dynamics": "p"}'
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,12 @@ def test_a_narration_of_several_segments_is_heard_alike(local, client, samples):
     "wish",
     [
         {"text": texts("rain on the window, and nowhere to be")},
-        {"text": texts("a quiet evening after a long day".encode())},
+        {"text": texts(b"a quiet evening after a long day")},
         {"emotion": texts("calm"), "vad": np.array([4.0, 1.5, 3.5], np.float32)},
-        {"music_spec": texts('{"tempo_bpm": 60, "mode": "lydian", "tonic": "F", "instruments": ["harp"], "dynamics": "p"}')},
+        {"music_spec": texts(HARP)},
     ],
     ids=["text", "bytes", "emotion", "specification"],
-)  # fmt: skip
+)
 def test_a_wish_becomes_the_same_prompt(local, client, wish):
     assert_same_answer(local, client, models.MUSIC_PROMPT, wish)
 

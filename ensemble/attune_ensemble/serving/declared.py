@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import ServerError
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import ModelSpec, TensorSpec
 from attune_ensemble.tensors import Tensors
 
 __all__ = ["Outputs", "declared_array", "declared_outputs", "require_sound"]
@@ -26,15 +26,8 @@ def declared_outputs(model: ModelSpec, outputs: Outputs) -> Tensors:
 
 
 def declared_array(spec: TensorSpec, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """The value in the declared type, text as bytes; a scalar becomes [1]."""
-    array = np.ascontiguousarray(np.asarray(value, dtype=spec.dtype.numpy))
-    return _encoded(array) if spec.dtype is DType.BYTES else array
-
-
-def _encoded(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    encoded = np.empty_like(texts)
-    encoded.flat = [text.encode() if isinstance(text, str) else text for text in texts.flat]
-    return encoded
+    """The value in the declared type; a scalar becomes [1]."""
+    return np.ascontiguousarray(np.asarray(value, dtype=spec.dtype.numpy))
 
 
 def require_sound(model: ModelSpec, outputs: Tensors) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
@@ -37,7 +38,7 @@ from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_client.protocol.tensors import ModelSpec
 from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import EMBEDDED, read_config
-from attune_ensemble.serving.declared import declared_array, declared_outputs
+from attune_ensemble.serving.declared import declared_outputs
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
 from attune_ensemble.tensors import Tensors
@@ -46,7 +47,7 @@ __all__ = ["LocalModels"]
 
 
 class LocalModels:
-    """The models of an exported repository; each is loaded when it is first asked for. Safe to use from several threads.
+    """The models of an exported repository, each loaded when it is first asked for; safe to use from several threads.
 
     Args:
         repository: the folder that `attune export` has completed.
@@ -102,7 +103,7 @@ class LocalModels:
             context.check(name)
             outputs = service.answer(given, context=context)
             context.check(name)
-            return declared_outputs(model, outputs)
+            return _as_sent(declared_outputs(model, outputs))
 
     def call_stream(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], /, *, context: CallContext = UNLIMITED
@@ -124,7 +125,7 @@ class LocalModels:
                 for outputs in responses:
                     context.check(name)
                     if outputs:
-                        yield declared_outputs(model, outputs)
+                        yield _as_sent(declared_outputs(model, outputs))
 
     def _service(self, name: str) -> Service:
         with self._loading:
@@ -193,12 +194,23 @@ def _begin(
 ) -> tuple[Tensors, CallContext]:
     """The request's tensors, checked, and its context; the deadline goes from the former to the latter."""
     check_inputs(model, inputs)
-    given = {name: declared_array(model.input(name), array) for name, array in inputs.items()}
+    given = _as_sent(inputs)
     if (deadline := given.pop(DEADLINE.name, None)) is None:
         return given, context
     asked = CallContext.within(check_deadline(deadline.flat[0]))
     sooner = min((asked, context), key=lambda one: math.inf if one.deadline is None else one.deadline)
     return given, replace(context, deadline=sooner.deadline)
+
+
+def _as_sent(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    """The tensors as they arrive by way of a server: text as bytes."""
+    return {name: _encoded(array) if array.dtype == np.object_ else array for name, array in tensors.items()}
+
+
+def _encoded(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    encoded = np.empty(texts.size, np.object_)
+    encoded[:] = [text.encode() if isinstance(text, str) else text for text in texts.flat]
+    return encoded.reshape(texts.shape)
 
 
 @contextlib.contextmanager
