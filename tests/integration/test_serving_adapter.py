@@ -292,6 +292,68 @@ def test_a_deadline_ends_the_work_too(client, server):
     assert has_stopped(server)
 
 
+def seconds(value: float) -> grpc.InferInput:
+    tensor = grpc.InferInput("deadline_s", [1], "FP32")
+    return tensor.set_data_from_numpy(np.array([value], np.float32))
+
+
+def timed_out(take: Callable[[], Any]) -> tuple[int, str]:
+    """How many responses came before the error, and what it says."""
+    responses: list[Any] = []
+    with pytest.raises(InferenceServerException) as caught:
+        responses.extend(iter(take, None))
+    error = from_wire(caught.value.message())
+    assert isinstance(error, RequestTimeout)
+    return len(responses), str(error)
+
+
+@pytest.mark.parametrize("words", ["calm", "mute"])
+def test_a_request_that_comes_to_its_deadline_ends_in_the_middle_and_so_does_the_called_model(client, server, words):
+    made = chunks_made(server)
+    take = start_stream(client, "music_therapy", [text("audio", words), seconds(2 * SLOW_S)])
+    responses, told = timed_out(take)
+    assert responses > 1 if words == "calm" else responses == 1
+    assert told in (f"the deadline passed before {model} was done" for model in ("music_generator", "music_therapy"))
+    wait_until(lambda: has_stopped(server))
+    assert 0 < chunks_made(server) - made < 2 * SLOW_S / CHUNK_S
+
+
+@pytest.mark.parametrize("model", ["music_therapy", "music_generator"])
+def test_a_request_without_time_begins_nothing(client, server, model):
+    made = chunks_made(server)
+    inputs = {"music_therapy": ["audio"], "music_generator": ["prompt", "music_spec"]}[model]
+    take = start_stream(client, model, [*(text(name, "calm") for name in inputs), seconds(1e-6)])
+    assert timed_out(take) == (0, f"the deadline passed before {model} was done")
+    assert chunks_made(server) == made
+
+
+def test_whoever_waits_beyond_his_deadline_gives_his_place_to_the_next(client, server):
+    with ThreadPoolExecutor(AT_WORK) as pool:
+        at_work = [pool.submit(describe, client, "long") for _ in range(AT_WORK)]
+        time.sleep(SLOW_S / 2)
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("music_prompt", [text("text", "late"), seconds(SLOW_S / 2)], client_timeout=WAIT_S)
+        assert isinstance(from_wire(caught.value.message()), RequestTimeout)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert not any(answer.done() for answer in at_work)
+        assert describe(client, "the next") == "the next"
+        assert [answer.result() for answer in at_work] == ["long"] * AT_WORK
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 3_601.0])
+def test_a_deadline_out_of_range_is_refused(client, value):
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("music_prompt", [text("text", "calm"), seconds(value)], client_timeout=WAIT_S)
+    assert isinstance(from_wire(caught.value.message()), InvalidOption)
+    assert "deadline_s must lie above 0" in caught.value.message()
+
+
+def test_the_log_names_a_request_by_the_id_that_its_client_gave_it(client, server):
+    with pytest.raises(InferenceServerException):
+        client.infer("music_prompt", [text("text", "calm"), seconds(1e-6)], request_id="narration-7")
+    wait_until(lambda: "music_prompt: not done in time: request narration-7" in server.log_file.read_text())
+
+
 def test_nothing_is_begun_for_a_client_that_went_while_its_answer_was_made(client, server):
     start_therapy(client, "long")
     made = chunks_made(server)

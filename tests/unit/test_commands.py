@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from attune_client import cli
 from attune_client.commands import analysis, audio_output, listing, playing
 from attune_client.commands.audio_output import AudioOutput, Destination
-from attune_client.protocol.errors import ServerError, SilentAudio, UnreadableFile
+from attune_client.protocol.errors import RequestTimeout, ServerError, SilentAudio, UnreadableFile
 from attune_client.results import VAD, ModelStatus, MusicPrompt, Segment, SpeechEmotion
 
 RATE = 32_000
@@ -603,6 +603,25 @@ def test_what_becomes_of_other_languages_reaches_the_client(client, folder):
     assert attune("play", "speech.wav", "--other-languages", "voice").exit_code == 0
     assert client.asked[0]["other_languages"] == "voice"
     assert attune("play", "speech.wav", "-f", "--other-languages", "guess").exit_code == 2
+
+
+def test_a_deadline_reaches_the_client_and_one_out_of_range_does_not(client, folder):
+    assert attune("play", "speech.wav", "--deadline", "2.5").exit_code == 0
+    assert client.asked[0]["deadline_s"] == 2.5
+    for seconds in ("0", "-1", "3601", "nan", "soon"):
+        for command in ("play", "analyse"):
+            result = attune(command, "speech.wav", "--deadline", seconds)
+            assert result.exit_code == 2
+            assert "--deadline" in result.stderr
+    assert len(client.asked) == 1
+
+
+def test_a_deadline_that_passed_is_one_line_and_what_came_before_is_kept(client, folder):
+    client.chunks = [np.zeros((RATE, 2), np.float32), RequestTimeout("the deadline passed before the music was done")]
+    result = attune("play", "speech.wav", "--deadline", "2.5")
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last == "Error: the deadline passed before the music was done; 1.0 s of music were kept in music.wav"
 
 
 def test_a_specification_that_is_nested_too_deep_is_refused_in_one_line(client, folder):

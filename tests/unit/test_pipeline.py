@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, NoSpeech, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import (
+    InvalidOption,
+    NoSpeech,
+    RequestCancelled,
+    RequestTimeout,
+    ServerError,
+    StreamEndedEarly,
+)
 from attune_client.protocol.models import (
     EMOTION_CLASSIFIER,
     MUSIC_GENERATOR,
@@ -14,7 +21,7 @@ from attune_client.protocol.models import (
     SPEECH_EMOTION,
 )
 from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
-from attune_ensemble.serving.call import UNLIMITED
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.tensors import bytes_tensor
 
 LABELS = [f"emotion {i}" for i in range(40)]
@@ -27,9 +34,12 @@ class FakeServer:
     def __init__(self, num_segments: int) -> None:
         self.num_segments = num_segments
         self.calls: list[tuple[str, dict[str, np.ndarray]]] = []
+        self.contexts: list[CallContext] = []
 
     def __call__(self, model, inputs, *, context):
+        context.check(model)
         self.calls.append((model, dict(inputs)))
+        self.contexts.append(context)
         return getattr(self, model)(inputs)
 
     def speech_to_text(self, inputs):
@@ -128,12 +138,14 @@ class FakeGenerator:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.asked: list[dict[str, np.ndarray]] = []
+        self.contexts: list[CallContext] = []
         self.closed = 0
 
     def __call__(self, model, inputs, *, context):
         assert model == "music_generator"
         assert {tensor.name for tensor in MUSIC_GENERATOR.inputs} >= set(inputs)
         self.asked.append(inputs)
+        self.contexts.append(context)
         if inputs.get("engine", [b""])[0] == b"theremin":
             raise InvalidOption("no theremin")
         announcement = {"engine": bytes_tensor("counter"), "sample_rate": np.array([10])}
@@ -178,6 +190,33 @@ def test_an_option_that_the_engine_does_not_take_costs_no_transcription():
     with pytest.raises(InvalidOption, match="no theremin"):
         next(responses)
     assert server.calls == []
+
+
+def test_every_stage_works_in_the_context_of_the_request():
+    context = CallContext.within(60.0)
+    responses, server, generator = therapy(context=context, audio=AUDIO)
+    list(responses)
+    assert len(server.contexts) == 4
+    assert len(generator.contexts) == 2
+    assert all(handed_on is context for handed_on in server.contexts + generator.contexts)
+
+
+@pytest.mark.parametrize("stages", range(4))
+def test_no_stage_begins_when_the_request_is_over(stages):
+    """What is cancelled, or comes to its deadline, while a stage is at work, is noticed before the next one."""
+    server = FakeServer(1)
+    context = CallContext(is_cancelled=lambda: len(server.calls) == stages)
+    responses, _server, generator = therapy(server=server, context=context, audio=AUDIO)
+    with pytest.raises(RequestCancelled):
+        list(responses)
+    names = ["speech_to_text", "emotion_recognition", "emotion_classifier", "music_prompt"]
+    assert [name for name, _ in server.calls] == names[:stages]
+    assert len(generator.asked) == 1  # for its choices; it plays nothing
+
+
+def test_a_request_without_time_ends_as_timed_out():
+    with pytest.raises(RequestTimeout, match="before speech_to_text was done"):
+        recognise_speech(AUDIO, LABELS, FakeServer(1), context=CallContext.within(0.0))
 
 
 @pytest.mark.parametrize("seconds", [0, 1])

@@ -131,13 +131,17 @@ class FakePb:
 
     def __init__(self, called: Callable[[str, dict[str, np.ndarray]], Any] | None = None) -> None:
         self.Logger = FakeLogger()
+        self.request_ids: list[str] = []
         self._called = called
 
     def PreferredMemory(self, kind: int, device: int) -> tuple[int, int]:  # noqa: N802
         return kind, device
 
-    def InferenceRequest(self, *, model_name: str, inputs: list[FakeTensor], **_: Any) -> Any:  # noqa: N802
+    def InferenceRequest(  # noqa: N802
+        self, *, model_name: str, request_id: str, inputs: list[FakeTensor], **_: Any
+    ) -> Any:
         answer = self._called
+        self.request_ids.append(request_id)
         arrays = {tensor.name(): tensor.as_numpy() for tensor in inputs}
 
         class Request:
@@ -582,6 +586,230 @@ def test_a_request_that_is_complete_is_let_go(words):
             time.sleep(0.02)
     finally:
         gc.enable()
+
+
+# --- deadlines ---
+
+NO_TIME_S, LITTLE_S, ENOUGH_S = 1e-9, 0.2, 60.0
+
+
+def seconds(value: float) -> np.ndarray:
+    return np.array([value], np.float32)
+
+
+def test_a_deadline_that_is_over_at_once_is_refused_before_anything_is_done():
+    begun: list[Any] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        begun.append(inputs)
+        return {}
+
+    request = FakeRequest(text=text("a"), deadline_s=seconds(NO_TIME_S))
+    make(FakePb()).answer_concurrently([request], describe)
+    ended = outcome(request)
+    assert isinstance(ended, RequestTimeout)
+    assert str(ended) == "the deadline passed before music_prompt was done"
+    assert request.sender.sent[-1].error().code() == FakeTritonError.UNAVAILABLE
+    assert not begun
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, -1.0, np.nan, np.inf, 3_601.0])
+def test_a_deadline_out_of_range_is_refused(deadline_s):
+    request = FakeRequest(text=text("a"), deadline_s=seconds(deadline_s))
+    make(FakePb()).answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    ended = outcome(request)
+    assert isinstance(ended, InvalidOption)
+    assert str(ended).startswith("deadline_s must lie above 0 and at most at 3600, not ")
+
+
+def test_a_deadline_is_for_the_adapter_and_what_is_left_of_it_for_the_service():
+    left_s: list[float | None] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        assert set(inputs) == {"text"}
+        left_s.append(context.left_s())
+        return {"prompt": inputs["text"]}
+
+    for deadline in ({"deadline_s": seconds(ENOUGH_S)}, {}):
+        request = FakeRequest(text=text("a"), **deadline)
+        make(FakePb()).answer_concurrently([request], describe)
+        outcome(request)
+    assert left_s[1] is None
+    assert left_s[0] is not None
+    assert ENOUGH_S - WAIT_S < left_s[0] <= ENOUGH_S
+
+
+def test_a_called_model_gets_what_is_left_and_an_id_where_it_takes_them():
+    given: dict[str, dict[str, np.ndarray]] = {}
+
+    def called(name: str, inputs: dict[str, np.ndarray]) -> FakeResponse:
+        given[name] = inputs
+        return FakeResponse([])
+
+    pb = FakePb(called)
+    adapter = make(pb)
+    context = CallContext(deadline=time.monotonic() + ENOUGH_S, request_id="narration")
+    adapter.call("speech_to_text", {"audio": text("a")}, context=context)
+    adapter.call("text_tokenizer", {"transcript": text("a")}, context=context)
+    (left_s,) = given["speech_to_text"]["deadline_s"]
+    assert ENOUGH_S - WAIT_S < left_s <= ENOUGH_S
+    assert set(given["text_tokenizer"]) == {"transcript"}
+    assert pb.request_ids == ["narration/speech_to_text", "narration/text_tokenizer"]
+
+
+def test_no_model_is_called_for_a_request_that_is_over():
+    called: list[str] = []
+    adapter = make(FakePb(lambda name, inputs: called.append(name)))
+    with pytest.raises(RequestTimeout, match="before text_tokenizer was done"):
+        adapter.call("text_tokenizer", {"transcript": text("a")}, context=CallContext.within(0.0))
+    with pytest.raises(RequestTimeout, match="before music_generator was done"):
+        next(adapter.call_stream("music_generator", {"prompt": text("a")}, context=CallContext.within(0.0)))
+    assert not called
+
+
+@pytest.mark.parametrize("name", ["speech_to_text", "emotion_recognition"])
+def test_a_model_that_blocks_holds_its_caller_until_the_deadline(name, dead):
+    adapter = make(FakePb(dead))
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        return adapter.call(name, {}, context=context)
+
+    request = FakeRequest(deadline_s=seconds(LITTLE_S))
+    adapter.answer_concurrently([request], describe)
+    ended = outcome(request)
+    assert isinstance(ended, RequestTimeout)
+    assert str(ended) in (f"the deadline passed before {stage} was done" for stage in (name, "music_prompt"))
+    assert not is_held(dead.lease or f"1-1-{'0' * 32}")
+
+
+@pytest.mark.parametrize("responses", [0, 2])
+def test_a_stream_that_waits_for_a_model_ends_at_the_deadline(responses, dead):
+    dead._responses = responses
+    adapter = make(FakePb(dead), MUSIC_GENERATOR)
+
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from adapter.call_stream("music_generator", {"prompt": text("a")}, context=context)
+
+    request = FakeRequest(deadline_s=seconds(LITTLE_S))
+    adapter.stream([request], play)
+    assert isinstance(outcome(request), RequestTimeout)
+    assert [response.has_error() for response in request.sender.sent] == [False] * responses + [True]
+    assert not is_held(dead.lease)
+
+
+def test_a_stream_makes_no_chunk_after_the_deadline():
+    def wait_in_the_middle(index: int) -> None:
+        if index == 3:
+            time.sleep(2 * LITTLE_S)
+
+    chunks = Counting(wait_in_the_middle)
+    with Lease() as lease:
+        alone = FakeRequest(deadline_s=seconds(LITTLE_S))
+        make(FakePb(), MUSIC_GENERATOR).stream([alone], chunks)
+        assert isinstance(outcome(alone), RequestTimeout)
+        assert chunks.closed.is_set()
+        assert (len(alone.sender.sent), chunks.made) == (4, 4)
+        called = FakeRequest(deadline_s=seconds(NO_TIME_S), lease=text(lease.token))
+        make(FakePb(), MUSIC_GENERATOR).stream([called], chunks)
+        assert called.sender.finished.wait(WAIT_S)
+        (told,) = called.sender.sent[-1].arrays()[ERROR]
+        assert isinstance(from_wire(told), RequestTimeout)
+
+
+def test_whoever_waits_for_a_place_waits_until_the_deadline_and_the_others_are_not_hurt():
+    adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
+    go_on, begun = threading.Event(), []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        begun.append(inputs["text"][0])
+        assert go_on.wait(WAIT_S)
+        return {"prompt": inputs["text"]}
+
+    at_work = FakeRequest(text=text("a"))
+    late = FakeRequest(text=text("b"), deadline_s=seconds(LITTLE_S))
+    next_one = FakeRequest(text=text("c"), deadline_s=seconds(ENOUGH_S))
+    adapter.answer_concurrently([at_work, late], describe)
+    assert isinstance(outcome(late), RequestTimeout)  # though the first is still at work
+    adapter.answer_concurrently([next_one], describe)  # its place is free
+    go_on.set()
+    assert outcome(at_work).arrays() == {"prompt": [b"a"]}
+    assert outcome(next_one).arrays() == {"prompt": [b"c"]}
+    assert begun == [b"a", b"c"]
+
+
+def test_an_answer_that_comes_after_the_deadline_is_none():
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        while context.left_s():
+            time.sleep(0.01)
+        return {"prompt": inputs["text"]}
+
+    request = FakeRequest(text=text("a"), deadline_s=seconds(LITTLE_S))
+    make(FakePb()).answer_concurrently([request], describe)
+    assert isinstance(outcome(request), RequestTimeout)
+
+
+@pytest.mark.parametrize(("given", "logged"), [("a" * 1_000, "a" * 100), ("one\ntwo", r"'one\ntwo'"), ("é 7", "é 7")])
+def test_the_log_names_the_request(given, logged):
+    pb = FakePb()
+    request = FakeRequest(request_id=given, text=text("a"), deadline_s=seconds(NO_TIME_S))
+    make(pb).answer_concurrently([request], lambda inputs, context: {})
+    outcome(request)
+    reason = "the deadline passed before music_prompt was done"
+    assert pb.Logger.lines == [f"music_prompt: not done in time: request {logged}: {reason}"]
+
+
+def test_a_request_without_an_id_gets_one():
+    ids: list[str] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        ids.append(context.request_id)
+        return {}
+
+    requests = [FakeRequest(), FakeRequest()]
+    make(FakePb()).answer_concurrently(requests, describe)
+    for request in requests:
+        outcome(request)
+    assert all(ids)
+    assert len(set(ids)) == 2
+
+
+# --- a model that is unloaded ---
+
+
+class FakeGauges:
+    """Stands for Triton's metric families, and keeps what was last written."""
+
+    GAUGE = "gauge"
+
+    def __init__(self, **_: Any) -> None:
+        self.value = 0.0
+
+    def Metric(self, labels: dict[str, str]) -> FakeGauges:  # noqa: N802
+        return self
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+def test_closing_ends_every_thread_of_the_adapter(monkeypatch):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._METRICS_PERIOD_S", 0.01)
+    before = set(threading.enumerate())
+    pb = FakePb()
+    pb.MetricFamily = FakeGauges  # type: ignore[attr-defined]
+    adapter, read = make(pb), threading.Event()
+    adapter.publish({"slots": "that play"}, lambda: read.set() or {"slots": 1.0})  # type: ignore[func-returns-value]
+    request = FakeRequest(text=text("a"))
+    adapter.answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    outcome(request)
+    assert read.wait(WAIT_S)
+    watch, metrics = (
+        next(thread for thread in set(threading.enumerate()) - before if thread.name == f"music_prompt-{work}")
+        for work in ("watch", "metrics")
+    )
+    adapter.close()
+    assert not watch.is_alive()
+    assert not metrics.is_alive()
+    assert pb.Logger.lines == ["music_prompt: released"]
 
 
 # --- one too many is told so at once ---

@@ -9,8 +9,8 @@
             return self.triton.answer_concurrently(requests, self.service.answer)
 
         def finalize(self):
-            self.triton.close()
             self.service.close()
+            self.triton.close()
 
 The function that is handed over takes the request's tensors by name, and the context that it works in (`call`); it
 returns, or yields, the response's tensors by name. What it raises becomes that request's own error response; the other

@@ -18,5 +18,5 @@ class TritonPythonModel:
         self.triton.answer_concurrently(requests, self.service.answer)
 
     def finalize(self) -> None:
-        self.triton.close()
         self.service.close()
+        self.triton.close()

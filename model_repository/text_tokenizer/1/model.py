@@ -20,5 +20,5 @@ class TritonPythonModel:
         return self.triton.answer(requests, partial(self.service.answer, context=UNLIMITED))
 
     def finalize(self) -> None:
-        self.triton.close()
         self.service.close()
+        self.triton.close()

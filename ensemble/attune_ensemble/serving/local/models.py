@@ -12,7 +12,6 @@ is for is missing: several processes, batches of several requests, bounded queue
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -97,8 +96,9 @@ class LocalModels:
         model = _declaration(name)
         if model.decoupled:
             raise InvalidRequest(f"{name} answers by a stream, and not at once")
-        given, context = _begin(model, inputs, context)
+        given = _received(model, inputs)
         service = self._service(name)
+        context = _limited(context, given.pop(DEADLINE.name, None))
         with _failures_of(name):
             context.check(name)
             outputs = service.answer(given, context=context)
@@ -117,8 +117,9 @@ class LocalModels:
         if not model.decoupled:
             yield self.call(name, inputs, context=context)
             return
-        given, context = _begin(model, inputs, context)
+        given = _received(model, inputs)
         service = self._service(name)
+        context = _limited(context, given.pop(DEADLINE.name, None))
         with _failures_of(name):
             context.check(name)
             with contextlib.closing(service.answer(given, context=context)) as responses:
@@ -189,17 +190,19 @@ def _declaration(name: str) -> ModelSpec:
     return MODELS[name]
 
 
-def _begin(
-    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext
-) -> tuple[Tensors, CallContext]:
-    """The request's tensors, checked, and its context; the deadline goes from the former to the latter."""
+def _received(model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    """The tensors of a request; `InvalidOption` where they are not the model's."""
     check_inputs(model, inputs)
-    given = _as_sent(inputs)
-    if (deadline := given.pop(DEADLINE.name, None)) is None:
-        return given, context
-    asked = CallContext.within(check_deadline(deadline.flat[0]))
-    sooner = min((asked, context), key=lambda one: math.inf if one.deadline is None else one.deadline)
-    return given, replace(context, deadline=sooner.deadline)
+    return _as_sent(inputs)
+
+
+def _limited(context: CallContext, deadline_s: npt.NDArray[np.float32] | None) -> CallContext:
+    """The context with the deadline that the request asks for, if it has one and that is the sooner one."""
+    if deadline_s is None:
+        return context
+    asked = CallContext.within(check_deadline(deadline_s.flat[0])).deadline
+    assert asked is not None
+    return replace(context, deadline=asked if context.deadline is None else min(asked, context.deadline))
 
 
 def _as_sent(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
