@@ -12,9 +12,9 @@ from typing import Any
 from attune_client.protocol.checks import check_complete, check_duration, check_seed
 from attune_client.protocol.models import DEFAULT_MUSIC_S
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.registry import EngineOptions, create_engine
-from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.tensors import Tensors, text_of
 
 DRAWN_SEED_BITS = 53
