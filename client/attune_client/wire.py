@@ -15,13 +15,14 @@ import numpy.typing as npt
 from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from attune_client.protocol.bounds import MAX_AUDIO_BYTES
 from attune_client.protocol.checks import (
     check_duration,
-    check_number,
     check_other_languages,
     check_seed,
     check_sources,
     check_text,
+    check_timeout,
     check_vad,
     printable,
     quote,
@@ -37,7 +38,6 @@ from attune_client.protocol.errors import (
     UnreadableFile,
     from_wire,
 )
-from attune_client.protocol.models import MAX_AUDIO_BYTES
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
@@ -48,9 +48,6 @@ SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
 
 Tensors = dict[str, npt.NDArray[Any]]
-
-MAX_TIMEOUT_S = 1e6
-"""Longest timeout, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -67,8 +64,7 @@ _Answer = TypeVar("_Answer")
 def check_connection(url: str, timeout_s: float) -> None:
     """Raise `InvalidOption` for an address or a timeout that no connection can use."""
     check_text("url", url)
-    if not 0 < check_number("timeout_s", timeout_s) <= MAX_TIMEOUT_S:
-        raise InvalidOption(f"timeout_s must lie above 0 and at most at {MAX_TIMEOUT_S:,.0f} s, not {timeout_s:g}")
+    check_timeout(timeout_s)
 
 
 def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:

@@ -24,7 +24,8 @@ from torch.export import Dim
 from torch.nn import functional
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
-from attune_client.protocol.models import MAX_SEGMENT_S, MAX_TOKENS, SPEECH_SAMPLE_RATE
+from attune_client.protocol.bounds import MAX_SEGMENT_S, MAX_TOKENS
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_export.errors import ExportError
 from attune_training.config import TextTowerConfig
 from attune_training.models.layers import masked_mean

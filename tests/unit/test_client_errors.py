@@ -23,7 +23,8 @@ import attune_client
 from attune_client import AsyncAttuneClient, AsyncMusicStream, AttuneClient, AttuneError, MusicSpec, MusicStream, wire
 from attune_client import client as client_module
 from attune_client.protocol import errors
-from attune_client.protocol.checks import LENGTH_TOLERANCE_S, quote
+from attune_client.protocol.bounds import LENGTH_TOLERANCE_S
+from attune_client.protocol.checks import quote
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MUSIC_GENERATOR, MUSIC_PROMPT
 from attune_client.results import VAD, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import audio_tensor, therapy_inputs

@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from typing import Any
 
+from attune_client.protocol.bounds import DEFAULT_MUSIC_S
 from attune_client.protocol.checks import check_complete, check_duration, check_seed
-from attune_client.protocol.models import DEFAULT_MUSIC_S
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
