@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
 
 __all__ = ["VAD", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
-
-Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class SpeechEmotion:
             emotion=_text(tensors, "emotion"),
             probabilities=_probabilities(tensors),
             segments=tuple(
-                Segment(float(start), float(end), words.decode(), VAD.from_array(vad), emotion.decode())
+                Segment(float(start), float(end), decode(words), VAD.from_array(vad), decode(emotion))
                 for start, end, words, vad, emotion in path
             ),
             transcribe_s=_number(tensors, "transcribe_s"),
@@ -246,7 +245,7 @@ class ModelStatus:
 
 def _probabilities(tensors: Tensors) -> dict[str, float]:
     pairs = zip(tensors["emotion_labels"], tensors["emotion_probabilities"], strict=True)
-    return {label.decode(): float(probability) for label, probability in pairs}
+    return {decode(label): float(probability) for label, probability in pairs}
 
 
 def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
@@ -256,8 +255,7 @@ def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
 
 
 def _text(tensors: Tensors, name: str) -> str:
-    value: bytes = tensors[name][0]
-    return value.decode()
+    return text_of(tensors[name])
 
 
 def _number(tensors: Tensors, name: str) -> float:

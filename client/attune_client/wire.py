@@ -31,6 +31,7 @@ from attune_client.protocol.errors import (
     AttuneError,
     AudioTooLong,
     InvalidOption,
+    InvalidRequest,
     RequestCancelled,
     RequestTimeout,
     ServerError,
@@ -39,15 +40,13 @@ from attune_client.protocol.errors import (
     from_wire,
 )
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import DType, ModelSpec, Tensors, TensorSpec, bytes_tensor
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
 
 SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
-
-Tensors = dict[str, npt.NDArray[Any]]
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -99,11 +98,6 @@ def _read_audio(audio: Any) -> bytes:
     if not isinstance(encoded, bytes):
         raise InvalidOption(f"audio must be open for reading bytes (mode 'rb'), and gave a {type(encoded).__name__}")
     return encoded
-
-
-def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
-    """A BYTES tensor [1]."""
-    return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
 def text_inputs(text: str) -> Tensors:
@@ -202,11 +196,11 @@ def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
     return values
 
 
-def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) -> _Answer:
+def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
     """A result made of an answer's tensors; `ServerError` when they are not those of this protocol."""
     try:
         answer: _Answer = kind.from_tensors(tensors)  # type: ignore[attr-defined]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, InvalidRequest) as error:
         raise ServerError(
             f"the server's answer is not one of this protocol ({error!r}); is its version of Attune another one?"
         ) from error

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from attune_client.protocol.checks import check_complete, check_sources, check_vad
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import EMOTION_CLASSIFIER, REGRESSOR_MAX_BATCH
+from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
 from attune_client.protocol.version import version
-from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
 __all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
 

@@ -320,6 +320,12 @@ def test_an_answer_of_another_version_is_a_server_error(kind, name):
         wire.read_answer(kind, {})
 
 
+def test_an_answer_whose_text_is_none_is_the_server_s_fault():
+    broken = SESSION | {"prompt": np.array([b"\xff"], dtype=np.object_)}
+    with pytest.raises(errors.ServerError, match="not one of this protocol"):
+        wire.read_answer(TherapySession, broken)
+
+
 def chunks(count, end=None):
     yield SESSION
     yield from ({"music": np.zeros((32_000, 2), np.float32)} for _ in range(count))

@@ -13,8 +13,8 @@ from attune_client.protocol.models import (
     MUSIC_THERAPY,
     SPEECH_EMOTION,
 )
+from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
-from attune_ensemble.tensors import bytes_tensor
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)

@@ -8,11 +8,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attune_client.protocol import bounds, errors, models
 from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS, MUSIC_GENERATOR
 from attune_client.protocol.sampling import SamplingSettings
+from attune_client.protocol.tensors import bytes_tensor, decode, text_of
 from attune_training import config as training
 from attune_training.evaluation import segments as training_segments
 
@@ -108,6 +110,21 @@ def test_the_ground_floor_imports_no_client():
         "import attune_client.protocol.models, attune_client.protocol.errors, sys; print('tritonclient' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# --- BYTES tensors ---
+
+
+def test_texts_and_files_travel_as_bytes():
+    tensor = bytes_tensor("héllo", b"RIFF\xff")
+    assert (tensor.dtype, tensor.tolist()) == (np.object_, ["héllo".encode(), b"RIFF\xff"])
+    assert text_of(tensor) == decode("héllo") == "héllo"
+    assert text_of(np.array([["a", "b"]], np.object_)) == "a"
+
+
+def test_bytes_that_are_no_text_are_the_request_s_fault():
+    with pytest.raises(errors.InvalidRequest, match="not UTF-8"):
+        text_of(bytes_tensor(b"\xff"))
 
 
 # --- bounds ---

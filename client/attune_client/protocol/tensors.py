@@ -1,4 +1,4 @@
-"""The vocabulary of the protocol: element types, tensors and models, as small frozen objects."""
+"""The vocabulary of the protocol: element types, tensors and models, as small frozen objects; and BYTES as text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from attune_client.protocol.errors import InvalidRequest
+
+Tensors = dict[str, npt.NDArray[Any]]
+"""Tensors by name."""
 
 
 class DType(StrEnum):
@@ -91,3 +96,24 @@ def _named(tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:
         if tensor.name == name:
             return tensor
     raise KeyError(name)
+
+
+# --- BYTES tensors ---
+
+
+def bytes_tensor(*values: str | bytes) -> npt.NDArray[np.object_]:
+    """A BYTES tensor [N] of N texts or encoded files."""
+    return np.array([value.encode() if isinstance(value, str) else value for value in values], dtype=np.object_)
+
+
+def text_of(tensor: npt.NDArray[Any]) -> str:
+    """The first element of a BYTES tensor as text; `InvalidRequest` if it is not UTF-8."""
+    return decode(tensor.flat[0])
+
+
+def decode(value: bytes | str) -> str:
+    """One element of a BYTES tensor as text; `InvalidRequest` if it is not UTF-8."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("a text is not UTF-8") from error
