@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attune_client.protocol import bounds, errors, models
-from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS, MUSIC_GENERATOR
+from attune_client.protocol import bounds, errors, models, stages
+from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS, MUSIC_GENERATOR, MUSIC_THERAPY
 from attune_client.protocol.sampling import SamplingSettings
 from attune_client.protocol.tensors import bytes_tensor, decode, text_of
 from attune_training import config as training
@@ -110,6 +110,28 @@ def test_the_ground_floor_imports_no_client():
         "import attune_client.protocol.models, attune_client.protocol.errors, sys; print('tritonclient' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+# --- what a request passes through ---
+
+
+def test_every_step_of_an_ensemble_finds_its_inputs_and_all_outputs_are_made():
+    [ensemble] = [model for model in MODELS.values() if model.steps]
+    made = {tensor.name: tensor for tensor in ensemble.inputs}
+    for step in ensemble.steps:
+        assert MODELS[step.name] is step
+        for tensor in step.inputs:
+            assert (made[tensor.name].dtype, made[tensor.name].shape) == (tensor.dtype, tensor.shape), step.name
+        made |= {tensor.name: tensor for tensor in step.outputs}
+    assert all(made[tensor.name] == tensor for tensor in ensemble.outputs)
+
+
+def test_the_server_tells_its_time_for_every_stage_but_the_music():
+    *timed, play = stages.STAGES
+    assert play is stages.PLAY
+    assert play.time is None
+    told = [tensor for tensor in MUSIC_THERAPY.outputs if tensor in {stage.time for stage in timed}]
+    assert [tensor.name for tensor in told] == [f"{stage.name}_s" for stage in timed]
 
 
 # --- BYTES tensors ---

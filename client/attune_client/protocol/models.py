@@ -74,6 +74,11 @@ LANGUAGE_PROBABILITY = TensorSpec(
     "language_probability", _FP32, (1,), "how likely that language is, 0..1", limits=(0.0, 1.0)
 )
 
+# Of the stages (`attune_client.protocol.stages`).
+TRANSCRIBE_TIME = TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds")
+RECOGNISE_TIME = TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds")
+PROMPT_TIME = TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds")
+
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
     LANGUAGE,
@@ -87,8 +92,8 @@ _SPEECH_RESULTS = (
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
     TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
     TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
-    TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
-    TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
+    TRANSCRIBE_TIME,
+    RECOGNISE_TIME,
 )
 
 _SPEC_DOC = "JSON: tempo_bpm, mode, tonic, instruments, dynamics"
@@ -181,6 +186,8 @@ EMOTION_RECOGNITION = ModelSpec(
     inputs=(WAVEFORM, NUM_SAMPLES, SEGMENT_TEXT),
     outputs=(VAD, EMOTION_PROBABILITIES),
     max_batch_size=REGRESSOR_MAX_BATCH,
+    # The tokenizer, then the two regressors side by side, then the classifier.
+    steps=(TEXT_TOKENIZER, VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL, EMOTION_CLASSIFIER),
 )
 
 SENTENCE_ENCODER = ModelSpec(
@@ -223,7 +230,7 @@ MUSIC_THERAPY = ModelSpec(
     outputs=(
         *_SPEECH_RESULTS,
         *_PROMPT_RESULTS,
-        TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds"),
+        PROMPT_TIME,
         TensorSpec("server_version", _BYTES, (1,), "version of Attune that serves"),
         *_MUSIC_RESULTS,
     ),

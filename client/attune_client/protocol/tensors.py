@@ -74,6 +74,9 @@ class ModelSpec:
 
     `max_batch_size` 0 means that the model takes one request at a time and no batch dimension;
     `decoupled` means that one request is answered by a stream of responses.
+
+    `steps` make it an ensemble: the models that it runs, in an order in which each finds its inputs. A tensor keeps its
+    name all the way through, from the ensemble's inputs over the steps' own to its outputs.
     """
 
     name: str
@@ -81,6 +84,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int = 0
     decoupled: bool = False
+    steps: tuple[ModelSpec, ...] = ()
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""
