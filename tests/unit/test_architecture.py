@@ -36,7 +36,7 @@ ALLOWED = {
     ),
     "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
     "export/attune_weights": (),
-    "training/attune_training": (),
+    "training/attune_training": ("attune_weights",),
     "training/attune_training/models": ("attune_training.config",),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }
