@@ -30,6 +30,7 @@ from attune_export.errors import ExportError
 from attune_training.config import TextTowerConfig
 from attune_training.models.layers import masked_mean
 from attune_training.models.towers import MIN_SAMPLES, TextTower
+from attune_weights.files import whole_file
 
 __all__ = [
     "CHECK_SIZES",
@@ -164,15 +165,11 @@ def export_model(
     """
     _check_weights(module, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole_file(target) as partial:
         _export(module.eval(), spec, partial)
         check_graph(partial, spec)
         deviation = check_export(partial, module, spec, sizes=sizes, tolerance=tolerance)
         size_bytes = partial.stat().st_size
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return ExportReport(deviation, size_bytes)
 
 
