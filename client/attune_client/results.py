@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.models import PROMPT_TIME, RECOGNISE_TIME, TRANSCRIBE_TIME
+from attune_client.protocol.models import PROMPT_TIME, RECOGNISE_TIME, TRANSCRIBE_TIME, VAD_DIMENSIONS
 from attune_client.protocol.stages import PROMPT, RECOGNISE, TRANSCRIBE
 from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
@@ -37,7 +37,7 @@ class VAD:
 
     def to_dict(self) -> dict[str, float]:
         """As JSON-ready numbers, to four decimals."""
-        return {name: round(getattr(self, name), 4) for name in ("valence", "arousal", "dominance")}
+        return {name: round(getattr(self, name), 4) for name in VAD_DIMENSIONS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,8 @@ def test_training_which_does_not_import_the_protocol_means_the_same():
     assert (training.MIN_VAD, training.MAX_VAD) == bounds.VAD_LIMITS
     assert training_segments.MAX_SEGMENT_S == bounds.MAX_SEGMENT_S
     assert training.SAMPLE_RATE == models.SPEECH_SAMPLE_RATE
+    assert training.DIMENSIONS == models.VAD_DIMENSIONS
+    assert training.NEUTRAL_VAD == bounds.NEUTRAL_VAD
 
 
 def test_the_sampling_inputs_are_the_settings():

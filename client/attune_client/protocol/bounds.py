@@ -33,6 +33,9 @@ MAX_TOKENS = 512
 VAD_LIMITS = (1.0, 5.0)
 """Least and greatest valence, arousal and dominance."""
 
+NEUTRAL_VAD = 3.0
+"""The middle of the three scales."""
+
 # --- the music ---
 
 MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0

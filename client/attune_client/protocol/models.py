@@ -21,6 +21,9 @@ MUSIC_SAMPLE_RATE = 32_000
 ENGLISH = "en"
 """The code of the one language whose words are understood."""
 
+VAD_DIMENSIONS = ("valence", "arousal", "dominance")
+"""The axes of emotion, in the order of every VAD tensor."""
+
 NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
 REGRESSOR_MAX_BATCH = 16

@@ -17,7 +17,7 @@ from attune_training.emotion_map.lexicon import LexiconError, read_lexicon
 from attune_training.emotion_map.picture import draw_emotion_map
 from attune_training.emotion_map.storage import METRICS_FILE, PICTURE_FILE, save_emotion_map
 from attune_training.machine import git_revision, hardware_line
-from attune_training.providers import ProviderError, anchors_file
+from attune_training.providers import ProviderError
 from attune_weights.files import sha256_of
 
 __all__ = ["emotion_map_command"]
@@ -66,7 +66,7 @@ def emotion_map_command(
     """Cluster a VAD lexicon into the emotions, train the classifier, and draw the map."""
     console = Console(stderr=True)
     try:
-        anchors = read_anchors(anchors_path or anchors_file())
+        anchors = read_anchors(anchors_path)
         lexicon = read_lexicon(lexicon_path, scale)
     except (LexiconError, AnchorsError, ProviderError) as error:
         raise click.ClickException(str(error)) from error
