@@ -6,7 +6,9 @@ Whatever a caller hands over that cannot be sent becomes the `AttuneError` that 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -17,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client.protocol.bounds import MAX_AUDIO_BYTES
 from attune_client.protocol.checks import (
+    check_deadline,
     check_duration,
     check_other_languages,
     check_seed,
@@ -39,14 +42,19 @@ from attune_client.protocol.errors import (
     UnreadableFile,
     from_wire,
 )
+from attune_client.protocol.inputs import check_inputs
+from attune_client.protocol.models import DEADLINE
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import DType, ModelSpec, Tensors, TensorSpec, bytes_tensor
+from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
 
 SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
+
+GRACE_S = 1.0
+"""How much longer than the deadline a client waits, in seconds: the answer of the server says what was not done."""
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -100,6 +108,11 @@ def _read_audio(audio: Any) -> bytes:
     return encoded
 
 
+def deadline_inputs(deadline_s: float | None) -> Tensors:
+    """The deadline as an input, or nothing where there is none; `InvalidOption` for one out of range."""
+    return {} if deadline_s is None else {DEADLINE.name: np.array([check_deadline(deadline_s)], np.float32)}
+
+
 def text_inputs(text: str) -> Tensors:
     """The inputs of `music_prompt` for words; raises `InvalidOption` for words that cannot be searched by."""
     return {"text": bytes_tensor(check_text("text", text))}
@@ -122,11 +135,12 @@ def therapy_inputs(
     seed: int | None = None,
     engine: str | None = None,
     other_languages: str | None = None,
+    deadline_s: float | None = None,
 ) -> Tensors:
     """The inputs of `music_therapy`; raises `InvalidOption` for what is out of range, before a recording is read."""
     given = {"audio": audio, "text": text, "emotion": emotion, "vad": vad, "music_spec": spec}
     check_sources([name for name, value in given.items() if value is not None])
-    inputs: Tensors = {}
+    inputs = deadline_inputs(deadline_s)
     if duration_s is not None:
         inputs["duration_s"] = np.array([check_duration(duration_s)], np.float32)
     if seed is not None:
@@ -148,39 +162,53 @@ def therapy_inputs(
     return inputs
 
 
+# --- how long a client waits ---
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client waits for an answer, or for the next response of a stream.
+
+    That is `timeout_s` each time, but no longer than until `GRACE_S` after the deadline, where there is one. After that
+    it is `GRACE_S`: what was made in time may still be on its way to a listener who takes it slowly.
+    """
+
+    timeout_s: float
+    deadline_s: float | None
+    begun_s: float
+
+    @classmethod
+    def of(cls, timeout_s: float, inputs: Mapping[str, npt.NDArray[Any]]) -> Patience:
+        """Of a request that begins now; `InvalidOption` for a deadline out of range."""
+        deadline_s = check_deadline(inputs[DEADLINE.name].flat[0].item()) if DEADLINE.name in inputs else None
+        return cls(timeout_s, deadline_s, time.monotonic())
+
+    def left_s(self) -> float:
+        """The longest wait from now on, in seconds."""
+        if self.deadline_s is None:
+            return self.timeout_s
+        return min(self.timeout_s, GRACE_S + max(0.0, self.begun_s + self.deadline_s - time.monotonic()))
+
+    def ended(self) -> RequestTimeout:
+        """The error of a wait that was in vain."""
+        if self.deadline_s is not None and time.monotonic() > self.begun_s + self.deadline_s:
+            return RequestTimeout(f"the deadline of {self.deadline_s:g} s passed, and nothing came")
+        return RequestTimeout(f"nothing came for {self.timeout_s:g} s")
+
+
 # --- messages ---
 
 
 def infer_inputs(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]]) -> list[InferInput]:
-    """The request's inputs; `InvalidOption` for one that the model does not declare, or of another type or shape."""
+    """The request's inputs; `InvalidOption` where they are not the model's (see `check_inputs`)."""
+    check_inputs(model, values)
     return [_infer_input(model, name, value) for name, value in values.items()]
 
 
 def _infer_input(model: ModelSpec, name: str, value: npt.NDArray[Any]) -> InferInput:
-    spec = next((tensor for tensor in model.inputs if tensor.name == name), None)
-    if spec is None:
-        known = ", ".join(tensor.name for tensor in model.inputs)
-        raise InvalidOption(f"{model.name} has no input {quote(name)}; it has {known}")
-    _check_array(model, spec, value)
-    tensor = InferInput(name, list(value.shape), spec.dtype.value)
-    try:
-        tensor.set_data_from_numpy(value)
-    except (InferenceServerException, ValueError, TypeError) as error:  # half a character, an object of any kind
-        raise InvalidOption(f"{model.name}: input {name} cannot be sent: {printable(str(error))}") from error
+    tensor = InferInput(name, list(value.shape), model.input(name).dtype.value)
+    tensor.set_data_from_numpy(value)
     return tensor
-
-
-def _check_array(model: ModelSpec, spec: TensorSpec, value: Any) -> None:
-    dtype = np.dtype(spec.dtype.numpy)
-    shape = (*([-1] if model.max_batch_size else []), *spec.shape)
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or not _fits(value.shape, shape):
-        raise InvalidOption(f"{model.name}: input {spec.name} must be an array {shape} of {dtype}, not {quote(value)}")
-    if spec.dtype is DType.BYTES and not all(isinstance(item, bytes | str) for item in value.flat):
-        raise InvalidOption(f"{model.name}: input {spec.name} must hold bytes or str")
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(want in (-1, size) for size, want in zip(shape, wanted, strict=True))
 
 
 def read_outputs(result: InferResult) -> Tensors:

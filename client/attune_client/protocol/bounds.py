@@ -63,3 +63,6 @@ MIN_GUIDANCE, MAX_GUIDANCE = 1.0, 20.0
 
 MAX_TIMEOUT_S = 1e6
 """Longest timeout of a client, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
+
+MAX_DEADLINE_S = 3_600.0
+"""Longest time that a request may be given by `deadline_s`, in seconds; it must be above 0."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from attune_client.protocol.bounds import (
     LENGTH_TOLERANCE_S,
+    MAX_DEADLINE_S,
     MAX_MUSIC_S,
     MAX_SEED,
     MAX_TEXT_CHARS,
@@ -26,6 +27,7 @@ from attune_client.protocol.models import OtherLanguages
 
 __all__ = [
     "check_complete",
+    "check_deadline",
     "check_duration",
     "check_number",
     "check_other_languages",
@@ -71,6 +73,14 @@ def check_timeout(value: Any) -> float:
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise InvalidOption(f"timeout_s must lie above 0 and at most at {MAX_TIMEOUT_S:,.0f} s, not {timeout_s:g}")
     return timeout_s
+
+
+def check_deadline(value: Any) -> float:
+    """The time that a request is given, in seconds."""
+    deadline_s = check_number("deadline_s", value)
+    if not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise InvalidOption(f"deadline_s must lie above 0 and at most at {MAX_DEADLINE_S:g}, not {deadline_s:g}")
+    return deadline_s
 
 
 def check_seed(value: Any) -> int:
