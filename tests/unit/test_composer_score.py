@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
 from attune_ensemble.music.composer.composition import Composer, compose
 from attune_ensemble.music.composer.engine import ComposerEngine
@@ -15,7 +14,6 @@ from attune_ensemble.music.composer.harmony import INTERVALS, Chord, Key, progre
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
-from attune_ensemble.music.registry import EngineOptions, create_engine
 from tests.scales import pitch_classes
 
 QUARTET = ("piano", "strings", "cello", "flute")
@@ -222,9 +220,3 @@ def test_the_specification_may_change_from_phrase_to_phrase():
 )
 def test_roles(instruments, role, players):
     assert getattr(cast(instruments), role) == players
-
-
-def test_engines_are_created_by_name():
-    assert create_engine("composer", EngineOptions()).name == "composer"
-    with pytest.raises(InvalidOption, match="composer"):
-        create_engine("pianola", EngineOptions())

@@ -360,9 +360,10 @@ while not len(next(music)):
 
 def test_workers_stay_awake_where_musicgen_plays(checkpoint, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    create_engine("composer", EngineOptions(musicgen=checkpoint))
+    options = EngineOptions({"weights": checkpoint.name, "slots": "1"}, folder=checkpoint.parent)
+    create_engine("composer", options)
     assert "OMP_WAIT_POLICY" in os.environ
-    create_engine("musicgen", EngineOptions(musicgen=checkpoint))
+    create_engine("musicgen", options)
     assert "OMP_WAIT_POLICY" not in os.environ
 
 

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 LENGTH_TOLERANCE_S = 0.02
-"""How much shorter than asked for music may be: MusicGen plays whole frames of this length."""
+"""How much shorter than asked for music may be: an engine may play whole frames of this length."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60

@@ -142,10 +142,12 @@ _MUSIC_OPTIONS = (
 )
 
 _SAMPLING_OPTIONS = (
-    TensorSpec("temperature", _FP32, (1,), "of musicgen's sampling, 0..10; 0 takes the likeliest token", optional=True),
-    TensorSpec("top_k", _INT32, (1,), "musicgen samples from this many tokens; 0: from all", optional=True),
-    TensorSpec("top_p", _FP32, (1,), "musicgen samples from tokens that hold this much probability", optional=True),
-    TensorSpec("guidance", _FP32, (1,), "musicgen's classifier-free guidance, 1 (none) to 20", optional=True),
+    TensorSpec(
+        "temperature", _FP32, (1,), "of an engine's sampling, 0..10; 0 takes the likeliest token", optional=True
+    ),
+    TensorSpec("top_k", _INT32, (1,), "an engine samples from this many tokens; 0: from all", optional=True),
+    TensorSpec("top_p", _FP32, (1,), "an engine samples from tokens that hold this much probability", optional=True),
+    TensorSpec("guidance", _FP32, (1,), "of an engine's classifier-free guidance, 1 (none) to 20", optional=True),
 )
 
 _MUSIC_RESULTS = (

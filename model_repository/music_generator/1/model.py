@@ -14,7 +14,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(MUSIC_GENERATOR, args, pb_utils)
         settings = self.triton.settings
-        options = EngineOptions.of(settings, self.triton.device, self.triton.folder)
+        options = EngineOptions(settings, self.triton.device, self.triton.folder)
         self.service = MusicService(default_engine(settings["engine"], options), float(settings["chunk_s"]), options)
         self.triton.publish(engine_metrics(options), self.service.metrics)
 

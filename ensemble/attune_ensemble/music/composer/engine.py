@@ -44,7 +44,9 @@ class ComposerEngine:
         that is not longer than nothing, and for settings of sampling, of which there is none here.
         """
         if request.sampling is not None:
-            raise InvalidOption("temperature, top_k, top_p and guidance are for musicgen: the composer samples nothing")
+            raise InvalidOption(
+                "temperature, top_k, top_p and guidance are for an engine that samples: the composer samples nothing"
+            )
         if not (math.isfinite(chunk_s) and chunk_s > 0):
             raise InvalidOption(f"chunk_s must be greater than 0, not {chunk_s}")
         return _chunks(self._blocks(request), max(1, round(chunk_s * SAMPLE_RATE)))
