@@ -14,13 +14,14 @@ from attune_ensemble.music.composer.harmony import INTERVALS, Chord, Key, progre
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
+from attune_ensemble.music.plan import ConstantPlan
 from tests.scales import pitch_classes
 
 QUARTET = ("piano", "strings", "cello", "flute")
 
 
 def score_of(spec: MusicSpec, seed: int = 1, duration_s: float = 40.0) -> Score:
-    return Score.of(compose(spec, seed, duration_s))
+    return Score.of(compose(ConstantPlan(spec, ""), seed, duration_s))
 
 
 def random_specs(count: int) -> list[tuple[MusicSpec, float]]:
@@ -195,7 +196,7 @@ def test_a_score_is_the_same_for_a_seed_and_another_for_another():
 
 
 def test_phrases_are_composed_one_at_a_time():
-    phrases = compose(MusicSpec(70, "ionian", "C", QUARTET, "mp"), 1, 600.0)
+    phrases = compose(ConstantPlan(MusicSpec(70, "ionian", "C", QUARTET, "mp"), ""), 1, 600.0)
     assert next(phrases).start_s == 0.0
 
 

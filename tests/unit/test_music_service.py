@@ -17,6 +17,7 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music import service as service_module
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
@@ -81,7 +82,7 @@ def test_defaults_and_options_reach_the_engine(engine):
         announcement, *_ = service.play(inputs(**options))
         assert engine.request.duration_s == duration_s
         assert announcement["seed"] == [engine.request.seed]
-        assert (engine.request.spec, engine.request.prompt) == (SPEC, "slow")
+        assert engine.request.plan == ConstantPlan(SPEC, "slow")
     assert engine.request.seed == 7
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.checks import check_duration, check_seed
-from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.music.plan import MusicPlan
 from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["Audio", "EngineFactory", "EngineOptions", "MusicEngine", "MusicRequest"]
@@ -21,15 +21,14 @@ Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 
 @dataclass(frozen=True, slots=True)
 class MusicRequest:
-    """One piece of music to make: the prompt in words, its specification, length in seconds, and seed.
+    """One piece of music to make: its specification and prompt as functions of time, length in seconds, and seed.
 
     `sampling` is for an engine that samples, None for that engine's own settings.
 
     Raises `InvalidOption` for a length outside 1..600 s or a negative seed.
     """
 
-    prompt: str
-    spec: MusicSpec
+    plan: MusicPlan
     duration_s: float
     seed: int
     sampling: SamplingSettings | None = None
@@ -40,7 +39,10 @@ class MusicRequest:
 
 
 class MusicEngine(Protocol):
-    """Makes music from a request, a chunk at a time."""
+    """Makes music from a request, a chunk at a time.
+
+    It asks the request's plan what to play as the piece goes on, so that the music follows a plan that changes.
+    """
 
     name: str
     sample_rate: int

@@ -48,11 +48,12 @@ def measure(name: str, duration_s: float, chunk_s: float) -> Result:
     started, cpu_started = time.perf_counter(), time.process_time()
     from attune_ensemble.music.composer.engine import ComposerEngine
     from attune_ensemble.music.engine import MusicRequest
+    from attune_ensemble.music.plan import ConstantPlan
 
     engine = ComposerEngine()
     figures = []
     for seed in (1, 2):
-        chunks = engine.generate(MusicRequest("", SPECS[name], duration_s, seed), chunk_s)
+        chunks = engine.generate(MusicRequest(ConstantPlan(SPECS[name], ""), duration_s, seed), chunk_s)
         next(chunks)
         first_s, first_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         for _ in chunks:

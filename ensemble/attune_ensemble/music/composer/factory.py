@@ -1,4 +1,4 @@
-"""What the composer brings to the place where it is served: no settings, no metrics, and nothing that may be missing."""
+"""What the composer brings to the place where it is served: no settings, no metrics, nothing that may be missing."""
 
 from __future__ import annotations
 

@@ -55,13 +55,17 @@ class MusicGenAdapter:
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
+        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is heard.
+
         While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
         iterator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
         `EngineBusy` where too many wait already, and `ServerUnavailable` where the engine has failed for good.
         """
         sampling = request.sampling or self._sampling
         self._revive()
-        stream = self._engine.submit(Generation(request.prompt, request.duration_s, request.seed, sampling))
+        plan = request.plan
+        generation = Generation(plan.prompt_at(0.0), request.duration_s, request.seed, sampling, later=plan.prompt_at)
+        stream = self._engine.submit(generation)
         return _cut(stream.chunks(HEARTBEAT_S), max(1, round(chunk_s * self.sample_rate)))
 
     def _revive(self) -> None:
