@@ -21,14 +21,16 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio, Received
 from attune_client.protocol import models
-from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
 from attune_client.protocol.tensors import ModelSpec
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
+    Patience,
     SpecSource,
     Tensors,
     check_connection,
+    deadline_inputs,
     infer_inputs,
     read_answer,
     read_outputs,
@@ -81,17 +83,21 @@ class AsyncAttuneClient:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
-    async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
+    async def analyse(
+        self, audio: AudioSource, *, other_languages: str | None = None, deadline_s: float | None = None
+    ) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
         Arguments and errors are those of `AttuneClient.analyse`.
         """
-        inputs = await asyncio.to_thread(speech_inputs, audio, other_languages)
+        inputs = deadline_inputs(deadline_s)
+        inputs |= await asyncio.to_thread(speech_inputs, audio, other_languages)
         return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
-    async def prompt(self, text: str) -> MusicPrompt:
+    async def prompt(self, text: str, *, deadline_s: float | None = None) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
-        return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, text_inputs(text)))
+        inputs = deadline_inputs(deadline_s) | text_inputs(text)
+        return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, inputs))
 
     async def play(
         self,
@@ -105,6 +111,7 @@ class AsyncAttuneClient:
         seed: int | None = None,
         engine: str | None = None,
         other_languages: str | None = None,
+        deadline_s: float | None = None,
     ) -> AsyncMusicStream:
         """Music for a recording or a wish; returns when everything but the music is known.
 
@@ -121,6 +128,7 @@ class AsyncAttuneClient:
             seed=seed,
             engine=engine,
             other_languages=other_languages,
+            deadline_s=deadline_s,
         )
         responses = self.stream(models.MUSIC_THERAPY, inputs)
         first = await anext(responses, None)
@@ -133,16 +141,22 @@ class AsyncAttuneClient:
         return stream
 
     async def play_text(
-        self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
+        self,
+        text: str,
+        *,
+        duration_s: float | None = None,
+        seed: int | None = None,
+        engine: str | None = None,
+        deadline_s: float | None = None,
     ) -> AsyncMusicStream:
         """Music for words: `play(text=...)`."""
-        return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
+        return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine, deadline_s=deadline_s)
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
-        sent = infer_inputs(model, inputs)
+        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
         try:
-            result = await self._open().infer(model.name, sent, client_timeout=self._timeout_s)
+            result = await self._open().infer(model.name, sent, client_timeout=patience.left_s())
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return read_outputs(result)
@@ -152,7 +166,7 @@ class AsyncAttuneClient:
 
         `InvalidOption` for inputs that are not the model's.
         """
-        sent = infer_inputs(model, inputs)
+        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
 
         async def requests() -> AsyncIterator[dict[str, Any]]:
             yield {"model_name": model.name, "inputs": sent}
@@ -160,7 +174,7 @@ class AsyncAttuneClient:
         responses = self._open().stream_infer(requests())
         try:
             while True:
-                result, error = await asyncio.wait_for(anext(responses), self._timeout_s)
+                result, error = await asyncio.wait_for(anext(responses), patience.left_s())
                 if error is not None:
                     await self._end(responses)
                     raise translate(error, self._url)
@@ -170,7 +184,7 @@ class AsyncAttuneClient:
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
+            raise patience.ended() from None
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         except AioRpcError as error:  # tritonclient translates it everywhere but in a stream

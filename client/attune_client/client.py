@@ -25,15 +25,17 @@ from tritonclient.utils import InferenceServerException
 
 from attune_client.protocol import models
 from attune_client.protocol.checks import check_complete
-from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
 from attune_client.protocol.tensors import ModelSpec
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
+    Patience,
     SpecSource,
     Tensors,
     answered,
     check_connection,
+    deadline_inputs,
     infer_inputs,
     is_final,
     read_answer,
@@ -92,17 +94,22 @@ class AttuneClient:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
-    def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
+    def analyse(
+        self, audio: AudioSource, *, other_languages: str | None = None, deadline_s: float | None = None
+    ) -> SpeechEmotion:
         """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
         Speech that is not English is refused (`UnsupportedLanguage`), unless `other_languages` is "voice": then the
-        voice is used, without words. Raises an `InvalidAudio` when the recording cannot be used.
+        voice is used, without words. Raises an `InvalidAudio` when the recording cannot be used, and `RequestTimeout`
+        when the server does not finish within `deadline_s` seconds.
         """
-        return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, speech_inputs(audio, other_languages)))
+        inputs = deadline_inputs(deadline_s) | speech_inputs(audio, other_languages)
+        return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, inputs))
 
-    def prompt(self, text: str) -> MusicPrompt:
+    def prompt(self, text: str, *, deadline_s: float | None = None) -> MusicPrompt:
         """The music description nearest to free text, and the prompt made of it."""
-        return read_answer(MusicPrompt, self.infer(models.MUSIC_PROMPT, text_inputs(text)))
+        inputs = deadline_inputs(deadline_s) | text_inputs(text)
+        return read_answer(MusicPrompt, self.infer(models.MUSIC_PROMPT, inputs))
 
     def play(
         self,
@@ -116,6 +123,7 @@ class AttuneClient:
         seed: int | None = None,
         engine: str | None = None,
         other_languages: str | None = None,
+        deadline_s: float | None = None,
     ) -> MusicStream:
         """Music for a recording or a wish; returns when everything but the music is known.
 
@@ -129,10 +137,13 @@ class AttuneClient:
             seed: the same seed, the same music; drawn if left out, and told in the session.
             engine: the music engine by name; the server's own if left out.
             other_languages: "refuse" (if left out) or "voice", for a recording that is not in English.
+            deadline_s: how long all of it may take, the music included, in seconds from when the server takes the
+                request; above 0 and at most 3,600. After it the stream ends with `RequestTimeout`.
 
         Raises:
             InvalidAudio: the recording cannot be used.
             InvalidOption: no source or several that do not go together, or an option out of range.
+            RequestTimeout: the deadline passed.
         """
         inputs = therapy_inputs(
             audio,
@@ -144,20 +155,27 @@ class AttuneClient:
             seed=seed,
             engine=engine,
             other_languages=other_languages,
+            deadline_s=deadline_s,
         )
         return MusicStream(self.stream(models.MUSIC_THERAPY, inputs))
 
     def play_text(
-        self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
+        self,
+        text: str,
+        *,
+        duration_s: float | None = None,
+        seed: int | None = None,
+        engine: str | None = None,
+        deadline_s: float | None = None,
     ) -> MusicStream:
         """Music for words: `play(text=...)`."""
-        return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
+        return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine, deadline_s=deadline_s)
 
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
-        sent = infer_inputs(model, inputs)
+        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
         try:
-            result = self._open().infer(model.name, sent, client_timeout=self._timeout_s)
+            result = self._open().infer(model.name, sent, client_timeout=patience.left_s())
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return read_outputs(result)
@@ -167,7 +185,7 @@ class AttuneClient:
 
         `InvalidOption` for inputs that are not the model's.
         """
-        sent = infer_inputs(model, inputs)
+        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
         self._open()
         responses: queue.SimpleQueue[InferResult | InferenceServerException] = queue.SimpleQueue()
         # A client carries one stream at a time, so every stream has its own; they share a connection.
@@ -179,7 +197,7 @@ class AttuneClient:
             with contextlib.suppress(InferenceServerException):
                 client.async_stream_infer(model.name, sent, enable_empty_final_response=True)
             while not finished:
-                result = self._next(responses)
+                result = self._next(responses, patience)
                 finished = is_final(result)
                 tensors = read_outputs(result)
                 if tensors:
@@ -196,11 +214,13 @@ class AttuneClient:
             raise InvalidRequest("this client is closed")
         return self._client
 
-    def _next(self, responses: queue.SimpleQueue[InferResult | InferenceServerException]) -> InferResult:
+    def _next(
+        self, responses: queue.SimpleQueue[InferResult | InferenceServerException], patience: Patience
+    ) -> InferResult:
         try:
-            response = responses.get(timeout=self._timeout_s)
+            response = responses.get(timeout=patience.left_s())
         except queue.Empty:
-            raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
+            raise patience.ended() from None
         if isinstance(response, InferenceServerException):
             raise response
         return response

@@ -6,7 +6,9 @@ Whatever a caller hands over that cannot be sent becomes the `AttuneError` that 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -16,6 +18,7 @@ from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 from attune_client.protocol.checks import (
+    check_deadline,
     check_duration,
     check_number,
     check_other_languages,
@@ -37,7 +40,7 @@ from attune_client.protocol.errors import (
     UnreadableFile,
     from_wire,
 )
-from attune_client.protocol.models import MAX_AUDIO_BYTES
+from attune_client.protocol.models import DEADLINE, MAX_AUDIO_BYTES
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
@@ -51,6 +54,9 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 MAX_TIMEOUT_S = 1e6
 """Longest timeout, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
+
+GRACE_S = 1.0
+"""How much longer than the deadline a client waits, in seconds: the answer of the server says what was not done."""
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -110,6 +116,11 @@ def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
     return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
+def deadline_inputs(deadline_s: float | None) -> Tensors:
+    """The deadline as an input, or nothing where there is none; `InvalidOption` for one out of range."""
+    return {} if deadline_s is None else {DEADLINE.name: np.array([check_deadline(deadline_s)], np.float32)}
+
+
 def text_inputs(text: str) -> Tensors:
     """The inputs of `music_prompt` for words; raises `InvalidOption` for words that cannot be searched by."""
     return {"text": bytes_tensor(check_text("text", text))}
@@ -132,11 +143,12 @@ def therapy_inputs(
     seed: int | None = None,
     engine: str | None = None,
     other_languages: str | None = None,
+    deadline_s: float | None = None,
 ) -> Tensors:
     """The inputs of `music_therapy`; raises `InvalidOption` for what is out of range, before a recording is read."""
     given = {"audio": audio, "text": text, "emotion": emotion, "vad": vad, "music_spec": spec}
     check_sources([name for name, value in given.items() if value is not None])
-    inputs: Tensors = {}
+    inputs = deadline_inputs(deadline_s)
     if duration_s is not None:
         inputs["duration_s"] = np.array([check_duration(duration_s)], np.float32)
     if seed is not None:
@@ -156,6 +168,40 @@ def therapy_inputs(
     elif other_languages is not None:
         raise InvalidOption("other_languages is for a recording, and there is no audio")
     return inputs
+
+
+# --- how long a client waits ---
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client waits for an answer, or for the next response of a stream.
+
+    That is `timeout_s` each time, but no longer than until `GRACE_S` after the deadline, where there is one. After that
+    it is `GRACE_S`: what was made in time may still be on its way to a listener who takes it slowly.
+    """
+
+    timeout_s: float
+    deadline_s: float | None
+    begun_s: float
+
+    @classmethod
+    def of(cls, timeout_s: float, inputs: Mapping[str, npt.NDArray[Any]]) -> Patience:
+        """Of a request that begins now; `InvalidOption` for a deadline out of range."""
+        deadline_s = check_deadline(inputs[DEADLINE.name].flat[0].item()) if DEADLINE.name in inputs else None
+        return cls(timeout_s, deadline_s, time.monotonic())
+
+    def left_s(self) -> float:
+        """The longest wait from now on, in seconds."""
+        if self.deadline_s is None:
+            return self.timeout_s
+        return min(self.timeout_s, GRACE_S + max(0.0, self.begun_s + self.deadline_s - time.monotonic()))
+
+    def ended(self) -> RequestTimeout:
+        """The error of a wait that was in vain."""
+        if self.deadline_s is not None and time.monotonic() > self.begun_s + self.deadline_s:
+            return RequestTimeout(f"the deadline of {self.deadline_s:g} s passed, and nothing came")
+        return RequestTimeout(f"nothing came for {self.timeout_s:g} s")
 
 
 # --- messages ---

@@ -1,15 +1,15 @@
-"""What the BLS models do, as plain functions over a `call`: testable without a server.
+"""What the BLS models do, as plain functions over a `call` (`serving.call`): testable without a server.
 
 A narration is cut into segments, all segments are recognised together, and the whole takes their
-duration-weighted mean; its emotion leads to a music description, a prompt, and the music.
+duration-weighted mean; its emotion leads to a music description, a prompt, and the music. Every call looks at the
+request's context before and after, so nothing is begun after its deadline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,10 @@ from attune_client.protocol.checks import check_complete, check_sources, check_v
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import EMOTION_CLASSIFIER, REGRESSOR_MAX_BATCH
 from attune_client.protocol.version import version
+from attune_ensemble.serving.call import Call, CallContext, CallStream
 from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
-__all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
-
-Call = Callable[[str, Mapping[str, npt.NDArray[Any]]], Tensors]
-"""Calls one model of the repository by name; raises the `AttuneError` that it answered."""
-
-CallStream = Callable[[str, Mapping[str, npt.NDArray[Any]]], Generator[Tensors, None, None]]
-"""Calls one streaming model by name; closing the generator stops that model."""
+__all__ = ["play_therapy", "recognise_speech", "write_prompt"]
 
 _MUSIC_OPTIONS = ("engine", "duration_s", "seed")
 _ROUNDING = 1e-2
@@ -37,20 +32,22 @@ def recognise_speech(
     labels: Sequence[str],
     call: Call,
     other_languages: npt.NDArray[np.object_] | None = None,
+    *,
+    context: CallContext,
 ) -> Tensors:
     """From one encoded recording, BYTES [1], to the outputs of `speech_emotion`.
 
     `other_languages`, BYTES [1], says what becomes of speech that is not English.
 
-    Raises the `InvalidAudio` that fits when the recording cannot be used.
+    Raises the `InvalidAudio` that fits when the recording cannot be used; `RequestTimeout` after the deadline.
     """
     started_s = time.perf_counter()
     option = {} if other_languages is None else {"other_languages": other_languages}
-    speech = call("speech_to_text", {"audio": audio} | option)
+    speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
-    segment_vad = _recognise_segments(speech, call)
+    segment_vad = _recognise_segments(speech, call, context)
     vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
-    probabilities = _classify(np.vstack([vad, segment_vad]), call)
+    probabilities = _classify(np.vstack([vad, segment_vad]), call, context)
     recognised_s = time.perf_counter()
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     return {
@@ -69,13 +66,14 @@ def recognise_speech(
     }
 
 
-def _recognise_segments(speech: Tensors, call: Call) -> npt.NDArray[np.float32]:
+def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
     """VAD [S, 3] of all segments: one batch, or several where there are more than a batch holds."""
     rows = ("waveform", "num_samples", "transcript")
-    parts = [
-        call("emotion_recognition", {name: speech[name][start : start + REGRESSOR_MAX_BATCH] for name in rows})
+    batches = [
+        {name: speech[name][start : start + REGRESSOR_MAX_BATCH] for name in rows}
         for start in range(0, len(speech["waveform"]), REGRESSOR_MAX_BATCH)
     ]
+    parts = [call("emotion_recognition", batch, context=context) for batch in batches]
     return np.concatenate([part["vad"] for part in parts])
 
 
@@ -84,14 +82,15 @@ def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) 
     return np.average(vad, axis=0, weights=weights).astype(np.float32)
 
 
-def _classify(vad: npt.NDArray[np.float32], call: Call) -> npt.NDArray[np.float32]:
+def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) -> npt.NDArray[np.float32]:
     """Emotion probabilities [N, 40] of VAD [N, 3]: one batch, or several where there are more than a batch holds."""
     most = EMOTION_CLASSIFIER.max_batch_size
-    parts = [
-        call("emotion_classifier", {"valence": part[:, :1], "arousal_dominance": part[:, 1:]})["emotion_probabilities"]
+    batches = [
+        {"valence": part[:, :1], "arousal_dominance": part[:, 1:]}
         for part in np.split(vad, range(most, len(vad), most))
     ]
-    probabilities = np.concatenate(parts)
+    parts = [call("emotion_classifier", batch, context=context) for batch in batches]
+    probabilities: npt.NDArray[np.float32] = np.concatenate([part["emotion_probabilities"] for part in parts])
     sums = probabilities.sum(axis=1)
     if not (abs(sums - 1) < _ROUNDING).all():  # a NaN fails too
         raise ServerError(f"the probabilities of the emotions add up to {sums.min():.3g}..{sums.max():.3g}")
@@ -107,29 +106,30 @@ def _feeling(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> T
     }
 
 
-def write_prompt(wish: Tensors, call: Call) -> Tensors:
+def write_prompt(wish: Tensors, call: Call, *, context: CallContext) -> Tensors:
     """From the inputs of `music_prompt` to its outputs, and `prompt_s`."""
     started_s = time.perf_counter()
-    prompt = call("music_prompt", wish)
+    prompt = call("music_prompt", wish, context=context)
     return prompt | {"prompt_s": _seconds(time.perf_counter() - started_s)}
 
 
 def play_therapy(
-    inputs: Tensors, labels: Sequence[str], call: Call, call_stream: CallStream
+    inputs: Tensors, labels: Sequence[str], call: Call, call_stream: CallStream, *, context: CallContext
 ) -> Generator[Tensors, None, None]:
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
-    engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon.
+    engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon, and
+    `RequestTimeout` as soon as the deadline has passed.
     """
     check_sources(inputs)
-    options = _choose_options(inputs, call_stream)
-    felt = _feel(inputs, labels, call)
+    options = _choose_options(inputs, call_stream, context)
+    felt = _feel(inputs, labels, call, context)
     wish = _those(felt, "emotion", "vad") or _those(inputs, "text", "music_spec")
-    prompt = write_prompt(wish, call)
+    prompt = write_prompt(wish, call, context=context)
     told = felt | prompt | {"server_version": bytes_tensor(version())}
     wanted = _those(prompt, "prompt", "music_spec") | options
-    with closing(call_stream("music_generator", wanted)) as music:
+    with closing(call_stream("music_generator", wanted, context=context)) as music:
         for response in _to_the_end(music):
             # The announcement comes when the engine has taken the request.
             yield told | response if "engine" in response else response
@@ -148,23 +148,23 @@ def _to_the_end(music: Iterable[Tensors]) -> Iterator[Tensors]:
     check_complete(frames, int(announced["sample_rate"][0]), float(announced["duration_s"][0]))
 
 
-def _choose_options(inputs: Tensors, call_stream: CallStream) -> Tensors:
+def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallContext) -> Tensors:
     """The engine, length and seed that `music_generator` will take: those asked for, or else those it chooses."""
     asked = _those(inputs, *_MUSIC_OPTIONS)
-    nothing = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor("")}
-    announced = list(call_stream("music_generator", nothing | asked | {"check_only": np.array([1], np.int32)}))
+    check = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor(""), "check_only": np.array([1], np.int32)}
+    announced = list(call_stream("music_generator", check | asked, context=context))
     if not announced:
         raise ServerError("music_generator announced nothing")
     return _those(announced[0], *_MUSIC_OPTIONS)
 
 
-def _feel(inputs: Tensors, labels: Sequence[str], call: Call) -> Tensors:
+def _feel(inputs: Tensors, labels: Sequence[str], call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"))
+        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"), context=context)
     if "vad" in inputs and "emotion" not in inputs:
         vad = np.array(check_vad(inputs["vad"]), np.float32)
-        return {"vad": vad} | _feeling(_classify(vad[None], call)[0], labels)
+        return {"vad": vad} | _feeling(_classify(vad[None], call, context)[0], labels)
     return _those(inputs, "emotion", "vad")
 
 

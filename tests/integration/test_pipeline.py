@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -173,6 +174,14 @@ def test_one_seed_one_piece(client, samples):
     assert not np.array_equal(pieces[0], pieces[2])
 
 
+def wait_for_log(server, position: int, words: str) -> None:
+    """Wait until the server's log says something after a position."""
+    deadline = time.monotonic() + 10
+    while not re.search(words, server.log_file.read_text(errors="replace")[position:]):
+        assert time.monotonic() < deadline, "the generator went on"
+        time.sleep(0.1)
+
+
 def test_cancelling_stops_the_work(client, server, samples):
     """A ten-minute piece given up after two chunks leaves nothing running that would delay the next request."""
     before = server.log_file.stat().st_size
@@ -180,21 +189,62 @@ def test_cancelling_stops_the_work(client, server, samples):
     for _ in range(2):
         next(stream)
     stream.close()
-    deadline = time.monotonic() + 10
-    while "music_generator: given up" not in server.log_file.read_text(errors="replace")[before:]:
-        assert time.monotonic() < deadline, "the generator went on"
-        time.sleep(0.1)
+    wait_for_log(server, before, "music_generator: given up")
+
+
+# --- deadlines ---
+
+
+def transcriptions(server) -> int:
+    with grpc.InferenceServerClient(server.grpc_url) as triton:
+        return triton.get_inference_statistics("speech_to_text").model_stats[0].execution_count
+
+
+def test_a_deadline_that_is_over_at_once_is_refused_before_the_speech_is_transcribed(client, server, samples):
+    before = transcriptions(server)
+    for call in (client.analyse, client.play):
+        with pytest.raises(errors.RequestTimeout, match=r"^the deadline passed before \w+ was done$"):
+            call(samples[0], deadline_s=1e-6)
+    assert transcriptions(server) == before
+
+
+def test_a_deadline_in_the_middle_of_the_music_ends_it_and_hurts_nobody_else(client, server):
+    log_size = server.log_file.stat().st_size
+    hurried = client.play_text("calm", duration_s=600, seed=1, deadline_s=4)
+    with client.play_text("calm", duration_s=5, seed=1) as other:
+        assert next(hurried).shape[1] == 2
+        assert sum(map(len, other)) == 5 * 32_000
+    with pytest.raises(errors.RequestTimeout, match=r"^the deadline passed before \w+ was done$"):
+        for _ in hurried:
+            pass
+    assert 0 < hurried.received_s < 600
+    wait_for_log(server, log_size, r"music_generator: (not done in time|given up)")
+
+
+def test_a_deadline_while_a_recording_is_transcribed_ends_the_transcription(client, server, narration):
+    """Ten half minutes take far longer than that, window by window."""
+    sound, rate = sf.read(io.BytesIO(narration))
+    buffer = io.BytesIO()
+    sf.write(buffer, np.tile(sound, 10), rate, format="FLAC")
+    started = time.monotonic()
+    with pytest.raises(errors.RequestTimeout, match="before"):
+        client.analyse(buffer.getvalue(), deadline_s=2)
+    assert client.analyse(narration, deadline_s=120).transcript  # the one place for transcriptions is free again
+    assert time.monotonic() - started < 60
+
+
+def test_enough_time_changes_nothing(client, samples):
+    with client.play(samples[0], duration_s=2, seed=5, deadline_s=600) as stream:
+        hurried = np.concatenate(list(stream))
+    with client.play(samples[0], duration_s=2, seed=5) as stream:
+        np.testing.assert_array_equal(np.concatenate(list(stream)), hurried)
 
 
 @pytest.mark.parametrize(
     ("options", "words"), [({"engine": "theremin"}, "theremin"), ({"duration_s": 0.01}, "duration_s")]
 )
 def test_unplayable_options_are_refused_before_the_speech_is_transcribed(client, server, samples, options, words):
-    def transcriptions() -> int:
-        with grpc.InferenceServerClient(server.grpc_url) as triton:
-            return triton.get_inference_statistics("speech_to_text").model_stats[0].execution_count
-
-    before = transcriptions()
+    before = transcriptions(server)
     inputs = {"audio": np.array([samples[0].read_bytes()], dtype=np.object_)}
     tensors = {
         "engine": lambda value: np.array([value.encode()], dtype=np.object_),
@@ -204,7 +254,7 @@ def test_unplayable_options_are_refused_before_the_speech_is_transcribed(client,
     for call in (lambda: client.play(samples[0], **options), lambda: next(client.stream(models.MUSIC_THERAPY, raw))):
         with pytest.raises(errors.InvalidOption, match=words):
             call()
-    assert transcriptions() == before
+    assert transcriptions(server) == before
 
 
 # --- music without a recording ---

@@ -60,7 +60,7 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.answer_concurrently(requests, self.describe)
 
-    def describe(self, inputs):
+    def describe(self, inputs, context):
         text = inputs["text"][0].decode()
         if text == "bad":
             raise InvalidOption("no such emotion: bad")
@@ -80,7 +80,7 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.stream(requests, self.play)
 
-    def play(self, inputs):
+    def play(self, inputs, context):
         for index in range(200):
             if (inputs["prompt"][0], index) in [(b"unplayable", 0), (b"breaks off", 1)]:
                 raise InvalidOption(f"{{inputs['prompt'][0].decode()}} at chunk {{index}}")
@@ -99,11 +99,11 @@ class TritonPythonModel:
     def execute(self, requests):
         self.triton.stream(requests, self.play)
 
-    def play(self, inputs):
+    def play(self, inputs, context):
         text = inputs["audio"]
-        yield self.triton.call("music_prompt", {{"text": text}})
+        yield self.triton.call("music_prompt", {{"text": text}}, context=context)
         music = {{"prompt": text, "music_spec": text}}
-        yield from self.triton.call_stream("music_generator", music, timeout_s={CALL_TIMEOUT_S})
+        yield from self.triton.call_stream("music_generator", music, context=context, timeout_s={CALL_TIMEOUT_S})
 """
 
 TOYS = {"music_prompt": PROMPT, "music_generator": GENERATOR, "music_therapy": THERAPY}
@@ -290,6 +290,68 @@ def test_a_deadline_ends_the_work_too(client, server):
     time.sleep(SOON_S)
     assert chunks_made(server) > made
     assert has_stopped(server)
+
+
+def seconds(value: float) -> grpc.InferInput:
+    tensor = grpc.InferInput("deadline_s", [1], "FP32")
+    return tensor.set_data_from_numpy(np.array([value], np.float32))
+
+
+def timed_out(take: Callable[[], Any]) -> tuple[int, str]:
+    """How many responses came before the error, and what it says."""
+    responses: list[Any] = []
+    with pytest.raises(InferenceServerException) as caught:
+        responses.extend(iter(take, None))
+    error = from_wire(caught.value.message())
+    assert isinstance(error, RequestTimeout)
+    return len(responses), str(error)
+
+
+@pytest.mark.parametrize("words", ["calm", "mute"])
+def test_a_request_that_comes_to_its_deadline_ends_in_the_middle_and_so_does_the_called_model(client, server, words):
+    made = chunks_made(server)
+    take = start_stream(client, "music_therapy", [text("audio", words), seconds(2 * SLOW_S)])
+    responses, told = timed_out(take)
+    assert responses > 1 if words == "calm" else responses == 1
+    assert told in (f"the deadline passed before {model} was done" for model in ("music_generator", "music_therapy"))
+    wait_until(lambda: has_stopped(server))
+    assert 0 < chunks_made(server) - made < 2 * SLOW_S / CHUNK_S
+
+
+@pytest.mark.parametrize("model", ["music_therapy", "music_generator"])
+def test_a_request_without_time_begins_nothing(client, server, model):
+    made = chunks_made(server)
+    inputs = {"music_therapy": ["audio"], "music_generator": ["prompt", "music_spec"]}[model]
+    take = start_stream(client, model, [*(text(name, "calm") for name in inputs), seconds(1e-6)])
+    assert timed_out(take) == (0, f"the deadline passed before {model} was done")
+    assert chunks_made(server) == made
+
+
+def test_whoever_waits_beyond_his_deadline_gives_his_place_to_the_next(client, server):
+    with ThreadPoolExecutor(AT_WORK) as pool:
+        at_work = [pool.submit(describe, client, "long") for _ in range(AT_WORK)]
+        time.sleep(SLOW_S / 2)
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("music_prompt", [text("text", "late"), seconds(SLOW_S / 2)], client_timeout=WAIT_S)
+        assert isinstance(from_wire(caught.value.message()), RequestTimeout)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
+        assert not any(answer.done() for answer in at_work)
+        assert describe(client, "the next") == "the next"
+        assert [answer.result() for answer in at_work] == ["long"] * AT_WORK
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), 3_601.0])
+def test_a_deadline_out_of_range_is_refused(client, value):
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("music_prompt", [text("text", "calm"), seconds(value)], client_timeout=WAIT_S)
+    assert isinstance(from_wire(caught.value.message()), InvalidOption)
+    assert "deadline_s must lie above 0" in caught.value.message()
+
+
+def test_the_log_names_a_request_by_the_id_that_its_client_gave_it(client, server):
+    with pytest.raises(InferenceServerException):
+        client.infer("music_prompt", [text("text", "calm"), seconds(1e-6)], request_id="narration-7")
+    wait_until(lambda: "music_prompt: not done in time: request narration-7" in server.log_file.read_text())
 
 
 def test_nothing_is_begun_for_a_client_that_went_while_its_answer_was_made(client, server):

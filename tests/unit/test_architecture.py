@@ -21,17 +21,22 @@ ALLOWED = {
     "client/attune_client": ("attune_client",),
     # The report is how every benchmark prints.
     "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
-    # The stages know nothing of each other; pipeline.py joins what they serve.
-    "ensemble/attune_ensemble/speech": ("attune_client.protocol", "attune_ensemble.tensors"),
+    # The stages know nothing of each other; pipeline.py joins what they serve. Each is handed the context of a call.
+    "ensemble/attune_ensemble/speech": (
+        "attune_client.protocol",
+        "attune_ensemble.serving.call",
+        "attune_ensemble.tensors",
+    ),
     "ensemble/attune_ensemble/prompting": (
         "attune_client.protocol",
-        "attune_ensemble.pipeline",
+        "attune_ensemble.serving.call",
         "attune_ensemble.serving.scratch",
         "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/music": (
         "attune_client.protocol",
         "attune_client.bench.report",
+        "attune_ensemble.serving.call",
         "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/serving": (

@@ -7,9 +7,11 @@ import contextlib
 import inspect
 import io
 import math
+import re
 import subprocess
 import sys
 from decimal import Decimal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,6 +139,8 @@ def test_an_address_that_is_none(kind, url):
         ({"text": "x", "seed": -1}, "seed must be a whole number"),
         ({"text": "x", "seed": 2**63}, "seed must be a whole number"),
         ({"text": "x", "engine": 3}, "engine must be a str"),
+        *(({"text": "x", "deadline_s": value}, "deadline_s must lie above 0") for value in (0, -1, 3_601, math.nan)),
+        ({"text": "x", "deadline_s": "3"}, "deadline_s must be a number, not '3'"),
         ({"text": " "}, "text is empty"),
         ({"text": HALF_A_CHARACTER}, "text is no valid Unicode"),
         ({"text": "x" * 2_001}, "2,000 characters"),
@@ -170,6 +174,12 @@ def test_options_are_refused_before_anything_is_sent(call, options, words):
 def test_options_are_refused_before_a_recording_is_read(call):
     with pytest.raises(errors.InvalidOption, match="seed"):
         call("play", "nowhere.wav", seed="x")
+
+
+def test_a_deadline_out_of_range_is_refused_by_every_method(call):
+    for method, argument in {"analyse": "nowhere.wav", "prompt": "x", "play": "nowhere.wav", "play_text": "x"}.items():
+        with pytest.raises(errors.InvalidOption, match="deadline_s must lie above 0"):
+            call(method, argument, deadline_s=0)
 
 
 @pytest.mark.parametrize(
@@ -422,6 +432,66 @@ def test_a_stream_is_cancelled_unless_its_last_response_has_come(monkeypatch, en
         next(responses)
     responses.close()
     assert stops == [cancelled]
+
+
+# --- how long a client waits ---
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "deadline_s", "waits_s"),
+    # The clock of the test goes 2 s ahead after the beginning.
+    [(300.0, None, 300.0), (300.0, 10.0, 9.0), (5.0, 10.0, 5.0), (300.0, 1.0, 1.0), (0.5, 1.0, 0.5)],
+)
+def test_a_client_waits_a_second_longer_than_the_deadline_and_never_longer_than_its_timeout(
+    monkeypatch, timeout_s, deadline_s, waits_s
+):
+    clock = iter([100.0, 102.0, 102.0])
+    monkeypatch.setattr(wire, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    patience = wire.Patience.of(timeout_s, wire.deadline_inputs(deadline_s))
+    assert patience.left_s() == waits_s
+    over = deadline_s == 1.0
+    words = r"the deadline of 1 s passed, and nothing came" if over else rf"nothing came for {timeout_s:g} s"
+    assert re.fullmatch(words, str(patience.ended()))
+
+
+@pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
+def test_the_deadline_is_sent_and_limits_the_wait(monkeypatch, kind):
+    sent = {}
+
+    def infer(name, inputs, *, client_timeout):
+        sent.update({tensor.name(): tensor for tensor in inputs}, client_timeout=client_timeout)
+        raise InferenceServerException("request_timeout: the deadline passed before speech_to_text was done")
+
+    async def ask():
+        async with AsyncAttuneClient(NOWHERE) as client:
+            monkeypatch.setattr(client._client, "infer", infer)
+            await client.analyse(b"x", deadline_s=3)
+
+    def ask_blocking():
+        with AttuneClient(NOWHERE) as client:
+            monkeypatch.setattr(client._client, "infer", infer)
+            client.analyse(b"x", deadline_s=3)
+
+    with pytest.raises(errors.RequestTimeout, match=r"^the deadline passed before speech_to_text was done$"):
+        ask_blocking() if kind is AttuneClient else asyncio.run(ask())
+    assert (sent["deadline_s"].datatype(), sent["deadline_s"].shape()) == ("FP32", [1])
+    assert 3 < sent["client_timeout"] <= 4
+
+
+def test_a_stream_from_which_nothing_comes_ends_after_the_deadline(monkeypatch):
+    stops = []
+
+    class Triton:
+        def __init__(self, url):
+            self.stop_stream = lambda cancel_requests: stops.append(cancel_requests)
+            self.start_stream = self.async_stream_infer = lambda *_, **__: None
+            self.close = lambda: None
+
+    monkeypatch.setattr(client_module, "InferenceServerClient", Triton)
+    monkeypatch.setattr(wire, "GRACE_S", 0.1)
+    with pytest.raises(errors.RequestTimeout, match=r"the deadline of 0\.1 s passed"):
+        AttuneClient(NOWHERE).play_text("x", deadline_s=0.1)
+    assert stops == [True]
 
 
 def test_a_tensor_that_is_not_what_it_says_is_a_server_error():

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from attune_client import cli
 from attune_client.commands import analysis, audio_output, listing, playing
 from attune_client.commands.audio_output import AudioOutput, Destination
-from attune_client.protocol.errors import ServerError, SilentAudio, UnreadableFile
+from attune_client.protocol.errors import RequestTimeout, ServerError, SilentAudio, UnreadableFile
 from attune_client.results import VAD, ModelStatus, MusicPrompt, Segment, SpeechEmotion
 
 RATE = 32_000
@@ -438,7 +438,7 @@ def test_a_source_reaches_the_client(client, folder, arguments, asked):
     result = attune("play", *arguments, "--seconds", 3, "--engine", "composer", stdin=b"spoken")
     assert result.exit_code == 0, result.output
     nothing = dict.fromkeys(("audio", "text", "emotion", "vad", "spec"))
-    rest = {"duration_s": 3.0, "seed": None, "engine": "composer", "other_languages": None}
+    rest = {"duration_s": 3.0, "seed": None, "engine": "composer", "other_languages": None, "deadline_s": None}
     assert client.asked == [nothing | rest | asked]
 
 
@@ -485,7 +485,7 @@ def test_a_session_file_asks_for_the_same_piece(client, folder):
     assert attune("play", "--spec", "session.json").exit_code == 0
     assert attune("play", "--spec", "session.json", "--seed", 3, "--seconds", 9, "-f").exit_code == 0
     same = {"audio": None, "text": "slow", "emotion": None, "vad": None, "spec": {"tempo_bpm": 70}}
-    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen", "other_languages": None}
+    same |= {"duration_s": 4.5, "seed": 0, "engine": "musicgen", "other_languages": None, "deadline_s": None}
     assert client.asked == [same, same | {"duration_s": 9.0, "seed": 3}]
 
 
@@ -535,7 +535,7 @@ class FakeAsyncClient:
     async def __aexit__(self, *error):
         pass
 
-    async def analyse(self, audio, *, other_languages=None):
+    async def analyse(self, audio, *, other_languages=None, deadline_s=None):
         if audio == b"":
             raise SilentAudio("silent")
         return SPEECH
@@ -605,6 +605,25 @@ def test_what_becomes_of_other_languages_reaches_the_client(client, folder):
     assert attune("play", "speech.wav", "-f", "--other-languages", "guess").exit_code == 2
 
 
+def test_a_deadline_reaches_the_client_and_one_out_of_range_does_not(client, folder):
+    assert attune("play", "speech.wav", "--deadline", "2.5").exit_code == 0
+    assert client.asked[0]["deadline_s"] == 2.5
+    for seconds in ("0", "-1", "3601", "nan", "soon"):
+        for command in ("play", "analyse"):
+            result = attune(command, "speech.wav", "--deadline", seconds)
+            assert result.exit_code == 2
+            assert "--deadline" in result.stderr
+    assert len(client.asked) == 1
+
+
+def test_a_deadline_that_passed_is_one_line_and_what_came_before_is_kept(client, folder):
+    client.chunks = [np.zeros((RATE, 2), np.float32), RequestTimeout("the deadline passed before the music was done")]
+    result = attune("play", "speech.wav", "--deadline", "2.5")
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last == "Error: the deadline passed before the music was done; 1.0 s of music were kept in music.wav"
+
+
 def test_a_specification_that_is_nested_too_deep_is_refused_in_one_line(client, folder):
     Path("deep.json").write_text("[" * 100_000)
     result = attune("play", "--spec", "deep.json")
@@ -622,7 +641,7 @@ def test_a_recording_that_is_missing_does_not_stop_the_others(monkeypatch, folde
     assert first["emotion"] == third["emotion"] == "calm"
 
 
-async def missing_is_unreadable(self, audio, *, other_languages=None):
+async def missing_is_unreadable(self, audio, *, other_languages=None, deadline_s=None):
     if not Path(audio).exists():
         raise UnreadableFile(f"{audio}: no such file")
     return SPEECH

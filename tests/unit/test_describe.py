@@ -14,6 +14,7 @@ from attune_ensemble.prompting.describe import MusicDescriber
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import Retrieved
 from attune_ensemble.prompting.writers.template import TemplatePromptWriter
+from attune_ensemble.serving.call import UNLIMITED
 from attune_ensemble.tensors import bytes_tensor, decode
 
 EMOTIONS = load_emotions()
@@ -32,7 +33,7 @@ class FakeIndex:
 class FakeEncoder:
     """Stands for `text_tokenizer` and `sentence_encoder`, and remembers the text."""
 
-    def __call__(self, model, inputs):
+    def __call__(self, model, inputs, *, context):
         if model == "text_tokenizer":
             self.text = decode(inputs["transcript"][0, 0])
             return {"input_ids": np.zeros((1, 16), np.int64), "attention_mask": np.ones((1, 16), np.int64)}
@@ -53,7 +54,7 @@ def encoder():
 @pytest.fixture
 def describe(index, encoder):
     describer = MusicDescriber(EMOTIONS, index, TemplatePromptWriter())
-    return lambda **inputs: describer.describe(inputs, encoder)
+    return lambda **inputs: describer.describe(inputs, encoder, context=UNLIMITED)
 
 
 def test_an_emotion_is_searched_for_in_its_octant(describe, index, encoder):

@@ -12,6 +12,8 @@ import pytest
 from attune_client.protocol.errors import (
     InvalidOption,
     InvalidRequest,
+    RequestCancelled,
+    RequestTimeout,
     ServerError,
     StreamEndedEarly,
 )
@@ -21,6 +23,7 @@ from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions
 from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.tensors import bytes_tensor
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
@@ -35,6 +38,10 @@ class CountingEngine:
         self.made = 0
         self.at_most = 1_000
         self.request = None
+        self.closed = False
+
+    def close(self):
+        self.closed = True
 
     def generate(self, request, chunk_s):
         self.request = request
@@ -182,6 +189,59 @@ def test_an_engine_that_ends_early_is_an_error_after_what_it_made(engine):
         next(responses)
     with pytest.raises(StreamEndedEarly, match=r"19\.0 s of 600 s"):
         next(responses)
+
+
+# --- deadlines, and the end ---
+
+
+def test_music_ends_at_the_deadline_and_its_engine_stops(engine):
+    over = []
+    context = CallContext(deadline=time.monotonic() + 60, is_cancelled=lambda: bool(over))
+    responses = MusicService("counter", 1.0, EngineOptions()).play(inputs(), context=context)
+    next(responses), next(responses)
+    assert 50 < engine.request.deadline_s <= 60  # for an engine that serves several at once
+    over.append(True)
+    with pytest.raises(RequestCancelled):
+        next(responses)
+    assert engine.made == 2
+    late = MusicService("counter", 1.0, EngineOptions()).play(inputs(), context=CallContext.within(0.0))
+    next(late)
+    with pytest.raises(RequestTimeout, match="before the music was done"):
+        next(late)
+
+
+def test_an_engine_that_is_being_made_is_not_waited_for_beyond_the_deadline(monkeypatch):
+    go_on = threading.Event()
+
+    def create(name, options):
+        assert name == "counter" or go_on.wait(5)
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    with pytest.raises(RequestTimeout, match="before the music was done"):
+        list(service.play(inputs(engine=bytes_tensor("slow")), context=CallContext.within(0.3)))
+    go_on.set()
+
+
+def test_closing_closes_every_engine_and_one_that_is_still_being_made(monkeypatch):
+    go_on, made = threading.Event(), []
+
+    def create(name, options):
+        assert name == "counter" or go_on.wait(5)
+        if name == "broken":
+            raise ServerError("no memory")
+        made.append(CountingEngine())
+        return made[-1]
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    for name in ("slow", "broken"):
+        next(service.play(inputs(engine=bytes_tensor(name))))
+    threading.Timer(0.1, go_on.set).start()
+    service.close()
+    assert len(made) == 2
+    assert all(engine.closed for engine in made)
 
 
 # --- an engine that is being made ---

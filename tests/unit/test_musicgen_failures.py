@@ -10,6 +10,7 @@ import inspect
 import threading
 import time
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -415,3 +416,27 @@ def test_a_closed_engine_keeps_none_of_its_memory(parts):
     engine.close()
     with pytest.raises(ServerUnavailable):
         engine.submit(REQUESTS[0])
+
+
+def threads_of_music():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("musicgen")]
+
+
+def test_closing_the_adapter_ends_its_threads_and_what_plays(parts):
+    before = threads_of_music()
+    adapter = MusicGenAdapter(lambda: engine_of(parts, SETTINGS), SamplingSettings())
+    assert len(threads_of_music()) > len(before)
+    music = adapter.generate(replace(asked(), duration_s=60.0), chunk_s=0.5)
+    assert any(map(len, music))
+    adapter.close()
+    with pytest.raises(EngineBusy, match="closing"):
+        list(music)
+    assert threads_of_music() == before
+
+
+def test_a_request_that_is_not_done_in_time_ends_and_frees_its_slot(parts):
+    adapter = MusicGenAdapter(lambda: engine_of(parts, SETTINGS), SamplingSettings())
+    with pytest.raises(RequestTimeout, match="not finished in time"):
+        list(adapter.generate(replace(asked(), duration_s=600.0, deadline_s=0.1), chunk_s=0.5))
+    assert played(adapter) == 160
+    adapter.close()

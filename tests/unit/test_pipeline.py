@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_client.protocol.errors import InvalidOption, NoSpeech, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import (
+    InvalidOption,
+    NoSpeech,
+    RequestCancelled,
+    RequestTimeout,
+    ServerError,
+    StreamEndedEarly,
+)
 from attune_client.protocol.models import (
     EMOTION_CLASSIFIER,
     MUSIC_GENERATOR,
@@ -14,6 +21,7 @@ from attune_client.protocol.models import (
     SPEECH_EMOTION,
 )
 from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.tensors import bytes_tensor
 
 LABELS = [f"emotion {i}" for i in range(40)]
@@ -26,9 +34,12 @@ class FakeServer:
     def __init__(self, num_segments: int) -> None:
         self.num_segments = num_segments
         self.calls: list[tuple[str, dict[str, np.ndarray]]] = []
+        self.contexts: list[CallContext] = []
 
-    def __call__(self, model, inputs):
+    def __call__(self, model, inputs, *, context):
+        context.check(model)
         self.calls.append((model, dict(inputs)))
+        self.contexts.append(context)
         return getattr(self, model)(inputs)
 
     def speech_to_text(self, inputs):
@@ -60,20 +71,20 @@ class FakeServer:
 
 def test_one_batch_carries_all_segments_of_two_minutes():
     server = FakeServer(16)
-    outputs = recognise_speech(AUDIO, LABELS, server)
+    outputs = recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)
     assert [name for name, _ in server.calls] == ["speech_to_text", "emotion_recognition", "emotion_classifier"]
     assert outputs["segment_vad"].shape == (16, 3)
 
 
 def test_longer_narrations_take_several_batches_and_lose_nothing():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(37))
+    outputs = recognise_speech(AUDIO, LABELS, FakeServer(37), context=UNLIMITED)
     np.testing.assert_array_equal(outputs["segment_vad"][:, 0], np.arange(37))
     np.testing.assert_allclose(outputs["vad"], 18.0)
     assert outputs["transcript"][0].decode().split() == [f"word{i}" for i in range(37)]
 
 
 def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(2))
+    outputs = recognise_speech(AUDIO, LABELS, FakeServer(2), context=UNLIMITED)
     assert set(outputs) == {tensor.name for tensor in SPEECH_EMOTION.outputs}
     assert outputs["emotion"].tolist() == [b"emotion 0"]  # the mean of 0 and 1 is a half
     assert outputs["segment_emotion"].tolist() == [b"emotion 0", b"emotion 1"]
@@ -84,8 +95,8 @@ def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
 
 def test_what_becomes_of_other_languages_is_passed_on():
     server, option = FakeServer(1), np.array([b"voice"], dtype=np.object_)
-    recognise_speech(AUDIO, LABELS, server)
-    recognise_speech(AUDIO, LABELS, server, option)
+    recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)
+    recognise_speech(AUDIO, LABELS, server, option, context=UNLIMITED)
     asked = [inputs for name, inputs in server.calls if name == "speech_to_text"]
     assert [set(inputs) for inputs in asked] == [{"audio"}, {"audio", "other_languages"}]
     assert asked[1]["other_languages"] is option
@@ -97,20 +108,20 @@ def test_the_mean_counts_seconds():
 
 
 def test_an_error_of_a_model_is_the_callers():
-    def call(model, inputs):
+    def call(model, inputs, *, context):
         raise NoSpeech("none")
 
     with pytest.raises(NoSpeech):
-        recognise_speech(AUDIO, LABELS, call)
+        recognise_speech(AUDIO, LABELS, call, context=UNLIMITED)
 
 
 def test_more_segments_than_the_classifier_takes_each_have_their_emotion():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(300))
+    outputs = recognise_speech(AUDIO, LABELS, FakeServer(300), context=UNLIMITED)
     assert outputs["segment_emotion"].tolist() == [f"emotion {i % 40}".encode() for i in range(300)]
 
 
 def test_the_prompt_comes_with_its_time():
-    outputs = write_prompt({"text": bytes_tensor("serene")}, FakeServer(1))
+    outputs = write_prompt({"text": bytes_tensor("serene")}, FakeServer(1), context=UNLIMITED)
     assert outputs["prompt"].tolist() == [b"text"]
     assert outputs["prompt_s"].shape == (1,)
     assert "prompt" in {tensor.name for tensor in MUSIC_PROMPT.outputs}
@@ -127,12 +138,14 @@ class FakeGenerator:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.asked: list[dict[str, np.ndarray]] = []
+        self.contexts: list[CallContext] = []
         self.closed = 0
 
-    def __call__(self, model, inputs):
+    def __call__(self, model, inputs, *, context):
         assert model == "music_generator"
         assert {tensor.name for tensor in MUSIC_GENERATOR.inputs} >= set(inputs)
         self.asked.append(inputs)
+        self.contexts.append(context)
         if inputs.get("engine", [b""])[0] == b"theremin":
             raise InvalidOption("no theremin")
         announcement = {"engine": bytes_tensor("counter"), "sample_rate": np.array([10])}
@@ -145,9 +158,9 @@ class FakeGenerator:
             self.closed += 1
 
 
-def therapy(seconds=2.0, server=None, **inputs):
+def therapy(seconds=2.0, server=None, context=UNLIMITED, **inputs):
     server, generator = server or FakeServer(2), FakeGenerator(seconds)
-    return play_therapy(inputs, LABELS, server, generator), server, generator
+    return play_therapy(inputs, LABELS, server, generator, context=context), server, generator
 
 
 def test_therapy_tells_everything_first_and_closes_the_music():
@@ -179,6 +192,33 @@ def test_an_option_that_the_engine_does_not_take_costs_no_transcription():
     assert server.calls == []
 
 
+def test_every_stage_works_in_the_context_of_the_request():
+    context = CallContext.within(60.0)
+    responses, server, generator = therapy(context=context, audio=AUDIO)
+    list(responses)
+    assert len(server.contexts) == 4
+    assert len(generator.contexts) == 2
+    assert all(handed_on is context for handed_on in server.contexts + generator.contexts)
+
+
+@pytest.mark.parametrize("stages", range(4))
+def test_no_stage_begins_when_the_request_is_over(stages):
+    """What is cancelled, or comes to its deadline, while a stage is at work, is noticed before the next one."""
+    server = FakeServer(1)
+    context = CallContext(is_cancelled=lambda: len(server.calls) == stages)
+    responses, _server, generator = therapy(server=server, context=context, audio=AUDIO)
+    with pytest.raises(RequestCancelled):
+        list(responses)
+    names = ["speech_to_text", "emotion_recognition", "emotion_classifier", "music_prompt"]
+    assert [name for name, _ in server.calls] == names[:stages]
+    assert len(generator.asked) == 1  # for its choices; it plays nothing
+
+
+def test_a_request_without_time_ends_as_timed_out():
+    with pytest.raises(RequestTimeout, match="before speech_to_text was done"):
+        recognise_speech(AUDIO, LABELS, FakeServer(1), context=CallContext.within(0.0))
+
+
 @pytest.mark.parametrize("seconds", [0, 1])
 def test_music_that_ends_early_is_an_error(seconds):
     responses, _server, _generator = therapy(seconds, audio=AUDIO)
@@ -190,12 +230,12 @@ def test_music_that_ends_early_is_an_error(seconds):
 def test_a_generator_that_says_nothing_is_an_error(silent_from):
     generator, asked = FakeGenerator(2.0), []
 
-    def call_stream(model, inputs):
+    def call_stream(model, inputs, *, context):
         asked.append(model)
-        yield from () if len(asked) > silent_from else generator(model, inputs)
+        yield from () if len(asked) > silent_from else generator(model, inputs, context=context)
 
     with pytest.raises(ServerError, match=r"announced nothing|before it began"):
-        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream))
+        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream, context=UNLIMITED))
 
 
 @pytest.mark.parametrize(
@@ -248,4 +288,4 @@ def test_probabilities_that_do_not_add_up_are_an_error(sum_):
     server = FakeServer(1)
     server.emotion_classifier = lambda inputs: {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8] * sum_}
     with pytest.raises(ServerError, match="add up to"):
-        recognise_speech(AUDIO, LABELS, server)
+        recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from attune_client.protocol import errors
-from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS
+from attune_client.protocol.models import DEADLINE, EMOTION_RECOGNITION, MODELS
 
 
 def all_errors(root: type[errors.AttuneError] = errors.AttuneError) -> list[type[errors.AttuneError]]:
@@ -23,6 +23,12 @@ def test_every_error_survives_the_wire_even_with_prefixes(kind):
     received = errors.from_wire("in ensemble 'x', Failed to process: " + kind("what: was wrong").to_wire())
     assert type(received) is kind
     assert str(received) == "what: was wrong"
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_model_takes_a_deadline_unless_it_puts_requests_together(model):
+    assert DEADLINE.optional
+    assert (DEADLINE in model.inputs) == (model.max_batch_size == 0)
 
 
 def test_error_codes_are_distinct():

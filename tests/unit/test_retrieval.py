@@ -59,6 +59,14 @@ def test_each_document_finds_its_emotion(index, emotion):
     assert found.similarity == pytest.approx(1.0, abs=1e-5)
 
 
+def test_closing_removes_the_private_copy(directory, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    index = KnowledgeIndex(directory, EMOTIONS)
+    assert list(tmp_path.iterdir())
+    index.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_similarity_is_the_cosine_whatever_the_length(index):
     sad = next(emotion for emotion in EMOTIONS if emotion.label == "sad")
     query, document = embed([query_text("sad"), document_text(sad)])

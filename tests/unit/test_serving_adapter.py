@@ -31,6 +31,7 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.serving.places import Places
 
@@ -96,12 +97,16 @@ class FakeSender:
 
 
 class FakeRequest:
-    def __init__(self, **inputs: np.ndarray) -> None:
+    def __init__(self, request_id: str = "", **inputs: np.ndarray) -> None:
+        self.id = request_id
         self._inputs = [FakeTensor(name, array) for name, array in inputs.items()]
         self.sender = FakeSender()
 
     def inputs(self) -> list[FakeTensor]:
         return self._inputs
+
+    def request_id(self) -> str:
+        return self.id
 
     def get_response_sender(self) -> FakeSender:
         return self.sender
@@ -126,13 +131,17 @@ class FakePb:
 
     def __init__(self, called: Callable[[str, dict[str, np.ndarray]], Any] | None = None) -> None:
         self.Logger = FakeLogger()
+        self.request_ids: list[str] = []
         self._called = called
 
     def PreferredMemory(self, kind: int, device: int) -> tuple[int, int]:  # noqa: N802
         return kind, device
 
-    def InferenceRequest(self, *, model_name: str, inputs: list[FakeTensor], **_: Any) -> Any:  # noqa: N802
+    def InferenceRequest(  # noqa: N802
+        self, *, model_name: str, request_id: str, inputs: list[FakeTensor], **_: Any
+    ) -> Any:
         answer = self._called
+        self.request_ids.append(request_id)
         arrays = {tensor.name(): tensor.as_numpy() for tensor in inputs}
 
         class Request:
@@ -210,7 +219,7 @@ def test_a_programming_error_goes_to_the_log_and_not_to_the_client():
 def test_requests_overlap_when_answered_concurrently():
     meeting = threading.Barrier(2, timeout=WAIT_S)  # passes only if both requests are at work at once
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         meeting.wait()
         return {"prompt": inputs["text"]}
 
@@ -229,7 +238,7 @@ class Counting:
         self.closed = threading.Event()
         self._before_each = before_each
 
-    def __call__(self, inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def __call__(self, inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert LEASE not in inputs
         try:
             for index in range(100):
@@ -242,7 +251,7 @@ class Counting:
 
 def test_a_stream_sends_each_item_and_ends():
     request = FakeRequest()
-    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs: ({"engine": name} for name in ("a", "b")))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs, context: ({"engine": name} for name in ("a", "b")))
     assert request.sender.finished.wait(WAIT_S)
     assert [response.arrays() for response in request.sender.sent] == [{"engine": ["a"]}, {"engine": ["b"]}]
 
@@ -295,7 +304,7 @@ def test_a_call_returns_tensors_by_name():
         assert name == SPEECH_TO_TEXT.name
         return FakeResponse([FakeTensor("transcript", inputs["audio"])])
 
-    answer = make(FakePb(called)).call("speech_to_text", {"audio": text("hello")})
+    answer = make(FakePb(called)).call("speech_to_text", {"audio": text("hello")}, context=UNLIMITED)
     assert answer["transcript"].tolist() == [b"hello"]
 
 
@@ -303,10 +312,10 @@ def test_a_call_raises_what_the_model_answered():
     message = "Failed to process the request(s), message: silent_audio: nothing to hear"
     pb = FakePb(lambda name, inputs: FakeResponse(error=FakeTritonError(message)))
     with pytest.raises(SilentAudio, match=r"^nothing to hear$"):
-        make(pb).call("speech_to_text", {"audio": text("")})
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED)
     pb = FakePb(lambda name, inputs: FakeResponse(error=FakeTritonError("Stub process is not healthy.")))
     with pytest.raises(ServerError, match="not healthy"):
-        make(pb).call("speech_to_text", {"audio": text("")})
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED)
     assert "speech_to_text answered" in pb.Logger.lines[0]
 
 
@@ -314,7 +323,7 @@ def test_a_call_has_a_deadline():
     hold = threading.Event()
     pb = FakePb(lambda name, inputs: hold.wait(WAIT_S))
     with pytest.raises(RequestTimeout, match=r"speech_to_text gave no answer within 0\.05 s"):
-        make(pb).call("speech_to_text", {"audio": text("")}, timeout_s=0.05)
+        make(pb).call("speech_to_text", {"audio": text("")}, context=UNLIMITED, timeout_s=0.05)
     hold.set()
 
 
@@ -331,7 +340,7 @@ def test_closing_a_called_stream_ends_the_lease_and_drains_it():
         yield FakeResponse()  # the empty final response carries no tensors
         drained.set()
 
-    stream = make(FakePb(called)).call_stream("music_generator", {"prompt": text("slow")})
+    stream = make(FakePb(called)).call_stream("music_generator", {"prompt": text("slow")}, context=UNLIMITED)
     assert next(stream)["music"].tolist() == [[0, 0]]
     assert is_held(tokens[0])
     stream.close()
@@ -420,7 +429,9 @@ def dead() -> Iterator[Dead]:
 @pytest.mark.parametrize("responses", [0, 2])
 def test_every_response_of_a_stream_has_a_deadline(responses, dead):
     dead._responses = responses
-    stream = make(FakePb(dead)).call_stream("music_generator", {"prompt": text("slow")}, timeout_s=0.05)
+    stream = make(FakePb(dead)).call_stream(
+        "music_generator", {"prompt": text("slow")}, context=UNLIMITED, timeout_s=0.05
+    )
     for _ in range(responses):
         next(stream)
     started_s = time.monotonic()
@@ -447,8 +458,8 @@ def test_a_stream_that_is_cancelled_while_it_waits_for_a_model_ends_within_a_sec
     dead._responses = responses
     adapter = make(FakePb(dead), MUSIC_GENERATOR)
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-        yield from adapter.call_stream("music_generator", {"prompt": inputs["text"]})
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from adapter.call_stream("music_generator", {"prompt": inputs["text"]}, context=context)
 
     ended = cancel_while(adapter, dead, lambda request: adapter.stream([request], play))
     assert isinstance(ended, RequestCancelled)
@@ -458,12 +469,12 @@ def test_an_answer_that_is_cancelled_while_it_waits_for_a_model_calls_no_other(d
     adapter = make(FakePb(dead), MUSIC_PROMPT)
     went_on: list[str] = []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         with contextlib.suppress(RequestTimeout):
-            adapter.call("speech_to_text", {"audio": inputs["text"]})
+            adapter.call("speech_to_text", {"audio": inputs["text"]}, context=context)
             went_on.append("after the first call")
         with pytest.raises(RequestCancelled):
-            adapter.call("text_tokenizer", {"transcript": inputs["text"]})
+            adapter.call("text_tokenizer", {"transcript": inputs["text"]}, context=context)
         return {}
 
     ended = cancel_while(adapter, dead, lambda request: adapter.answer_concurrently([request], describe))
@@ -475,7 +486,7 @@ def test_whoever_does_not_want_it_any_more_wins_no_place():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
     go_on, begun = threading.Event(), []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         begun.append(inputs["text"][0])
         assert go_on.wait(WAIT_S)
         return {"prompt": inputs["text"]}
@@ -495,7 +506,7 @@ def test_a_caller_that_vanishes_frees_its_place_in_the_queue():
     adapter = make(FakePb(), SPEECH_TO_TEXT, max_concurrent=1)
     go_on = threading.Event()
 
-    def transcribe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def transcribe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         assert LEASE not in inputs
         assert go_on.wait(WAIT_S)
         return {"start_s": [0.0]}
@@ -515,12 +526,12 @@ def test_long_work_sees_between_its_steps_that_nobody_waits():
     adapter = make(FakePb())
     request = FakeRequest()
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
-        adapter.check()
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        context.check()
         request.sender.cancelled = True
         for _ in range(100):
             time.sleep(0.05)
-            adapter.check()
+            context.check()
         return {}
 
     adapter.answer_concurrently([request], describe)
@@ -532,7 +543,7 @@ def test_triton_is_not_asked_about_a_request_that_is_complete():
     request = FakeRequest()
     asked_after: list[bool] = []
     request.sender.is_cancelled = lambda: asked_after.append(request.sender.finished.is_set()) or False  # type: ignore[method-assign,func-returns-value]
-    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs: iter([{"engine": "a"}]))
+    make(FakePb(), MUSIC_GENERATOR).stream([request], lambda inputs, context: iter([{"engine": "a"}]))
     outcome(request)
     time.sleep(0.5)
     assert asked_after
@@ -559,9 +570,9 @@ def test_a_request_that_is_complete_is_let_go(words):
 
     adapter = make(FakePb(called), MUSIC_GENERATOR)
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         if words != "nothing":
-            adapter.call("speech_to_text", {"audio": text(words)})
+            adapter.call("speech_to_text", {"audio": text(words)}, context=context)
         yield {"engine": words}
 
     request = Passing()
@@ -577,6 +588,230 @@ def test_a_request_that_is_complete_is_let_go(words):
         gc.enable()
 
 
+# --- deadlines ---
+
+NO_TIME_S, LITTLE_S, ENOUGH_S = 1e-9, 0.2, 60.0
+
+
+def seconds(value: float) -> np.ndarray:
+    return np.array([value], np.float32)
+
+
+def test_a_deadline_that_is_over_at_once_is_refused_before_anything_is_done():
+    begun: list[Any] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        begun.append(inputs)
+        return {}
+
+    request = FakeRequest(text=text("a"), deadline_s=seconds(NO_TIME_S))
+    make(FakePb()).answer_concurrently([request], describe)
+    ended = outcome(request)
+    assert isinstance(ended, RequestTimeout)
+    assert str(ended) == "the deadline passed before music_prompt was done"
+    assert request.sender.sent[-1].error().code() == FakeTritonError.UNAVAILABLE
+    assert not begun
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, -1.0, np.nan, np.inf, 3_601.0])
+def test_a_deadline_out_of_range_is_refused(deadline_s):
+    request = FakeRequest(text=text("a"), deadline_s=seconds(deadline_s))
+    make(FakePb()).answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    ended = outcome(request)
+    assert isinstance(ended, InvalidOption)
+    assert str(ended).startswith("deadline_s must lie above 0 and at most at 3600, not ")
+
+
+def test_a_deadline_is_for_the_adapter_and_what_is_left_of_it_for_the_service():
+    left_s: list[float | None] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        assert set(inputs) == {"text"}
+        left_s.append(context.left_s())
+        return {"prompt": inputs["text"]}
+
+    for deadline in ({"deadline_s": seconds(ENOUGH_S)}, {}):
+        request = FakeRequest(text=text("a"), **deadline)
+        make(FakePb()).answer_concurrently([request], describe)
+        outcome(request)
+    assert left_s[1] is None
+    assert left_s[0] is not None
+    assert ENOUGH_S - WAIT_S < left_s[0] <= ENOUGH_S
+
+
+def test_a_called_model_gets_what_is_left_and_an_id_where_it_takes_them():
+    given: dict[str, dict[str, np.ndarray]] = {}
+
+    def called(name: str, inputs: dict[str, np.ndarray]) -> FakeResponse:
+        given[name] = inputs
+        return FakeResponse([])
+
+    pb = FakePb(called)
+    adapter = make(pb)
+    context = CallContext(deadline=time.monotonic() + ENOUGH_S, request_id="narration")
+    adapter.call("speech_to_text", {"audio": text("a")}, context=context)
+    adapter.call("text_tokenizer", {"transcript": text("a")}, context=context)
+    (left_s,) = given["speech_to_text"]["deadline_s"]
+    assert ENOUGH_S - WAIT_S < left_s <= ENOUGH_S
+    assert set(given["text_tokenizer"]) == {"transcript"}
+    assert pb.request_ids == ["narration/speech_to_text", "narration/text_tokenizer"]
+
+
+def test_no_model_is_called_for_a_request_that_is_over():
+    called: list[str] = []
+    adapter = make(FakePb(lambda name, inputs: called.append(name)))
+    with pytest.raises(RequestTimeout, match="before text_tokenizer was done"):
+        adapter.call("text_tokenizer", {"transcript": text("a")}, context=CallContext.within(0.0))
+    with pytest.raises(RequestTimeout, match="before music_generator was done"):
+        next(adapter.call_stream("music_generator", {"prompt": text("a")}, context=CallContext.within(0.0)))
+    assert not called
+
+
+@pytest.mark.parametrize("name", ["speech_to_text", "emotion_recognition"])
+def test_a_model_that_blocks_holds_its_caller_until_the_deadline(name, dead):
+    adapter = make(FakePb(dead))
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        return adapter.call(name, {}, context=context)
+
+    request = FakeRequest(deadline_s=seconds(LITTLE_S))
+    adapter.answer_concurrently([request], describe)
+    ended = outcome(request)
+    assert isinstance(ended, RequestTimeout)
+    assert str(ended) in (f"the deadline passed before {stage} was done" for stage in (name, "music_prompt"))
+    assert not is_held(dead.lease or f"1-1-{'0' * 32}")
+
+
+@pytest.mark.parametrize("responses", [0, 2])
+def test_a_stream_that_waits_for_a_model_ends_at_the_deadline(responses, dead):
+    dead._responses = responses
+    adapter = make(FakePb(dead), MUSIC_GENERATOR)
+
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from adapter.call_stream("music_generator", {"prompt": text("a")}, context=context)
+
+    request = FakeRequest(deadline_s=seconds(LITTLE_S))
+    adapter.stream([request], play)
+    assert isinstance(outcome(request), RequestTimeout)
+    assert [response.has_error() for response in request.sender.sent] == [False] * responses + [True]
+    assert not is_held(dead.lease)
+
+
+def test_a_stream_makes_no_chunk_after_the_deadline():
+    def wait_in_the_middle(index: int) -> None:
+        if index == 3:
+            time.sleep(2 * LITTLE_S)
+
+    chunks = Counting(wait_in_the_middle)
+    with Lease() as lease:
+        alone = FakeRequest(deadline_s=seconds(LITTLE_S))
+        make(FakePb(), MUSIC_GENERATOR).stream([alone], chunks)
+        assert isinstance(outcome(alone), RequestTimeout)
+        assert chunks.closed.is_set()
+        assert (len(alone.sender.sent), chunks.made) == (4, 4)
+        called = FakeRequest(deadline_s=seconds(NO_TIME_S), lease=text(lease.token))
+        make(FakePb(), MUSIC_GENERATOR).stream([called], chunks)
+        assert called.sender.finished.wait(WAIT_S)
+        (told,) = called.sender.sent[-1].arrays()[ERROR]
+        assert isinstance(from_wire(told), RequestTimeout)
+
+
+def test_whoever_waits_for_a_place_waits_until_the_deadline_and_the_others_are_not_hurt():
+    adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
+    go_on, begun = threading.Event(), []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        begun.append(inputs["text"][0])
+        assert go_on.wait(WAIT_S)
+        return {"prompt": inputs["text"]}
+
+    at_work = FakeRequest(text=text("a"))
+    late = FakeRequest(text=text("b"), deadline_s=seconds(LITTLE_S))
+    next_one = FakeRequest(text=text("c"), deadline_s=seconds(ENOUGH_S))
+    adapter.answer_concurrently([at_work, late], describe)
+    assert isinstance(outcome(late), RequestTimeout)  # though the first is still at work
+    adapter.answer_concurrently([next_one], describe)  # its place is free
+    go_on.set()
+    assert outcome(at_work).arrays() == {"prompt": [b"a"]}
+    assert outcome(next_one).arrays() == {"prompt": [b"c"]}
+    assert begun == [b"a", b"c"]
+
+
+def test_an_answer_that_comes_after_the_deadline_is_none():
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        while context.left_s():
+            time.sleep(0.01)
+        return {"prompt": inputs["text"]}
+
+    request = FakeRequest(text=text("a"), deadline_s=seconds(LITTLE_S))
+    make(FakePb()).answer_concurrently([request], describe)
+    assert isinstance(outcome(request), RequestTimeout)
+
+
+@pytest.mark.parametrize(("given", "logged"), [("a" * 1_000, "a" * 100), ("one\ntwo", r"'one\ntwo'"), ("é 7", "é 7")])
+def test_the_log_names_the_request(given, logged):
+    pb = FakePb()
+    request = FakeRequest(request_id=given, text=text("a"), deadline_s=seconds(NO_TIME_S))
+    make(pb).answer_concurrently([request], lambda inputs, context: {})
+    outcome(request)
+    reason = "the deadline passed before music_prompt was done"
+    assert pb.Logger.lines == [f"music_prompt: not done in time: request {logged}: {reason}"]
+
+
+def test_a_request_without_an_id_gets_one():
+    ids: list[str] = []
+
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
+        ids.append(context.request_id)
+        return {}
+
+    requests = [FakeRequest(), FakeRequest()]
+    make(FakePb()).answer_concurrently(requests, describe)
+    for request in requests:
+        outcome(request)
+    assert all(ids)
+    assert len(set(ids)) == 2
+
+
+# --- a model that is unloaded ---
+
+
+class FakeGauges:
+    """Stands for Triton's metric families, and keeps what was last written."""
+
+    GAUGE = "gauge"
+
+    def __init__(self, **_: Any) -> None:
+        self.value = 0.0
+
+    def Metric(self, labels: dict[str, str]) -> FakeGauges:  # noqa: N802
+        return self
+
+    def set(self, value: float) -> None:
+        self.value = value
+
+
+def test_closing_ends_every_thread_of_the_adapter(monkeypatch):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._METRICS_PERIOD_S", 0.01)
+    before = set(threading.enumerate())
+    pb = FakePb()
+    pb.MetricFamily = FakeGauges  # type: ignore[attr-defined]
+    adapter, read = make(pb), threading.Event()
+    adapter.publish({"slots": "that play"}, lambda: read.set() or {"slots": 1.0})  # type: ignore[func-returns-value]
+    request = FakeRequest(text=text("a"))
+    adapter.answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    outcome(request)
+    assert read.wait(WAIT_S)
+    watch, metrics = (
+        next(thread for thread in set(threading.enumerate()) - before if thread.name == f"music_prompt-{work}")
+        for work in ("watch", "metrics")
+    )
+    adapter.close()
+    assert not watch.is_alive()
+    assert not metrics.is_alive()
+    assert pb.Logger.lines == ["music_prompt: released"]
+
+
 # --- one too many is told so at once ---
 
 
@@ -584,7 +819,7 @@ def test_one_too_many_is_refused_at_once_and_told_when_to_come_back():
     adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=2, max_waiting=1)
     go_on = threading.Event()
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert go_on.wait(WAIT_S)
         yield {"engine": "a"}
 
@@ -610,7 +845,7 @@ def test_a_refused_call_on_a_lease_is_told_in_band():
     adapter = make(FakePb(), MUSIC_GENERATOR, max_concurrent=1, max_waiting=0)
     go_on = threading.Event()
 
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         assert go_on.wait(WAIT_S)
         yield {"engine": "a"}
 
@@ -628,7 +863,7 @@ def test_one_that_was_cancelled_before_it_came_takes_no_place():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=1)
     go_on = threading.Event()
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         assert go_on.wait(WAIT_S)
         return {"prompt": inputs["text"]}
 
@@ -660,7 +895,7 @@ def test_an_error_without_a_code_of_its_own_is_for_the_log_alone():
     class LibraryError(AttuneError):
         """Of a room of ours, and no part of the protocol."""
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         raise LibraryError("/models/music_generator/1/musicgen holds no checkpoint")
 
     pb = FakePb()
@@ -676,7 +911,7 @@ def test_those_who_wait_are_served_in_their_order():
     adapter = make(FakePb(), max_concurrent=1, max_waiting=9)
     begun: list[bytes] = []
 
-    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    def describe(inputs: dict[str, np.ndarray], *, context: CallContext) -> dict[str, Any]:
         begun.append(inputs["text"][0])
         time.sleep(0.01)
         return {"prompt": inputs["text"]}
@@ -688,7 +923,7 @@ def test_those_who_wait_are_served_in_their_order():
 
 
 def test_a_busy_engine_tells_when_to_come_back_too():
-    def play(inputs: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
         raise ServerBusy("64 requests wait already")
         yield {}
 
@@ -703,7 +938,7 @@ def test_a_request_that_cannot_be_read_fails_alone():
             raise ValueError("unexpected end of a BYTES tensor")
 
     broken, good = Broken(), FakeRequest(text=text("a"))
-    make(FakePb()).answer_concurrently([broken, good], lambda inputs: {"prompt": inputs["text"]})
+    make(FakePb()).answer_concurrently([broken, good], lambda inputs, context: {"prompt": inputs["text"]})
     assert isinstance(outcome(broken), ServerError)
     assert outcome(good).arrays() == {"prompt": [b"a"]}
 
@@ -730,7 +965,7 @@ def test_numbers_that_are_none_are_an_error_going_out_and_coming_in(spec, output
     answered = FakeResponse([FakeTensor(name, np.array(value, np.float32)) for name, value in outputs.items()])
     called = make(FakePb(lambda name, inputs: iter([answered]) if spec.decoupled else answered))
     with pytest.raises(ServerError, match=fault):
-        next(called.call_stream(spec.name, {})) if spec.decoupled else called.call(spec.name, {})
+        list((called.call_stream if spec.decoupled else called.call)(spec.name, {}, context=UNLIMITED))
 
 
 def test_what_rounding_adds_to_a_limit_is_allowed():

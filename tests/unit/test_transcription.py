@@ -16,6 +16,7 @@ from tools.hearing import humming, laughter
 
 from attune_client.protocol.errors import InvalidOption, NoSpeech, RequestCancelled, UnsupportedLanguage
 from attune_client.protocol.models import SPEECH_TO_TEXT
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.speech import transcription
 from attune_ensemble.speech.audio import Decoder, decode_speech
 from attune_ensemble.speech.languages import name_of
@@ -53,7 +54,7 @@ class FakeWhisper:
 
 def transcriber_with(monkeypatch, whisper: FakeWhisper, *spans_s: tuple[float, float]) -> Transcriber:
     made = Transcriber.__new__(Transcriber)
-    made._whisper, made._decoder, made._check = whisper, Decoder.SOUNDFILE, lambda: None
+    made._whisper, made._decoder = whisper, Decoder.SOUNDFILE
     spans = [Span(round(start * RATE), round(end * RATE)) for start, end in spans_s]
     monkeypatch.setattr(transcription, "find_speech", lambda waveform: spans)
     return made
@@ -93,14 +94,12 @@ def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatc
     made = transcriber_with(monkeypatch, whisper, (0, 25), (30, 55), (60, 85))
     done = []
 
-    def check() -> None:
-        if len(done) == pieces:
-            raise RequestCancelled("gone")
+    def is_cancelled() -> bool:
         done.append(None)
+        return len(done) > pieces
 
-    made._check = check
     with pytest.raises(RequestCancelled):
-        made.hear(WAVEFORM)
+        made.hear(WAVEFORM, context=CallContext(is_cancelled=is_cancelled))
     assert len(whisper.windows_s) + whisper.decoded == pieces
 
 

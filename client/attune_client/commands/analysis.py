@@ -16,6 +16,7 @@ from attune_client.commands.options import (
     AUDIO_NAME,
     STDIN,
     audio_name,
+    deadline_option,
     json_option,
     other_languages_option,
     read_audio,
@@ -52,8 +53,16 @@ class _Analysed:
 @click.argument("audio", nargs=-1, required=True, type=AUDIO_NAME)
 @other_languages_option
 @json_option
+@deadline_option
 @server_options
-def analyse(audio: tuple[Path, ...], other_languages: str | None, as_json: bool, url: str, timeout_s: float) -> None:
+def analyse(
+    audio: tuple[Path, ...],
+    other_languages: str | None,
+    as_json: bool,
+    deadline_s: float | None,
+    url: str,
+    timeout_s: float,
+) -> None:
     """Transcribe recordings and recognise the emotion in them.
 
     Takes WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like, of at most 10 minutes; - is standard input. Results come in
@@ -63,7 +72,7 @@ def analyse(audio: tuple[Path, ...], other_languages: str | None, as_json: bool,
     if audio.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read once only")
     with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
-        outcomes = asyncio.run(_analyse_all(audio, other_languages, url, timeout_s))
+        outcomes = asyncio.run(_analyse_all(audio, other_languages, deadline_s, url, timeout_s))
     if as_json:
         echo_json([outcome.to_dict() for outcome in outcomes])
     else:
@@ -76,7 +85,7 @@ def analyse(audio: tuple[Path, ...], other_languages: str | None, as_json: bool,
 
 
 async def _analyse_all(
-    paths: Iterable[Path], other_languages: str | None, url: str, timeout_s: float
+    paths: Iterable[Path], other_languages: str | None, deadline_s: float | None, url: str, timeout_s: float
 ) -> list[_Analysed]:
     limit = asyncio.Semaphore(MAX_IN_FLIGHT)
     async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
@@ -84,7 +93,9 @@ async def _analyse_all(
         async def one(path: Path) -> _Analysed:
             async with limit:
                 try:
-                    return _Analysed(path, await client.analyse(read_audio(path), other_languages=other_languages))
+                    audio = read_audio(path)
+                    speech = await client.analyse(audio, other_languages=other_languages, deadline_s=deadline_s)
+                    return _Analysed(path, speech)
                 except AttuneError as error:
                     return _Analysed(path, error)
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from attune_client.protocol.models import MAX_AUDIO_BYTES, OtherLanguages
+from attune_client.protocol.models import MAX_AUDIO_BYTES, MAX_DEADLINE_S, OtherLanguages
 
 __all__ = [
     "AUDIO_FILE",
@@ -23,6 +23,7 @@ __all__ = [
     "RealRange",
     "Words",
     "audio_name",
+    "deadline_option",
     "json_option",
     "other_languages_option",
     "read_audio",
@@ -127,6 +128,16 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         default=DEFAULT_URL,
         show_default=True,
         help="The server's gRPC address.",
+    )(command)
+
+
+def deadline_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`--deadline`: every command that asks for work has it."""
+    return click.option(
+        "--deadline",
+        "deadline_s",
+        type=RealRange(min=0, min_open=True, max=MAX_DEADLINE_S),
+        help="Give up after so many seconds, the server too; for each recording.",
     )(command)
 
 

@@ -32,6 +32,7 @@ from attune_client.commands.options import (
     Numbers,
     RealRange,
     Words,
+    deadline_option,
     json_option,
     other_languages_option,
     read_audio,
@@ -85,6 +86,7 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Same seed, same music; drawn and told if left out.")
 @click.option("--engine", type=Words(), help="Music engine by name; the server's own if left out.")
+@deadline_option
 @server_options
 def play(
     audio: Path | None,
@@ -101,6 +103,7 @@ def play(
     seed: int | None,
     engine: str | None,
     other_languages: str | None,
+    deadline_s: float | None,
     url: str,
     timeout_s: float,
 ) -> None:
@@ -108,7 +111,7 @@ def play(
 
     AUDIO is a recording, - standard input. Or say --text, --emotion, --vad or --spec in place of one.
     """
-    wish = _Wish(audio, text, emotion, vad, spec, seconds, seed, engine, other_languages)
+    wish = _Wish(audio, text, emotion, vad, spec, seconds, seed, engine, other_languages, deadline_s)
     wish.check()
     wish.take_session()
     destination = _destination(output, format_name)
@@ -147,6 +150,7 @@ class _Wish:
     seed: int | None
     engine: str | None
     other_languages: str | None
+    deadline_s: float | None
 
     def check(self) -> None:
         """Fails unless there is one source: an emotion may have a VAD, and a specification a text."""
@@ -179,6 +183,7 @@ class _Wish:
             seed=self.seed,
             engine=self.engine,
             other_languages=self.other_languages,
+            deadline_s=self.deadline_s,
         )
 
 

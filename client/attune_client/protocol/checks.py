@@ -13,10 +13,19 @@ from numbers import Integral, Real
 from typing import Any
 
 from attune_client.protocol.errors import InvalidOption, StreamEndedEarly
-from attune_client.protocol.models import MAX_MUSIC_S, MAX_SEED, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS, OtherLanguages
+from attune_client.protocol.models import (
+    MAX_DEADLINE_S,
+    MAX_MUSIC_S,
+    MAX_SEED,
+    MAX_TEXT_CHARS,
+    MIN_MUSIC_S,
+    VAD_LIMITS,
+    OtherLanguages,
+)
 
 __all__ = [
     "check_complete",
+    "check_deadline",
     "check_duration",
     "check_number",
     "check_other_languages",
@@ -56,6 +65,14 @@ def check_duration(value: Any) -> float:
     if not MIN_MUSIC_S <= duration_s <= MAX_MUSIC_S:
         raise InvalidOption(f"duration_s must lie between {MIN_MUSIC_S:g} and {MAX_MUSIC_S:g}, not {duration_s:g}")
     return duration_s
+
+
+def check_deadline(value: Any) -> float:
+    """The time that a request is given, in seconds."""
+    deadline_s = check_number("deadline_s", value)
+    if not 0 < deadline_s <= MAX_DEADLINE_S:
+        raise InvalidOption(f"deadline_s must lie above 0 and at most at {MAX_DEADLINE_S:g}, not {deadline_s:g}")
+    return deadline_s
 
 
 def check_seed(value: Any) -> int:

@@ -38,6 +38,9 @@ MAX_TEXT_CHARS = 2_000
 MAX_AUDIO_BYTES = 2**30
 """Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
 
+MAX_DEADLINE_S = 3_600.0
+"""Longest time that a request may be given by `deadline_s`, in seconds; it must be above 0."""
+
 DEFAULT_MUSIC_S = 30.0
 """Length of the music where a request asks for none, in seconds."""
 
@@ -93,6 +96,18 @@ LEASE = TensorSpec(
     "token of the lease that a calling model holds; when it ends, so does the work",
     optional=True,
 )
+
+DEADLINE = TensorSpec(
+    "deadline_s",
+    _FP32,
+    (1,),
+    "seconds that the request is given from here on, above 0 and at most `MAX_DEADLINE_S`; then it ends as timed out",
+    optional=True,
+)
+"""Input of every model that answers a request as a whole; what it calls is given what is left.
+
+Models that put requests together into one batch have no such input: whoever calls them looks before and after.
+"""
 
 OTHER_LANGUAGES = TensorSpec(
     "other_languages",
@@ -167,7 +182,7 @@ _WISH = (
 
 SPEECH_TO_TEXT = ModelSpec(
     "speech_to_text",
-    inputs=(AUDIO_FILE, OTHER_LANGUAGES, LEASE),
+    inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE, LEASE),
     outputs=(
         TensorSpec("waveform", _FP32, (-1, -1), "[S, T] the segments, 16 kHz mono, zero-padded to one bucket"),
         TensorSpec("num_samples", _INT64, (-1, 1), "[S, 1] true length of each segment in samples"),
@@ -223,7 +238,7 @@ SENTENCE_ENCODER = ModelSpec(
 
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=_WISH,
+    inputs=(*_WISH, DEADLINE),
     outputs=_PROMPT_RESULTS,
 )
 
@@ -235,6 +250,7 @@ MUSIC_GENERATOR = ModelSpec(
         *_MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
         TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
+        DEADLINE,
         LEASE,
     ),
     outputs=(
@@ -244,12 +260,12 @@ MUSIC_GENERATOR = ModelSpec(
     decoupled=True,
 )
 
-SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES), outputs=_SPEECH_RESULTS)
+SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE), outputs=_SPEECH_RESULTS)
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
     # A recording or a wish, one of them.
-    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_WISH, *_MUSIC_OPTIONS),
+    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_WISH, *_MUSIC_OPTIONS, DEADLINE),
     # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,

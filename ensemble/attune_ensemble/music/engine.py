@@ -23,7 +23,8 @@ Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 class MusicRequest:
     """One piece of music to make: its specification and prompt as functions of time, length in seconds, and seed.
 
-    `sampling` is for an engine that samples, None for that engine's own settings.
+    `sampling` is for an engine that samples, None for that engine's own settings. `deadline_s` is how long the whole
+    may take, from now to the last audio, for an engine that serves several at once; None: as long as it takes.
 
     Raises `InvalidOption` for a length outside 1..600 s or a negative seed.
     """
@@ -32,6 +33,7 @@ class MusicRequest:
     duration_s: float
     seed: int
     sampling: SamplingSettings | None = None
+    deadline_s: float | None = None
 
     def __post_init__(self) -> None:
         check_duration(self.duration_s)
@@ -57,6 +59,10 @@ class MusicEngine(Protocol):
         Closing the iterator stops the work. An empty chunk means that there is nothing yet, and lets the caller look
         whether anybody still listens.
         """
+        ...
+
+    def close(self) -> None:
+        """End its threads, and give back its memory and files; nothing is asked of it afterwards."""
         ...
 
 

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from attune_client.protocol.checks import check_complete, check_duration, check_seed
@@ -16,12 +16,14 @@ from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions, create_engine
 from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.tensors import Tensors, text_of
 
 DRAWN_SEED_BITS = 53
 """Size of a seed that is drawn: every reader of JSON keeps a whole number of 53 bits as it is, and few one of 63."""
 
 _HEARTBEAT_S = 0.1
+_WORK = "the music"
 _SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 
@@ -39,19 +41,20 @@ class MusicService:
         self._making = threading.Lock()
         self._engine(default_engine).result()  # at start-up, not in front of the first listener
 
-    def play(self, inputs: Tensors) -> Generator[dict[str, Any], None, None]:
+    def play(self, inputs: Tensors, *, context: CallContext = UNLIMITED) -> Generator[dict[str, Any], None, None]:
         """First the announcement, then one `music` [N, C] after the other, or nothing for now.
 
         The announcement is `engine`, `sample_rate`, `duration_s` and `seed`, those that were asked for or else those
         that were chosen; with `check_only` nothing follows it, and no prompt or specification is looked at.
 
         Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range;
-        `StreamEndedEarly` at the end of music that is shorter than what was asked for.
+        `StreamEndedEarly` at the end of music that is shorter than what was asked for, and what `CallContext.check`
+        raises.
         """
         duration_s, seed = read_options(inputs)
         only_check = "check_only" in inputs and bool(inputs["check_only"].flat[0])
         request = None if only_check else read_request(inputs, duration_s, seed)
-        engine = yield from self._choose(inputs)
+        engine = yield from self._choose(inputs, context)
         yield {
             "engine": engine.name,
             "sample_rate": [engine.sample_rate],
@@ -61,10 +64,19 @@ class MusicService:
         if request is None:
             return
         frames = 0
-        for chunk in engine.generate(request, self._chunk_s):
+        for chunk in engine.generate(replace(request, deadline_s=context.left_s()), self._chunk_s):
+            context.check(_WORK)
             frames += len(chunk)
             yield {"music": chunk} if len(chunk) else {}
         check_complete(frames, engine.sample_rate, request.duration_s)
+
+    def close(self) -> None:
+        """Close every engine, one that is still being made once it is."""
+        with self._making:
+            engines, self._engines = self._engines, {}
+        for future in engines.values():
+            if future.exception() is None:
+                future.result().close()
 
     def metrics(self) -> dict[str, float]:
         """What the engines that were made count, by name."""
@@ -80,11 +92,12 @@ class MusicService:
                 maker.shutdown(wait=False)
             return self._engines[name]
 
-    def _choose(self, inputs: Tensors) -> Generator[dict[str, Any], None, MusicEngine]:
+    def _choose(self, inputs: Tensors, context: CallContext) -> Generator[dict[str, Any], None, MusicEngine]:
         """The engine that was asked for; while it is being made, nothing again and again, so that listeners may go."""
         name = (text_of(inputs["engine"]) if "engine" in inputs else "") or self._default_engine
         future = self._engine(name)
         while not wait([future], _HEARTBEAT_S).done:
+            context.check(_WORK)
             yield {}
         if future.exception():  # whoever asks next tries again
             with self._making:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import MusicSpec
-from attune_ensemble.pipeline import Call
 from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, query_text
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import specification_prompt
 from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
+from attune_ensemble.serving.call import Call, CallContext
 from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
 
 
@@ -28,18 +28,23 @@ class MusicDescriber:
         self._index = index
         self._writer = writer
 
-    def describe(self, inputs: Tensors, call: Call) -> dict[str, Any]:
+    def close(self) -> None:
+        """Close the index."""
+        self._index.close()
+
+    def describe(self, inputs: Tensors, call: Call, *, context: CallContext) -> dict[str, Any]:
         """The outputs of `music_prompt` by name.
 
         An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
         taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
-        both or neither of them, a VAD outside 1..5, or a specification that cannot be played.
+        both or neither of them, a VAD outside 1..5, or a specification that cannot be played;
+        what `CallContext.check` raises.
         """
         if "music_spec" in inputs:
             return _as_specified(inputs)
         query, octant = self._query(inputs)
         vad = _vad(inputs)
-        found = self._index.search(embed(query, call), octant)
+        found = self._index.search(embed(query, call, context=context), octant)
         spec = music_spec(found.emotion, vad)
         prompt = self._writer.write(found.emotion, vad, spec)
         return {
@@ -81,8 +86,8 @@ def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
     return check_vad(inputs["vad"]) if "vad" in inputs else None
 
 
-def embed(text: str, call: Call) -> npt.NDArray[np.float32]:
+def embed(text: str, call: Call, *, context: CallContext) -> npt.NDArray[np.float32]:
     """The sentence embedding [384] of a text, through `text_tokenizer` and `sentence_encoder`."""
-    tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]})
-    embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens)["embedding"][0]
+    tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]}, context=context)
+    embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens, context=context)["embedding"][0]
     return embedding

@@ -75,11 +75,11 @@ class KnowledgeIndex:
         for _ in clear_abandoned(_COPY_PREFIX):
             pass
         copy = Scratch(new_name(_COPY_PREFIX))
-        weakref.finalize(self, copy.remove)
+        self._remove_copy = weakref.finalize(self, copy.remove)
         shutil.copytree(directory, copy.path, dirs_exist_ok=True)
         for path in (copy.path, *copy.path.rglob("*")):  # the original may be read-only
             path.chmod(0o700 if path.is_dir() else 0o600)
-        self._collection = _open_collection(copy.path, directory)
+        self._client, self._collection = _open(copy.path, directory)
         self._check_content(directory)
 
     def search(self, query_embedding: npt.NDArray[np.float32], octant: str | None) -> Retrieved:
@@ -101,6 +101,11 @@ class KnowledgeIndex:
         label, distance = found["ids"][0][0], found["distances"][0][0]
         return Retrieved(self._by_label[label], float(np.clip(1.0 - distance, -1.0, 1.0)))
 
+    def close(self) -> None:
+        """Close the database and remove the private copy; nothing can be searched for afterwards."""
+        self._client.close()
+        self._remove_copy()
+
     def _check_content(self, directory: Path) -> None:
         stored = self._collection.get(include=["documents"])
         indexed = dict(zip(stored["ids"], stored["documents"], strict=True))
@@ -110,12 +115,13 @@ class KnowledgeIndex:
             )
 
 
-def _open_collection(copy: Path, directory: Path) -> Any:
+def _open(copy: Path, directory: Path) -> tuple[Any, Any]:
+    """The database's client, and the collection in it."""
     import chromadb
 
     try:
         client = chromadb.PersistentClient(str(copy), settings=chromadb.Settings(anonymized_telemetry=False))
-        return client.get_collection(COLLECTION, embedding_function=None)
+        return client, client.get_collection(COLLECTION, embedding_function=None)
     except Exception as error:  # chromadb raises errors of several unrelated trees for a damaged database
         raise KnowledgeError(
             f"the knowledge index in {directory} is incomplete or damaged ({error}); `attune export` rebuilds it"

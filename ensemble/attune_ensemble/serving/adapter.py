@@ -7,12 +7,16 @@
         def execute(self, requests):
             return self.triton.answer_concurrently(requests, self.recognise)
 
-The function that is handed over takes the request's tensors by name and returns, or yields, the response's tensors by
-name. What it raises becomes that request's own error response; the other requests are not touched.
+        def finalize(self):
+            self.triton.close()
 
-Every request that runs in a thread takes a place (`places`) or is refused at once; of one that nobody waits for any
-more (`reply`) nothing further is done, wherever it waits. No wait is without limit, and no tensor leaves or enters with
-values that are no numbers or that its declaration rules out.
+The function that is handed over takes the request's tensors by name, and the context that it works in (`call`); it
+returns, or yields, the response's tensors by name. What it raises becomes that request's own error response; the other
+requests are not touched.
+
+Every request that runs in a thread takes a place (`places`) or is refused at once; of one whose deadline has passed, or
+that nobody waits for any more (`reply`), nothing further is done, wherever it waits. No wait is without limit, and no
+tensor leaves or enters with values that are no numbers or that its declaration rules out.
 
 Triton's `pb_utils` exists only inside the server's stub, so it is passed in: tests pass a fake.
 """
@@ -22,18 +26,18 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import secrets
 import threading
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.checks import check_deadline, printable
 from attune_client.protocol.errors import (
     AttuneError,
     InvalidRequest,
@@ -44,9 +48,10 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
     from_wire,
 )
+from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.models import LEASE as LEASE_INPUT
-from attune_client.protocol.models import MODELS
 from attune_client.protocol.tensors import ModelSpec, TensorSpec
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import Reply, Watch
@@ -69,9 +74,26 @@ Once a response has gone out, Triton no longer hands an error response to a call
 _MAX_CONCURRENT, _MAX_WAITING = 16, 16
 _CALL_TIMEOUT_S = 300.0
 _METRICS_PERIOD_S = 1.0
+_LEAST_LEFT_S = 1e-3
+"""What is given to a called model at least: a smaller number may become 0 on the wire."""
 
-_CURRENT: ContextVar[Reply | None] = ContextVar("current", default=None)
-"""The reply that the thread works on: what it calls ends with it."""
+_MAX_ID = 100
+
+
+class Answer(Protocol):
+    """Makes the outputs of one request."""
+
+    def __call__(self, inputs: Tensors, /, *, context: CallContext) -> Outputs:
+        """The outputs by name."""
+        ...
+
+
+class Answers(Protocol):
+    """Makes the responses of one request to a decoupled model."""
+
+    def __call__(self, inputs: Tensors, /, *, context: CallContext) -> Generator[Outputs]:
+        """The outputs of each response by name."""
+        ...
 
 
 class Adapter:
@@ -94,6 +116,8 @@ class Adapter:
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
         self._watch = Watch(spec.name, pb_utils.Logger.log_error)
+        self._closing = threading.Event()
+        self._publisher: threading.Thread | None = None
         on_gpu = args["model_instance_kind"] == "GPU"
         self.device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.folder = Path(args["model_repository"]) / args["model_version"]
@@ -101,37 +125,41 @@ class Adapter:
     def answer(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> list[Any]:
         """Answer the requests one after the other; returns the responses that `execute` must return.
 
-        For models that answer in milliseconds: requests wait in Triton's queue, where nothing bounds or cancels them.
+        For models that answer in milliseconds: requests wait in Triton's queue, where nothing bounds or cancels them,
+        and no context is made for them.
         """
 
         def respond(request: Any) -> Any:
             try:
                 return self._response(function(self._read(request)))
             except Exception as error:
-                return self._error_response(error)
+                return self._error_response(self._told(error, _id_of(request)))
 
         return [respond(request) for request in requests]
 
-    def answer_concurrently(self, requests: Sequence[Any], function: Callable[[Tensors], Outputs]) -> None:
+    def answer_concurrently(self, requests: Sequence[Any], function: Answer) -> None:
         """Answer each request in a thread, and let `execute` return at once.
 
         For models that mostly wait for other models, or whose requests may have to wait for their turn.
         """
-        self._start(requests, lambda reply, inputs: self._response(function(inputs)))
+        self._start(requests, lambda reply, inputs: self._answered_once(reply, function, inputs))
 
-    def stream(self, requests: Sequence[Any], function: Callable[[Tensors], Generator[Outputs]]) -> None:
+    def stream(self, requests: Sequence[Any], function: Answers) -> None:
         """Answer each request of a decoupled model in a thread: every item that `function` yields is sent at once.
         An empty one is not: it is a chance to see that the client has gone.
 
-        When the client cancels, or the caller's lease ends, the generator is closed, its last item dropped, and the
-        stream ends with `RequestCancelled`: a stream without an error is a whole one.
+        When the client cancels, the caller's lease ends, or the deadline passes, the generator is closed, its last item
+        dropped, and the stream ends with what `CallContext.check` raises: a stream without an error is a whole one.
         """
-        self._start(requests, lambda reply, inputs: self._send_all(reply, function(inputs)))
+        self._start(requests, lambda reply, inputs: self._send_all(reply, function(inputs, context=reply.context)))
 
-    def check(self) -> None:
-        """Raise RequestCancelled if nobody waits any more for what this thread works on; for between long steps."""
-        if (reply := _CURRENT.get()) is not None:
-            reply.check()
+    def close(self) -> None:
+        """End the threads: what a model's `finalize` calls, when it answers no more requests."""
+        self._closing.set()
+        self._watch.close()
+        if self._publisher is not None:
+            self._publisher.join()
+        self._pb.Logger.log_info(f"{self._spec.name}: released")
 
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
         """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
@@ -152,57 +180,83 @@ class Adapter:
             while True:
                 for name, value in read().items():
                     gauges[name][1].set(value)
-                time.sleep(_METRICS_PERIOD_S)
+                if self._closing.wait(_METRICS_PERIOD_S):
+                    return
 
-        threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True).start()
+        self._publisher = threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True)
+        self._publisher.start()
 
-    def call(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], timeout_s: float = _CALL_TIMEOUT_S) -> Tensors:
-        """Call another model of the repository.
+    def call(
+        self,
+        name: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        /,
+        *,
+        context: CallContext,
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> Tensors:
+        """Call another model of the repository, which is given what is left of the context's time.
 
         Raises:
-            RequestCancelled: nobody waits any more for the request at work in this thread.
-            RequestTimeout: no answer within `timeout_s`.
+            RequestCancelled: nobody waits any more for the request of this context.
+            RequestTimeout: its deadline has passed, or no answer came within `timeout_s`.
             AttuneError: the one that the model answered; ServerError if it is none of ours.
         """
-        with self._lease(name) as lease:
-            request = self._request(name, {**inputs, **lease})
-            answers = _in_background(lambda: iter([self._tensors(name, request.exec())]), name, timeout_s)
+        with self._passed_on(name, context) as more:
+            request = self._request(name, {**inputs, **more}, context.for_stage(name))
+            answers = _in_background(lambda: iter([self._tensors(name, request.exec())]), name, context, timeout_s)
             with contextlib.closing(answers):
                 return next(answers)
 
     def call_stream(
-        self, name: str, inputs: Mapping[str, npt.NDArray[Any]], timeout_s: float = _CALL_TIMEOUT_S
-    ) -> Generator[Tensors]:
+        self,
+        name: str,
+        inputs: Mapping[str, npt.NDArray[Any]],
+        /,
+        *,
+        context: CallContext,
+        timeout_s: float = _CALL_TIMEOUT_S,
+    ) -> Generator[Tensors, None, None]:
         """Call a decoupled model and yield its responses as they come; closing the iterator stops that model.
 
         Raises:
             RequestCancelled: as `call` does.
-            RequestTimeout: a response, be it the first or a later one, took longer than `timeout_s`.
+            RequestTimeout: the deadline has passed, or a response, be it the first or a later one, took longer than
+                `timeout_s`.
             AttuneError: as `call` does.
         """
-        with self._lease(name) as lease:
-            request = self._request(name, {**inputs, **lease})
+        with self._passed_on(name, context) as more:
+            request = self._request(name, {**inputs, **more}, context.for_stage(name))
 
             def produce() -> Iterator[Tensors]:
                 # In the other thread: `exec` itself blocks until the first response.
                 return (self._tensors(name, response) for response in request.exec(decoupled=True))
 
-            with contextlib.closing(_in_background(produce, name, timeout_s)) as answers:
+            with contextlib.closing(_in_background(produce, name, context, timeout_s)) as answers:
                 yield from filter(None, answers)
 
     @contextlib.contextmanager
-    def _lease(self, name: str) -> Iterator[Tensors]:
-        """The lease as an input of the model to be called; nothing for one that takes no lease."""
-        if LEASE_INPUT not in MODELS[name].inputs:
-            yield {}
+    def _passed_on(self, name: str, context: CallContext) -> Iterator[Tensors]:
+        """A lease and the time that is left as inputs of the model to be called, as far as it takes them.
+
+        Raises what `CallContext.check` raises: for a request that is over no other model is called.
+        """
+        context.check(name)
+        inputs, left_s = MODELS[name].inputs, context.left_s()
+        deadline: Tensors = {}
+        if left_s is not None and DEADLINE in inputs:
+            deadline[DEADLINE.name] = np.array([max(left_s, _LEAST_LEFT_S)], np.float32)
+        if LEASE_INPUT not in inputs:
+            yield deadline
             return
         with Lease() as lease:
-            yield {LEASE: np.array([lease.token.encode()], dtype=np.object_)}
+            yield deadline | {LEASE: np.array([lease.token.encode()], dtype=np.object_)}
 
     def _start(self, requests: Sequence[Any], respond: Callable[[Reply, Tensors], Any]) -> None:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""
         for request in requests:
-            reply = Reply(request.get_response_sender(), self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            reply = Reply(request.get_response_sender(), final, _id_of(request))
             try:
                 self._begin(reply, request, respond)
             except Exception as error:
@@ -213,6 +267,8 @@ class Adapter:
         inputs = {name: array.copy() for name, array in self._read(request).items()}
         if (lease := inputs.pop(LEASE, None)) is not None:
             reply.depend_on(text_of(lease))
+        if (deadline := inputs.pop(DEADLINE.name, None)) is not None:
+            reply.limit(check_deadline(deadline.flat[0]))
         work = partial(self._serve, reply, partial(respond, reply, inputs))
         self._watch.add(reply)
         self._places.take(work)
@@ -220,10 +276,9 @@ class Adapter:
         reply.when_abandoned(lambda: self._withdraw(reply, work))
 
     def _serve(self, reply: Reply, respond: Callable[[], Any]) -> None:
-        _CURRENT.set(reply)
         try:
             reply.look()  # one that was given up while it waited for its turn must not begin
-            reply.check()
+            reply.context.check(self._spec.name)
             response = respond()
         except Exception as error:
             response = self._failure(reply, error)
@@ -231,8 +286,12 @@ class Adapter:
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
         """Give up a request that waits; one at work sees for itself."""
-        if self._places.withdraw(work):
-            self._finish(reply, self._failure(reply, RequestCancelled("given up while it waited for its turn")))
+        if not self._places.withdraw(work):
+            return
+        try:
+            reply.context.check(self._spec.name)
+        except AttuneError as error:
+            self._finish(reply, self._failure(reply, error))
 
     def _finish(self, reply: Reply, response: Any) -> None:
         self._watch.remove(reply)
@@ -241,11 +300,16 @@ class Adapter:
         except Exception as error:  # the server stops, or will not have this response: nobody can be told
             self._pb.Logger.log_error(f"{self._spec.name}: the last response could not be sent: {error}")
 
+    def _answered_once(self, reply: Reply, function: Answer, inputs: Tensors) -> Any:
+        outputs = function(inputs, context=reply.context)
+        reply.context.check(self._spec.name)
+        return self._response(outputs)
+
     def _send_all(self, reply: Reply, items: Generator[Outputs]) -> None:
         with contextlib.closing(items):
             for outputs in items:
                 reply.look()
-                reply.check()
+                reply.context.check(self._spec.name)
                 if outputs:
                     reply.send(self._response(outputs))
 
@@ -263,26 +327,26 @@ class Adapter:
 
         An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
         """
+        told = self._told(error, reply.context.request_id)
         in_band = self._spec.decoupled and reply.on_lease
-        return self._error_output(error) if in_band else self._error_response(error)
+        return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
 
-    def _error_response(self, error: Exception) -> Any:
-        told = self._told(error)
+    def _error_response(self, told: AttuneError) -> Any:
         return self._pb.InferenceResponse(error=self._pb.TritonError(told.to_wire(), self._error_code(told)))
 
-    def _error_output(self, error: Exception) -> Any:
-        return self._response({ERROR: self._told(error).to_wire()})
-
-    def _told(self, error: Exception) -> AttuneError:
+    def _told(self, error: Exception, request_id: str) -> AttuneError:
         """What a client may know of an error; the log gets the rest."""
         if isinstance(error, RequestCancelled):
-            self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller")
+            self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller: request {request_id}")
+        if isinstance(error, RequestTimeout):
+            self._pb.Logger.log_info(f"{self._spec.name}: not done in time: request {request_id}: {error}")
         if isinstance(error, ServerBusy) and error.retry_after_s is None:
             return ServerBusy(str(error), self._places.retry_after_s)
         # One without a code of its own is of a library of ours, and may name paths.
         if isinstance(error, AttuneError) and error.code != AttuneError.code:
             return error
-        self._pb.Logger.log_error(f"{self._spec.name}: {''.join(traceback.format_exception(error))}")
+        trace = "".join(traceback.format_exception(error))
+        self._pb.Logger.log_error(f"{self._spec.name}: request {request_id}: {trace}")
         return ServerError(f"{self._spec.name} failed; see the server's log")
 
     def _error_code(self, error: AttuneError) -> Any:
@@ -297,9 +361,10 @@ class Adapter:
             case _:
                 return codes.INTERNAL
 
-    def _request(self, name: str, inputs: Mapping[str, npt.NDArray[Any]]) -> Any:
+    def _request(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext) -> Any:
         return self._pb.InferenceRequest(
             model_name=name,
+            request_id=context.request_id,
             requested_output_names=[tensor.name for tensor in MODELS[name].outputs],
             inputs=[self._pb.Tensor(key, _array(MODELS[name].input(key), value)) for key, value in inputs.items()],
             # Without this a model on the GPU would answer with memory that numpy cannot read.
@@ -335,9 +400,16 @@ def _require_sound(spec: ModelSpec, outputs: Tensors) -> None:
             raise ServerError(f"{spec.name} failed: {fault}")
 
 
-def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_s: float) -> Generator[Tensors]:
+def _id_of(request: Any) -> str:
+    """The id that the client gave a request, or else a new one; short and on one line, for it stands in logs."""
+    return printable(request.request_id()[:_MAX_ID]) or secrets.token_hex(4)
+
+
+def _in_background(
+    produce: Callable[[], Iterator[Tensors]], name: str, context: CallContext, timeout_s: float
+) -> Generator[Tensors]:
     """The items of `produce()`, made in a thread: neither a model that died nor one that is slow to answer can hold a
-    caller for ever, or one that nobody waits for any more.
+    caller for ever, or beyond the deadline, or one that nobody waits for any more.
 
     The thread goes on to the end when nobody takes the items any more: Triton keeps a response until it is read.
     """
@@ -352,16 +424,21 @@ def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_
         except Exception as error:
             items.put(error)
 
-    with _told_when_abandoned(lambda: items.put(end)) as check:
-        check()
+    with context.on_cancel(lambda: items.put(end)):
+        context.check(name)
         # A daemon, because a call that never returns must not keep the process alive.
         threading.Thread(target=work, name=f"call-{name}", daemon=True).start()
         while True:
+            left_s = context.left_s()
+            wait_s = timeout_s if left_s is None else min(timeout_s, left_s)
             try:
-                item = items.get(timeout=timeout_s)
+                item = items.get(timeout=wait_s)
             except queue.Empty:
+                context.check(name)
+                if wait_s < timeout_s:
+                    continue  # a moment too early
                 raise RequestTimeout(f"{name} gave no answer within {timeout_s:g} s") from None
-            check()
+            context.check(name)
             if item is end:
                 return
             if isinstance(item, Exception):
@@ -370,14 +447,3 @@ def _in_background(produce: Callable[[], Iterator[Tensors]], name: str, timeout_
                 finally:
                     del item  # it holds this frame, and so the request's tensors, until somebody collects the circle
             yield item
-
-
-@contextlib.contextmanager
-def _told_when_abandoned(tell: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Let `tell` be called when nobody waits any more for this thread's request; gives what checks that."""
-    reply = _CURRENT.get()
-    if reply is None:
-        yield lambda: None
-        return
-    with reply.telling(tell):
-        yield reply.check

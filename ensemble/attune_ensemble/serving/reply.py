@@ -1,4 +1,4 @@
-"""The answer to a request while it is not complete: where it goes, and whether anybody still waits for it.
+"""The answer to a request while it is not complete: where it goes, until when, and whether anybody still waits for it.
 
 Triton tells a model that a client has cancelled, vanished or come to its deadline only when the model asks. So one
 thread of each model asks for all of its requests (`Watch`), and whoever waits on behalf of one is told.
@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from attune_client.protocol.errors import RequestCancelled
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.lease import is_held
 
 __all__ = ["POLL_S", "Reply", "Watch"]
@@ -22,12 +23,17 @@ POLL_S = 0.2
 
 
 class Reply:
-    """The answer to one request, by Triton's response sender; `final` is its flag for the last response."""
+    """The answer to one request, by Triton's response sender; `final` is its flag for the last response.
 
-    def __init__(self, sender: Any, final: int) -> None:
+    `context` is what those who work for it are handed. Nobody waits for the answer any more when the client has gone,
+    when the lease has ended, or when the deadline has passed.
+    """
+
+    def __init__(self, sender: Any, final: int, request_id: str = "") -> None:
         self._sender: Any | None = sender  # None when the answer is complete
         self._final = final
         self._lease: str | None = None
+        self.context = CallContext(is_cancelled=lambda: self._abandoned, request_id=request_id, on_cancel=self._telling)
         self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
         self._abandoned = False
         self._listeners: list[Callable[[], None]] = []
@@ -42,6 +48,10 @@ class Reply:
         is_held(lease)
         self._lease = lease
 
+    def limit(self, deadline_s: float) -> None:
+        """Nobody waits any more when so many seconds have passed."""
+        self.context = replace(self.context, deadline=time.monotonic() + deadline_s)
+
     def look(self) -> None:
         """Ask whether anybody still waits; when nobody does for the first time, tell everyone who wants to know."""
         with self._lock:
@@ -53,12 +63,9 @@ class Reply:
             tell()
 
     def _is_wanted(self, sender: Any) -> bool:
-        return not sender.is_cancelled() and (self._lease is None or is_held(self._lease))
-
-    def check(self) -> None:
-        """Raise RequestCancelled if nobody waits any more, as far as has been seen."""
-        if self._abandoned:
-            raise RequestCancelled("whoever asked gave up, vanished, or came to the deadline")
+        if self.context.left_s() == 0.0 or sender.is_cancelled():
+            return False
+        return self._lease is None or is_held(self._lease)
 
     def when_abandoned(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, as soon as nobody waits any more: at once if that is so already, never once answered."""
@@ -71,7 +78,7 @@ class Reply:
         tell()
 
     @contextmanager
-    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+    def _telling(self, tell: Callable[[], None]) -> Iterator[None]:
         """`when_abandoned`, but only while the context lasts."""
         self.when_abandoned(tell)
         try:
@@ -101,7 +108,7 @@ class Reply:
 
 
 class Watch:
-    """Looks after every reply that it is given, `POLL_S` after `POLL_S`, in one thread.
+    """Looks after every reply that it is given, `POLL_S` after `POLL_S`, in one thread, until it is closed.
 
     `log` takes a line when a look fails; the others go on.
     """
@@ -110,7 +117,9 @@ class Watch:
         self._log = log
         self._replies: set[Reply] = set()
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name=f"{name}-watch", daemon=True).start()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"{name}-watch", daemon=True)
+        self._thread.start()
 
     def add(self, reply: Reply) -> None:
         """Look after a reply from now on."""
@@ -123,10 +132,19 @@ class Watch:
         with self._changed:
             self._replies.discard(reply)
 
+    def close(self) -> None:
+        """Look after nothing any more; returns when the thread has ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._replies)
+                self._changed.wait_for(lambda: self._replies or self._closed)
+                if self._closed:
+                    return
             self._look()
             time.sleep(POLL_S)
 

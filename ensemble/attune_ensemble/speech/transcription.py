@@ -8,8 +8,9 @@ stays. `ensemble/benchmarks/hearing.md` has what the thresholds were measured on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from attune_client.protocol.checks import check_other_languages
 from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
 from attune_client.protocol.models import ENGLISH, MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.speech.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span, pack, stack
@@ -51,6 +53,7 @@ MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign where English is less likely, and another language more likely, than these."""
 
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
+_WORK = "the transcript"
 _OVER_AND_OVER = 6
 _WORD = re.compile(r"\w+")
 _MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
@@ -84,7 +87,7 @@ class _Window:
 class Transcriber:
     """Recordings to segments and their words, with the weights in `model_dir`.
 
-    `check` is called before every piece of work, of a second or two, and may raise what ends the whole.
+    The context is checked before every piece of work, of a second or two; what it raises ends the whole.
     """
 
     def __init__(
@@ -96,25 +99,33 @@ class Transcriber:
         threads: int = 2,
         beam_size: int = 1,
         decoder: str = Decoder.WITH_PYAV,
-        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._whisper = Whisper(model_dir, device, compute_type, threads, beam_size)
         self._decoder = Decoder(decoder)
-        self._check = check
+
+    def close(self) -> None:
+        """Give back the memory of the weights; nothing can be transcribed afterwards."""
+        self._whisper.close()
 
     def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
         """Segments of at most 8 s with their English words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
         return self.hear(waveform, OtherLanguages.VOICE).segments
 
-    def hear(self, waveform: Waveform, other_languages: OtherLanguages = OtherLanguages.REFUSE) -> Transcription:
+    def hear(
+        self,
+        waveform: Waveform,
+        other_languages: OtherLanguages = OtherLanguages.REFUSE,
+        *,
+        context: CallContext = UNLIMITED,
+    ) -> Transcription:
         """What [T] at 16 kHz says; raises `NoSpeech`, or `UnsupportedLanguage` where that is to be refused."""
         spans = find_speech(waveform)
         if not spans:
             raise NoSpeech("no speech was found in the recording")
-        windows = [_Window(group, self._encode(_join(waveform, group))) for group in _windows(spans)]
+        windows = [_Window(group, self._encode(_join(waveform, group), context)) for group in _windows(spans)]
         language, probability = self._language(windows)
         if language == ENGLISH:
-            transcripts = self._transcripts(waveform, windows)
+            transcripts = self._transcripts(waveform, windows, context)
         elif other_languages is OtherLanguages.VOICE:
             transcripts = [""] * len(spans)
         else:
@@ -126,15 +137,15 @@ class Transcriber:
         segments = [TranscribedSegment(span, text) for span, text in zip(spans, transcripts, strict=True)]
         return Transcription(segments, language, probability)
 
-    def answer(self, inputs: Tensors) -> Tensors:
+    def answer(self, inputs: Tensors, *, context: CallContext = UNLIMITED) -> Tensors:
         """From one encoded recording, `audio` BYTES [1], to the outputs of `speech_to_text`.
 
         Raises the `InvalidAudio` that fits when the recording cannot be used, `InvalidOption` for an
-        `other_languages` that does not exist.
+        `other_languages` that does not exist, and what `CallContext.check` raises.
         """
         other_languages = read_other_languages(inputs)
-        waveform = decode_speech(inputs["audio"].flat[0], self._decoder, self._check)
-        heard = self.hear(waveform, other_languages)
+        waveform = decode_speech(inputs["audio"].flat[0], self._decoder, partial(context.check, _WORK))
+        heard = self.hear(waveform, other_languages, context=context)
         spans = [segment.span for segment in heard.segments]
         return {
             "waveform": stack(waveform, spans),
@@ -155,31 +166,31 @@ class Transcriber:
         language = language if is_foreign(language, mean) else ENGLISH
         return language, mean[language]
 
-    def _transcripts(self, waveform: Waveform, windows: list[_Window]) -> list[str]:
+    def _transcripts(self, waveform: Waveform, windows: list[_Window], context: CallContext) -> list[str]:
         """The words of every segment; raises `NoSpeech` where there are none and Whisper finds no speech either."""
         transcripts: list[str] = []
         no_speech: list[float] = []
         for window in windows:
-            heard = self._decode(window.encoded, words=len(window.spans) > 1)
+            heard = self._decode(window.encoded, context, words=len(window.spans) > 1)
             no_speech.append(heard.no_speech)
             texts = _texts(window.spans, heard)
             for span, text in zip(window.spans, texts, strict=True):
-                transcripts.append(self._alone(waveform, span) if text is None else text)
+                transcripts.append(self._alone(waveform, span, context) if text is None else text)
         if not any(transcripts) and min(no_speech) > MAX_NO_SPEECH:
             raise NoSpeech("something like a voice was found, but no speech")
         return transcripts
 
-    def _alone(self, waveform: Waveform, span: Span) -> str:
+    def _alone(self, waveform: Waveform, span: Span, context: CallContext) -> str:
         """The words of one segment, heard on its own; "" if nothing was said."""
-        heard = self._decode(self._encode(waveform[span.start : span.end]), words=False)
+        heard = self._decode(self._encode(waveform[span.start : span.end], context), context, words=False)
         return heard.text if was_said(heard) else ""
 
-    def _encode(self, waveform: Waveform) -> Encoded:
-        self._check()
+    def _encode(self, waveform: Waveform, context: CallContext) -> Encoded:
+        context.check(_WORK)
         return self._whisper.encode(waveform)
 
-    def _decode(self, window: Encoded, *, words: bool) -> Heard:
-        self._check()
+    def _decode(self, window: Encoded, context: CallContext, *, words: bool) -> Heard:
+        context.check(_WORK)
         return self._whisper.decode(window, words=words)
 
 

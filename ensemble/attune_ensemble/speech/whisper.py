@@ -108,6 +108,10 @@ class Whisper:
         self._merge_punctuations = import_without_pyav("faster_whisper.transcribe").merge_punctuations
         self._beam_size = beam_size
 
+    def close(self) -> None:
+        """Give back the memory of the weights; nothing can be encoded afterwards."""
+        self._model.model.unload_model()
+
     def encode(self, waveform: Waveform) -> Encoded:
         """Encode a window [T] of at most 30 s at 16 kHz."""
         features: npt.NDArray[np.float32] = self._model.feature_extractor(pad_for_whisper(waveform))[:, :-1]

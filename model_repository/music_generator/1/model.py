@@ -20,3 +20,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> None:
         self.triton.stream(requests, self.service.play)
+
+    def finalize(self) -> None:
+        self.service.close()
+        self.triton.close()

@@ -10,6 +10,7 @@ from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import KnowledgeIndex
 from attune_ensemble.prompting.writers.registry import create_writer
 from attune_ensemble.serving.adapter import Adapter
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.tensors import Tensors
 
 
@@ -23,5 +24,9 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         self.triton.answer_concurrently(requests, self.describe)
 
-    def describe(self, inputs: Tensors) -> dict[str, Any]:
-        return self.describer.describe(inputs, self.triton.call)
+    def describe(self, inputs: Tensors, *, context: CallContext) -> dict[str, Any]:
+        return self.describer.describe(inputs, self.triton.call, context=context)
+
+    def finalize(self) -> None:
+        self.describer.close()
+        self.triton.close()

@@ -1,6 +1,6 @@
 """A recording or a wish to everything about it, then its music as it is made; see `attune_ensemble.pipeline`."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -9,6 +9,7 @@ from attune_client.protocol.models import MUSIC_THERAPY
 from attune_ensemble.pipeline import play_therapy
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.serving.adapter import Adapter
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.tensors import Tensors
 
 
@@ -20,5 +21,8 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         self.triton.stream(requests, self.play)
 
-    def play(self, inputs: Tensors) -> Iterator[Tensors]:
-        return play_therapy(inputs, self.labels, self.triton.call, self.triton.call_stream)
+    def play(self, inputs: Tensors, *, context: CallContext) -> Generator[Tensors, None, None]:
+        return play_therapy(inputs, self.labels, self.triton.call, self.triton.call_stream, context=context)
+
+    def finalize(self) -> None:
+        self.triton.close()

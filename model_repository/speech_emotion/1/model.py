@@ -8,6 +8,7 @@ from attune_client.protocol.models import SPEECH_EMOTION
 from attune_ensemble.pipeline import recognise_speech
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.serving.adapter import Adapter
+from attune_ensemble.serving.call import CallContext
 from attune_ensemble.tensors import Tensors
 
 
@@ -19,5 +20,9 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         self.triton.answer_concurrently(requests, self.recognise)
 
-    def recognise(self, inputs: Tensors) -> Tensors:
-        return recognise_speech(inputs["audio"], self.labels, self.triton.call, inputs.get("other_languages"))
+    def recognise(self, inputs: Tensors, *, context: CallContext) -> Tensors:
+        other_languages = inputs.get("other_languages")
+        return recognise_speech(inputs["audio"], self.labels, self.triton.call, other_languages, context=context)
+
+    def finalize(self) -> None:
+        self.triton.close()

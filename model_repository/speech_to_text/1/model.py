@@ -20,8 +20,11 @@ class TritonPythonModel:
             threads=int(settings["threads"]),
             beam_size=int(settings["beam_size"]),
             decoder=settings["decoder"],
-            check=self.triton.check,
         )
 
     def execute(self, requests: list[Any]) -> None:
         self.triton.answer_concurrently(requests, self.transcriber.answer)
+
+    def finalize(self) -> None:
+        self.transcriber.close()
+        self.triton.close()

@@ -16,3 +16,6 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return self.triton.answer(requests, self.tokenizer.answer)
+
+    def finalize(self) -> None:
+        self.triton.close()

@@ -59,6 +59,10 @@ class ComposerEngine:
         """Nothing is counted."""
         return {}
 
+    def close(self) -> None:
+        """Forget the samples."""
+        self._library = SampleLibrary()
+
     def score(self, request: MusicRequest) -> Score:
         """The score of the piece that `generate` plays."""
         return Score.of(compose(request.plan, request.seed, request.duration_s))

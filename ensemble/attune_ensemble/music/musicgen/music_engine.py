@@ -59,14 +59,22 @@ class MusicGenAdapter:
 
         While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
         iterator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
-        `EngineBusy` where too many wait already, and `ServerUnavailable` where the engine has failed for good.
+        `EngineBusy` where too many wait already, `ServerUnavailable` where the engine has failed for good, and
+        `RequestTimeout` after the request's deadline.
         """
         sampling = request.sampling or self._sampling
         self._revive()
         plan = request.plan
-        generation = Generation(plan.prompt_at(0.0), request.duration_s, request.seed, sampling, later=plan.prompt_at)
+        generation = Generation(
+            plan.prompt_at(0.0), request.duration_s, request.seed, sampling, request.deadline_s, plan.prompt_at
+        )
         stream = self._engine.submit(generation)
         return _cut(stream.chunks(HEARTBEAT_S), max(1, round(chunk_s * self.sample_rate)))
+
+    def close(self) -> None:
+        """End the engine and its threads; every piece that is not complete ends."""
+        with self._making:
+            self._engine.close()
 
     def _revive(self) -> None:
         """Replace an engine that has failed; whoever asks meanwhile is refused by the old one."""
