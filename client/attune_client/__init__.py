@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attune_client.aio import AsyncAttuneClient, AsyncMusicStream
     from attune_client.client import AttuneClient, MusicStream
+    from attune_client.local import LocalClient
     from attune_client.protocol.errors import AttuneError
     from attune_client.protocol.music_spec import MusicSpec
     from attune_client.results import VAD, MusicPrompt, Segment, SpeechEmotion, TherapySession
@@ -21,6 +22,7 @@ _MODULES = {
     "AsyncMusicStream": "attune_client.aio",
     "AttuneClient": "attune_client.client",
     "AttuneError": "attune_client.protocol.errors",
+    "LocalClient": "attune_client.local",
     "MusicPrompt": "attune_client.results",
     "MusicSpec": "attune_client.protocol.music_spec",
     "MusicStream": "attune_client.client",
@@ -36,6 +38,7 @@ __all__ = [
     "AsyncMusicStream",
     "AttuneClient",
     "AttuneError",
+    "LocalClient",
     "MusicPrompt",
     "MusicSpec",
     "MusicStream",

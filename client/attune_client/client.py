@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -46,7 +47,7 @@ from attune_client.wire import (
     translate,
 )
 
-__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_URL", "AttuneClient", "MusicStream"]
+__all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_URL", "AttuneClient", "BaseClient", "MusicStream"]
 
 DEFAULT_URL = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 300.0
@@ -54,45 +55,11 @@ DEFAULT_TIMEOUT_S = 300.0
 Audio = npt.NDArray[np.float32]
 
 
-class AttuneClient:
-    """Talks to one server over gRPC; safe to use from several threads.
+class BaseClient(ABC):
+    """What can be asked of Attune, wherever its models are.
 
-    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
     Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
     """
-
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        check_connection(url, timeout_s)
-        self._url = url
-        self._timeout_s = float(timeout_s)
-        self._client = InferenceServerClient(url)
-        self._closed = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._closed = True
-        self._client.close()
-
-    def is_ready(self) -> bool:
-        """Whether the server answers and all of its models are ready."""
-        try:
-            return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
-        except InferenceServerException:
-            return False
-
-    def models(self) -> list[ModelStatus]:
-        """The models of the server's repository."""
-        try:
-            index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
-        return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     def analyse(
         self, audio: AudioSource, *, other_languages: str | None = None, deadline_s: float | None = None
@@ -170,6 +137,57 @@ class AttuneClient:
     ) -> MusicStream:
         """Music for words: `play(text=...)`."""
         return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine, deadline_s=deadline_s)
+
+    @abstractmethod
+    def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
+
+    @abstractmethod
+    def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Generator[Tensors, None, None]:
+        """Call any model of the protocol that streams; closing the iterator cancels the request.
+
+        `InvalidOption` for inputs that are not the model's.
+        """
+
+
+class AttuneClient(BaseClient):
+    """Talks to one server over gRPC; safe to use from several threads.
+
+    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        check_connection(url, timeout_s)
+        self._url = url
+        self._timeout_s = float(timeout_s)
+        self._client = InferenceServerClient(url)
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._closed = True
+        self._client.close()
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and all of its models are ready."""
+        try:
+            return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
+        except InferenceServerException:
+            return False
+
+    def models(self) -> list[ModelStatus]:
+        """The models of the server's repository."""
+        try:
+            index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
+        except InferenceServerException as error:
+            raise translate(error, self._url) from None
+        return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""

@@ -40,9 +40,10 @@ from attune_client.protocol.errors import (
     UnreadableFile,
     from_wire,
 )
+from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.models import DEADLINE, MAX_AUDIO_BYTES
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import ModelSpec
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
@@ -208,35 +209,15 @@ class Patience:
 
 
 def infer_inputs(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]]) -> list[InferInput]:
-    """The request's inputs; `InvalidOption` for one that the model does not declare, or of another type or shape."""
+    """The request's inputs; `InvalidOption` where they are not the model's (see `check_inputs`)."""
+    check_inputs(model, values)
     return [_infer_input(model, name, value) for name, value in values.items()]
 
 
 def _infer_input(model: ModelSpec, name: str, value: npt.NDArray[Any]) -> InferInput:
-    spec = next((tensor for tensor in model.inputs if tensor.name == name), None)
-    if spec is None:
-        known = ", ".join(tensor.name for tensor in model.inputs)
-        raise InvalidOption(f"{model.name} has no input {quote(name)}; it has {known}")
-    _check_array(model, spec, value)
-    tensor = InferInput(name, list(value.shape), spec.dtype.value)
-    try:
-        tensor.set_data_from_numpy(value)
-    except (InferenceServerException, ValueError, TypeError) as error:  # half a character, an object of any kind
-        raise InvalidOption(f"{model.name}: input {name} cannot be sent: {printable(str(error))}") from error
+    tensor = InferInput(name, list(value.shape), model.input(name).dtype.value)
+    tensor.set_data_from_numpy(value)
     return tensor
-
-
-def _check_array(model: ModelSpec, spec: TensorSpec, value: Any) -> None:
-    dtype = np.dtype(spec.dtype.numpy)
-    shape = (*([-1] if model.max_batch_size else []), *spec.shape)
-    if not isinstance(value, np.ndarray) or value.dtype != dtype or not _fits(value.shape, shape):
-        raise InvalidOption(f"{model.name}: input {spec.name} must be an array {shape} of {dtype}, not {quote(value)}")
-    if spec.dtype is DType.BYTES and not all(isinstance(item, bytes | str) for item in value.flat):
-        raise InvalidOption(f"{model.name}: input {spec.name} must hold bytes or str")
-
-
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(want in (-1, size) for size, want in zip(shape, wanted, strict=True))
 
 
 def read_outputs(result: InferResult) -> Tensors:

@@ -32,8 +32,9 @@ DEFAULT_HTTP_URL = "127.0.0.1:8000"
 
 @pytest.fixture
 def workplace(tmp_path):
-    """A folder with the samples in it, so that what the README writes does not land in the project."""
-    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    """A folder with the samples and the models in it, so that what the README writes does not land in the project."""
+    for folder in ("samples", "model_repository"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     return tmp_path
 
 
@@ -63,7 +64,7 @@ def test_commands(command, server, workplace):
 
 @pytest.mark.parametrize("program", blocks("python"))
 def test_programs(program, server, workplace):
-    assert DEFAULT_URL in program
+    assert ("LocalModels" in program) != (DEFAULT_URL in program)
     done = run([sys.executable, "-c", program.replace(DEFAULT_URL, server.grpc_url)], server, workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout

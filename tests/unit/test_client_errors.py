@@ -61,7 +61,7 @@ def call(request):
 
 
 def public(kind):
-    return {name: member for name, member in vars(kind).items() if not name.startswith("_")}
+    return {name: getattr(kind, name) for name in dir(kind) if not name.startswith("_")}
 
 
 @pytest.mark.parametrize(("blocking", "awaited"), [(AttuneClient, AsyncAttuneClient), (MusicStream, AsyncMusicStream)])

@@ -50,7 +50,7 @@ TOY = '''
                 yield np.full((round(chunk_s * 10), 1), self.level, np.float32)
 
         def close(self):
-            pass
+            self.pieces = -1
 '''
 
 
@@ -82,6 +82,9 @@ def test_an_engine_is_a_folder_and_a_line_of_the_registry():
     assert (announcement["engine"], announcement["sample_rate"]) == ("toy", [10])
     np.testing.assert_array_equal(np.concatenate([chunk["music"] for chunk in chunks]), np.full((30, 1), 0.5))
     assert service.metrics() == {"toy_pieces": 1.0}
+    made = service._engine("toy").result()
+    service.close()
+    assert made.pieces == -1
 
 
 @pytest.mark.usefixtures("toy")

@@ -3,11 +3,13 @@
     class TritonPythonModel:
         def initialize(self, args):
             self.triton = Adapter(SPEECH_EMOTION, args, pb_utils)
+            self.service = create_service(SPEECH_EMOTION.name, self.triton)  # see `services`
 
         def execute(self, requests):
-            return self.triton.answer_concurrently(requests, self.recognise)
+            return self.triton.answer_concurrently(requests, self.service.answer)
 
         def finalize(self):
+            self.service.close()
             self.triton.close()
 
 The function that is handed over takes the request's tensors by name, and the context that it works in (`call`); it
@@ -50,17 +52,15 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.models import LEASE as LEASE_INPUT
-from attune_client.protocol.tensors import ModelSpec, TensorSpec
+from attune_client.protocol.tensors import ModelSpec
 from attune_ensemble.serving.call import CallContext
+from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import Reply, Watch
 from attune_ensemble.tensors import Tensors, text_of
 
 __all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
-
-Outputs = Mapping[str, npt.ArrayLike]
-"""The tensors of a response by name; a number, str or bytes stands for a tensor of one element."""
 
 LEASE = LEASE_INPUT.name
 """The input that tells a model, called by another one, when its caller has given up."""
@@ -318,8 +318,7 @@ class Adapter:
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def _response(self, outputs: Outputs) -> Any:
-        arrays = {name: _array(self._spec.output(name), value) for name, value in outputs.items()}
-        _require_sound(self._spec, arrays)
+        arrays = declared_outputs(self._spec, outputs)
         return self._pb.InferenceResponse([self._pb.Tensor(name, array) for name, array in arrays.items()])
 
     def _failure(self, reply: Reply, error: Exception) -> Any:
@@ -362,11 +361,12 @@ class Adapter:
                 return codes.INTERNAL
 
     def _request(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext) -> Any:
+        model = MODELS[name]
         return self._pb.InferenceRequest(
             model_name=name,
             request_id=context.request_id,
-            requested_output_names=[tensor.name for tensor in MODELS[name].outputs],
-            inputs=[self._pb.Tensor(key, _array(MODELS[name].input(key), value)) for key, value in inputs.items()],
+            requested_output_names=[tensor.name for tensor in model.outputs],
+            inputs=[self._pb.Tensor(key, declared_array(model.input(key), value)) for key, value in inputs.items()],
             # Without this a model on the GPU would answer with memory that numpy cannot read.
             preferred_memory=self._pb.PreferredMemory(self._pb.TRITONSERVER_MEMORY_CPU, 0),
         )
@@ -378,7 +378,7 @@ class Adapter:
         tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
         if ERROR in tensors:
             raise self._answered(name, text_of(tensors[ERROR]))
-        _require_sound(MODELS[name], tensors)
+        require_sound(MODELS[name], tensors)
         return tensors
 
     def _answered(self, name: str, message: str) -> AttuneError:
@@ -386,18 +386,6 @@ class Adapter:
         if type(error) is ServerError:
             self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {message}")
         return error
-
-
-def _array(spec: TensorSpec, value: npt.ArrayLike) -> npt.NDArray[Any]:
-    """The value in the declared type; a scalar becomes [1]."""
-    return np.ascontiguousarray(np.asarray(value, dtype=spec.dtype.numpy))
-
-
-def _require_sound(spec: ModelSpec, outputs: Tensors) -> None:
-    """Raise ServerError for outputs with values that are no numbers, or that the declaration rules out."""
-    for name, array in outputs.items():
-        if fault := spec.output(name).fault(array):
-            raise ServerError(f"{spec.name} failed: {fault}")
 
 
 def _id_of(request: Any) -> str:

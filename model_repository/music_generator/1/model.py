@@ -5,21 +5,17 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_GENERATOR
-from attune_ensemble.music.registry import EngineOptions, default_engine, engine_metrics
-from attune_ensemble.music.service import MusicService
 from attune_ensemble.serving.adapter import Adapter
+from attune_ensemble.serving.services import create_service
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(MUSIC_GENERATOR, args, pb_utils)
-        settings = self.triton.settings
-        options = EngineOptions(settings, self.triton.device, self.triton.folder)
-        self.service = MusicService(default_engine(settings["engine"], options), float(settings["chunk_s"]), options)
-        self.triton.publish(engine_metrics(options), self.service.metrics)
+        self.service = create_service(MUSIC_GENERATOR.name, self.triton)
 
     def execute(self, requests: list[Any]) -> None:
-        self.triton.stream(requests, self.service.play)
+        self.triton.stream(requests, self.service.answer)
 
     def finalize(self) -> None:
         self.service.close()

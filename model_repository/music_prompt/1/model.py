@@ -5,28 +5,18 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_PROMPT
-from attune_ensemble.prompting.describe import MusicDescriber
-from attune_ensemble.prompting.knowledge import load_emotions
-from attune_ensemble.prompting.retrieval import KnowledgeIndex
-from attune_ensemble.prompting.writers.registry import create_writer
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.serving.call import CallContext
-from attune_ensemble.tensors import Tensors
+from attune_ensemble.serving.services import create_service
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(MUSIC_PROMPT, args, pb_utils)
-        emotions = load_emotions()
-        index = KnowledgeIndex(self.triton.folder / self.triton.settings["weights"], emotions)
-        self.describer = MusicDescriber(emotions, index, create_writer())
+        self.service = create_service(MUSIC_PROMPT.name, self.triton)
 
     def execute(self, requests: list[Any]) -> None:
-        self.triton.answer_concurrently(requests, self.describe)
-
-    def describe(self, inputs: Tensors, *, context: CallContext) -> dict[str, Any]:
-        return self.describer.describe(inputs, self.triton.call, context=context)
+        self.triton.answer_concurrently(requests, self.service.answer)
 
     def finalize(self) -> None:
-        self.describer.close()
+        self.service.close()
         self.triton.close()

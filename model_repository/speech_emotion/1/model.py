@@ -5,24 +5,18 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import SPEECH_EMOTION
-from attune_ensemble.pipeline import recognise_speech
-from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.serving.call import CallContext
-from attune_ensemble.tensors import Tensors
+from attune_ensemble.serving.services import create_service
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(SPEECH_EMOTION, args, pb_utils)
-        self.labels = [emotion.label for emotion in load_emotions()]
+        self.service = create_service(SPEECH_EMOTION.name, self.triton)
 
     def execute(self, requests: list[Any]) -> None:
-        self.triton.answer_concurrently(requests, self.recognise)
-
-    def recognise(self, inputs: Tensors, *, context: CallContext) -> Tensors:
-        other_languages = inputs.get("other_languages")
-        return recognise_speech(inputs["audio"], self.labels, self.triton.call, other_languages, context=context)
+        self.triton.answer_concurrently(requests, self.service.answer)
 
     def finalize(self) -> None:
+        self.service.close()
         self.triton.close()

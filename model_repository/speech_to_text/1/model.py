@@ -6,25 +6,17 @@ import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.speech.transcription import Transcriber
+from attune_ensemble.serving.services import create_service
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self.triton = Adapter(SPEECH_TO_TEXT, args, pb_utils)
-        settings = self.triton.settings
-        self.transcriber = Transcriber(
-            self.triton.folder / settings["weights"],
-            device=self.triton.device,
-            compute_type=settings["compute_type"],
-            threads=int(settings["threads"]),
-            beam_size=int(settings["beam_size"]),
-            decoder=settings["decoder"],
-        )
+        self.service = create_service(SPEECH_TO_TEXT.name, self.triton)
 
     def execute(self, requests: list[Any]) -> None:
-        self.triton.answer_concurrently(requests, self.transcriber.answer)
+        self.triton.answer_concurrently(requests, self.service.answer)
 
     def finalize(self) -> None:
-        self.transcriber.close()
+        self.service.close()
         self.triton.close()

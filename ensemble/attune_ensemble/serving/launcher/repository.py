@@ -10,15 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.serving.configuration import EMBEDDED, read_config
 
 __all__ = ["EMBEDDED", "check_repository"]
-
-EMBEDDED = "embedded"
 
 _DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 _KNOWLEDGE = "knowledge"  # a database may change its files when it is opened
@@ -58,13 +54,7 @@ def _export(profile: str) -> str:
 
 def _model_file(model: Path, profile: str) -> Path:
     """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
-    file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
-    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
-        raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
-    try:
-        config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ServerUnavailable(f"{file} is not a model configuration: {error}") from error
+    config = read_config(model, profile)
     name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
     return model / "1" / name
 

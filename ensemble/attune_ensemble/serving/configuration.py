@@ -1,0 +1,25 @@
+"""The configurations of a model repository, as the server reads them: `<model>/config.pbtxt` and its profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from attune_client.protocol.errors import ServerUnavailable
+
+__all__ = ["EMBEDDED", "read_config"]
+
+EMBEDDED = "embedded"
+
+
+def read_config(model: Path, profile: str = EMBEDDED) -> model_config_pb2.ModelConfig:
+    """The configuration in the folder of a model; `ServerUnavailable` where there is none for that profile."""
+    file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
+    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
+        raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ServerUnavailable(f"{file} is not a model configuration: {error}") from error
