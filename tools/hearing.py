@@ -26,6 +26,7 @@ from attune_client.protocol.errors import NoSpeech, SilentAudio, UnsupportedLang
 from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.transcription import Transcriber
 
@@ -85,7 +86,7 @@ def music(mode: str, seed: int, duration_s: float = 12.0) -> Waveform:
     """A piece [T] of the composer with a choir and a flute, which are the nearest to a voice."""
     engine = ComposerEngine()
     spec = MusicSpec(60 + 20 * seed, mode, "D", ("choir", "flute", "strings"), "mf")
-    piece = np.concatenate(list(engine.generate(MusicRequest("", spec, duration_s, seed), 1.0)))
+    piece = np.concatenate(list(engine.generate(MusicRequest(ConstantPlan(spec, ""), duration_s, seed), 1.0)))
     resampled: Waveform = soxr.resample(piece.mean(axis=1), engine.sample_rate, RATE)
     return resampled
 

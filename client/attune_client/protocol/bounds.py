@@ -45,7 +45,7 @@ DEFAULT_MUSIC_S = 30.0
 """Length of the music where a request asks for none, in seconds."""
 
 LENGTH_TOLERANCE_S = 0.02
-"""How much shorter than asked for music may be: MusicGen plays whole frames of this length."""
+"""How much shorter than asked for music may be: an engine may play whole frames of this length."""
 
 MAX_SEED = 2**63 - 1
 """Largest seed of a piece of music."""

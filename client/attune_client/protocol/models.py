@@ -130,12 +130,12 @@ _MUSIC_OPTIONS = (
 )
 
 # The fields of `SamplingSettings`.
-_TEMPERATURE_DOC = f"of musicgen's sampling, 0 (the likeliest token) to {MAX_TEMPERATURE:g}"
-_GUIDANCE_DOC = f"musicgen's classifier-free guidance, {MIN_GUIDANCE:g} (none) to {MAX_GUIDANCE:g}"
+_TEMPERATURE_DOC = f"of an engine's sampling, 0 (the likeliest token) to {MAX_TEMPERATURE:g}"
+_GUIDANCE_DOC = f"of an engine's classifier-free guidance, {MIN_GUIDANCE:g} (none) to {MAX_GUIDANCE:g}"
 _SAMPLING_OPTIONS = (
     TensorSpec("temperature", _FP32, (1,), _TEMPERATURE_DOC, optional=True),
-    TensorSpec("top_k", _INT32, (1,), "musicgen samples from this many tokens; 0: from all", optional=True),
-    TensorSpec("top_p", _FP32, (1,), "musicgen samples from tokens that hold this much probability", optional=True),
+    TensorSpec("top_k", _INT32, (1,), "an engine samples from this many tokens; 0: from all", optional=True),
+    TensorSpec("top_p", _FP32, (1,), "an engine samples from tokens that hold this much probability", optional=True),
     TensorSpec("guidance", _FP32, (1,), _GUIDANCE_DOC, optional=True),
 )
 

@@ -176,9 +176,11 @@ class Adapter:
         gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
 
         def write() -> None:
-            while not self._closing.wait(_METRICS_PERIOD_S):
+            while True:
                 for name, value in read().items():
                     gauges[name][1].set(value)
+                if self._closing.wait(_METRICS_PERIOD_S):
+                    return
 
         self._publisher = threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True)
         self._publisher.start()

@@ -45,13 +45,14 @@ class Result:
 def measure(name: str, duration_s: float, chunk_s: float) -> Result:
     """Play one specification twice in this process, which must be new."""
     started, cpu_started = time.perf_counter(), time.process_time()
+    from attune_ensemble.music.composer.engine import ComposerEngine
     from attune_ensemble.music.engine import MusicRequest
-    from attune_ensemble.music.registry import EngineOptions, create_engine
+    from attune_ensemble.music.plan import ConstantPlan
 
-    engine = create_engine("composer", EngineOptions())
+    engine = ComposerEngine()
     figures = []
     for seed in (1, 2):
-        chunks = engine.generate(MusicRequest("", SPECS[name], duration_s, seed), chunk_s)
+        chunks = engine.generate(MusicRequest(ConstantPlan(SPECS[name], ""), duration_s, seed), chunk_s)
         next(chunks)
         first_s, first_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         for _ in chunks:

@@ -1,5 +1,8 @@
 """Mastering: the gain that brings a piece to -18 LUFS without hearing it first, and the limiter.
 
+Where the dynamics change on the way, it is the first ones that are brought to -18 LUFS, and the others lie above or
+below as their strokes do.
+
 The score says what will be played and every sample's K-weighted level is known, so the loudness of the next half minute
 can be forecast before a note of it is rendered. What the forecast misses (beating, the room) is measured while the
 piece plays, and corrected slowly. All steps are those of blocks, so that the size of chunks changes nothing.
@@ -39,10 +42,14 @@ class Forecast:
         self._start_hop = 0
         self._dry: FloatArray = np.zeros(0)
         self._sent: FloatArray = np.zeros(0)
+        self._lift: FloatArray = np.zeros(0)
 
-    def add(self, strokes: Iterable[Stroke], end_s: float) -> None:
-        """Take in strokes; the forecast then reaches at least to `end_s`."""
-        self._reach(math.ceil(end_s / LEVEL_HOP_S))
+    def add(self, strokes: Iterable[Stroke], end_s: float, lift_db: float = 0.0) -> None:
+        """Take in the strokes of a phrase; the forecast then reaches at least to `end_s`.
+
+        `lift_db` is how much louder than the beginning of the piece the phrase shall be heard.
+        """
+        self._reach(math.ceil(end_s / LEVEL_HOP_S), 10 ** (lift_db / 10))
         for stroke in strokes:
             self._add(stroke)
 
@@ -50,7 +57,7 @@ class Forecast:
         """Let go of what lies more than a minute before `position_s`."""
         num_old = int((position_s - _PAST_S) / LEVEL_HOP_S) - self._start_hop
         if num_old > 0:
-            self._dry, self._sent = self._dry[num_old:], self._sent[num_old:]
+            self._dry, self._sent, self._lift = (curve[num_old:] for curve in (self._dry, self._sent, self._lift))
             self._start_hop += num_old
 
     def power(self) -> FloatArray:
@@ -58,17 +65,22 @@ class Forecast:
         decay = np.exp(-np.arange(_ROOM_DECAY_HOPS) * LEVEL_HOP_S / _ROOM_DECAY_S)
         return self._dry + np.convolve(self._sent, decay / decay.sum())[: len(self._dry)]
 
+    def power_without_lift(self) -> FloatArray:
+        """The same, as if all of it were to be heard as loud as the beginning of the piece."""
+        return self.power() / self._lift
+
     def power_between(self, start_s: float, end_s: float) -> float:
         """Mean power from `start_s` to `end_s`."""
         first = int(start_s / LEVEL_HOP_S) - self._start_hop
         last = max(first + 1, math.ceil(end_s / LEVEL_HOP_S) - self._start_hop)
         return float(np.mean(self.power()[first:last])) if first < len(self._dry) else 0.0
 
-    def _reach(self, end_hop: int) -> None:
+    def _reach(self, end_hop: int, lift: float) -> None:
         missing = end_hop - self._start_hop - len(self._dry)
         if missing > 0:
             self._dry = np.concatenate([self._dry, np.zeros(missing)])
             self._sent = np.concatenate([self._sent, np.zeros(missing)])
+            self._lift = np.concatenate([self._lift, np.full(missing, lift)])
 
     def _add(self, stroke: Stroke) -> None:
         zone = self._library.zone(stroke.instrument, stroke.pitch)
@@ -113,7 +125,7 @@ class GainRider:
 
     def _wanted_db(self) -> float:
         self._forecast.forget_before(self._position_s)
-        power = self._forecast.power()
+        power = self._forecast.power_without_lift()
         doubt = self._TRUST_S * SAMPLE_RATE / BLOCK * float(np.mean(power)) + 1e-12
         miss_db = 10 * math.log10((self._measured + doubt) / (self._foreseen + doubt))
         miss_db = min(max(miss_db, -self._MAX_CORRECTION_DB), self._MAX_CORRECTION_DB)

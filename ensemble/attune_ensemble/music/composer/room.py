@@ -6,6 +6,7 @@ spectra also give the K-weighted power of the result, which costs two more inver
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -27,17 +28,24 @@ _PREDELAY_S = 0.022
 _DECAY_60_DB_S = ((250.0, 1.9), (1000.0, 2.1), (3000.0, 1.5), (8000.0, 0.8))
 _EARLY_ECHOES = ((0.013, 0.30), (0.019, 0.26), (0.029, 0.22), (0.037, 0.17), (0.053, 0.12))
 _ROOM_SEED = 20_240_607
+_CROSSFADE: Frames = np.sin(np.linspace(0, np.pi / 2, BLOCK, dtype=np.float32)) ** 2
 _TILT_DB = {"pp": -3.0, "p": -2.0, "mp": -1.0, "mf": 0.0, "f": 1.0}
 
 
 class Room:
-    """Filters blocks of the mix; keeps the past that it needs. One for each piece."""
+    """Filters blocks of the mix; keeps the past that it needs. One for each piece.
+
+    It has the tone of `dynamics`; after `follow` the next block fades from that tone to another.
+    """
 
     def __init__(self, dynamics: str) -> None:
-        self._dry, self._dry_k = (_partitions(h[None, :])[0, 0] for h in _tone(dynamics))
-        self._wet, self._wet_k = _reverb(dynamics)
+        self._filters = self._next = _filters(dynamics)
         self._mix_before: Frames = np.zeros((3, BLOCK), np.float32)
-        self._sends: Spectra = np.zeros((self._wet.shape[1], BLOCK + 1), np.complex64)  # newest first
+        self._sends: Spectra = np.zeros((self._filters.wet.shape[1], BLOCK + 1), np.complex64)  # newest first
+
+    def follow(self, dynamics: str) -> None:
+        """Let the next block fade to the tone of these dynamics, and what comes after it have that tone."""
+        self._next = _filters(dynamics)
 
     def process(self, mix: Frames) -> tuple[Frames, float]:
         """Turn a block of left, right and send [3, BLOCK] into sound [2, BLOCK] and its K-weighted power."""
@@ -45,10 +53,35 @@ class Room:
         self._mix_before = mix
         self._sends = np.roll(self._sends, 1, axis=0)
         self._sends[0] = spectra[2]
-        sound = spectra[:2] * self._dry + np.einsum("pf,cpf->cf", self._sends, self._wet)
-        weighted = spectra[:2] * self._dry_k + np.einsum("pf,cpf->cf", self._sends, self._wet_k)
-        power = scipy.fft.irfft(weighted)[:, BLOCK:]
-        return scipy.fft.irfft(sound)[:, BLOCK:], float(np.sum(power.astype(np.float64) ** 2)) / BLOCK
+        sound, weighted = self._filters.apply(spectra[:2], self._sends)
+        if self._next is not self._filters:
+            # The past is kept unfiltered, so both tones are known whole: what rings on fades with the rest.
+            for heard, wanted in zip((sound, weighted), self._next.apply(spectra[:2], self._sends), strict=True):
+                heard += _CROSSFADE * (wanted - heard)
+            self._filters = self._next
+        return sound, float(np.sum(weighted.astype(np.float64) ** 2)) / BLOCK
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Filters:
+    """Spectra of the dry path [BLOCK + 1] and of the wet one [2, P, BLOCK + 1], plain and K-weighted."""
+
+    dry: Spectra
+    dry_k: Spectra
+    wet: Spectra
+    wet_k: Spectra
+
+    def apply(self, stereo: Spectra, sends: Spectra) -> tuple[Frames, Frames]:
+        """Sound [2, BLOCK], and the same K-weighted, of two blocks of the mix [2, BLOCK + 1] and of all sends."""
+        sound = stereo * self.dry + np.einsum("pf,cpf->cf", sends, self.wet)
+        weighted = stereo * self.dry_k + np.einsum("pf,cpf->cf", sends, self.wet_k)
+        return scipy.fft.irfft(sound)[:, BLOCK:], scipy.fft.irfft(weighted)[:, BLOCK:]
+
+
+@lru_cache(maxsize=len(_TILT_DB))
+def _filters(dynamics: str) -> _Filters:
+    dry, dry_k = (_partitions(h[None, :])[0, 0] for h in _tone(dynamics))
+    return _Filters(dry, dry_k, *_reverb(dynamics))
 
 
 def _tone(dynamics: str) -> tuple[Frames, Frames]:
@@ -61,7 +94,6 @@ def _tone(dynamics: str) -> tuple[Frames, Frames]:
     return plain.astype(np.float32), weighted.astype(np.float32)
 
 
-@lru_cache(maxsize=len(_TILT_DB))
 def _reverb(dynamics: str) -> tuple[Spectra, Spectra]:
     """Partitioned spectra [2, P, BLOCK + 1] of the wet path, plain and K-weighted."""
     impulse = _impulse_response()

@@ -32,11 +32,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A few bars of music at one tempo: when it starts, its metre, its chords (one degree a bar) and its notes."""
+    """A few bars of music at one tempo and dynamics: when it starts, its metre, its chords (one a bar), its notes."""
 
     label: str
     start_s: float
     tempo_bpm: float
+    dynamics: str
     beats_per_bar: int
     num_bars: int
     degrees: tuple[int, ...]
