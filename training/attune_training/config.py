@@ -1,7 +1,7 @@
 """Configurations of the regressors: frozen, typed, and exact in JSON.
 
-A configuration says everything about a model's shape, so that a model can be built without its pretrained
-weights (random towers for tests) and a saved one can be rebuilt and checked name by name.
+A configuration defines a model's architecture completely, so that a model can be built without its pretrained
+weights (random towers for tests) and a saved one can be rebuilt and its parameters checked by name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
-"""Sampling rate of every waveform the regressors see, in Hz."""
+"""Sampling rate of the regressors' input waveforms, in Hz."""
 
 Target = Literal["valence", "arousal_dominance", "valence_arousal_dominance"]
 
@@ -56,7 +56,7 @@ DIMENSIONS = TARGET_NAMES["valence_arousal_dominance"]
 """All dimensions, in the order in which they are written everywhere."""
 
 MIN_VAD, NEUTRAL_VAD, MAX_VAD = 1.0, 3.0, 5.0
-"""The scale of every dimension: its ends and its middle."""
+"""Lower end, midpoint and upper end of the scale of every dimension."""
 
 UnimodalName = Literal["gru-shared", "gru-separate", "transformer-shared", "transformer-separate"]
 
@@ -128,7 +128,7 @@ TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 
 @dataclass(frozen=True, slots=True)
 class _ModelShape:
-    """What the configuration of any model has, beside a ``target`` (a field, or the same for all of its kind)."""
+    """Base of the model configurations; a subclass has a ``target``, as a field or as a property."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -142,10 +142,10 @@ class _ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class RegressorConfig(_ModelShape):
-    """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I).
+    """Shape of one regressor (paper, section III-C); ``lora`` None: frozen towers without adapters (Table I).
 
-    With ``lower_text_layers`` the text stream also sees the layers below the text tower's last one, which the paper's
-    does not: a sentence encoder's last layer is about meaning, and what words feel like lies lower.
+    With ``lower_text_layers`` the text stream also takes the outputs of the layers below the text tower's last one. The
+    paper's does not; a sentence encoder's last layer encodes meaning, and affect is encoded in lower layers.
     """
 
     target: Target
@@ -177,10 +177,10 @@ class RegressorConfig(_ModelShape):
 
 @dataclass(frozen=True, slots=True)
 class UnimodalConfig(_ModelShape):
-    """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from the voice.
+    """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from audio alone.
 
-    The paper gives no sizes. These are the regressor's audio stream, so that the rows of Table I differ in what their
-    names say and in nothing else.
+    The paper gives no sizes. These are those of the regressor's audio stream, so that the rows of Table I differ in the
+    architecture alone.
     """
 
     architecture: UnimodalName
@@ -213,10 +213,10 @@ ModelConfig = RegressorConfig | UnimodalConfig
 
 
 def config_from_json(text: str) -> ModelConfig:
-    """Read either configuration; a unimodal one is known by its field ``architecture``.
+    """Read either configuration; a unimodal one is recognised by its field ``architecture``.
 
     Raises:
-        ValueError: the text is neither.
+        ValueError: the text is neither configuration.
     """
     raw = json.loads(text)
     if isinstance(raw, dict) and "architecture" in raw:
@@ -230,7 +230,7 @@ def architecture_configs(name: ArchitectureName, reference: RegressorConfig) -> 
     They are one model, or two where valence is trained apart from arousal and dominance.
 
     Raises:
-        ValueError: the name is none of Table I's.
+        ValueError: the architecture is unknown.
     """
     if name in get_args(UnimodalName):
         unimodal = UnimodalConfig(
@@ -284,7 +284,7 @@ def paper_config(target: Target) -> RegressorConfig:
 
 
 def tiny_config(target: Target, kind: Literal["whisper", "hubert"] = "whisper") -> RegressorConfig:
-    """Return a model small enough for a test: the same layers, a few dozen wide, random weights, 100 tokens."""
+    """Return a configuration small enough for tests: hidden sizes of 16 to 64 and a vocabulary of 100 tokens."""
     return RegressorConfig(
         target,
         audio=AudioTowerConfig(

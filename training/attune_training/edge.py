@@ -1,4 +1,4 @@
-"""What the commands of this room share: options, and errors in one line."""
+"""Shared by the commands of this package: options, and errors in one line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def named_paths(data: Sequence[str], default_name: str = "") -> dict[str, Path]:
 
 @contextmanager
 def plain_errors(threads: int | None = None) -> Iterator[None]:
-    """Show what a user can set right as one message, without a traceback; use ``threads`` CPU threads."""
+    """Report errors that a user can correct as one message, without a traceback; use ``threads`` CPU threads."""
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -63,6 +63,6 @@ def plain_errors(threads: int | None = None) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Say one line of progress, once where several processes train together."""
+    """Print one line of progress to standard error; in distributed training, from the first process only."""
     if is_first_process():
         click.echo(line, err=True)

@@ -32,7 +32,7 @@ _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
 
 def shipped_model() -> Path:
-    """Return the folder of the embedded models that ship."""
+    """Return the folder of the packaged models of the ``embedded`` profile."""
     return Path(__file__).parents[1] / "artifacts" / "embedded"
 
 
@@ -92,7 +92,7 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is measured: a corpus, or one part of it."""
+    """What is evaluated: a corpus, or one part of it."""
 
     title: str
     note: str
@@ -133,12 +133,12 @@ def _measure(
 def predict_all(
     model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
 ) -> Predictions:
-    """Return what the saved model, or the valence and arousal_dominance models of a folder, say of ``utterances``.
+    """Return the predictions for ``utterances`` of a saved model, or of a folder's valence and arousal_dominance models.
 
-    ``segments`` as :func:`predict` takes them.
+    ``segments``: see :func:`predict`.
 
     Raises:
-        ProviderError: segments have to be found, and nothing that is installed finds speech.
+        ProviderError: segments have to be found, and no segmenter is installed.
         ValueError: the folder holds no model that this project saved.
     """
     segments = _segments(utterances, "given") if segments is None else segments
@@ -155,7 +155,7 @@ def predict_all(
 
 
 def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segments]:
-    """Return the segments of each utterance, with the corpus's words or those that speech recognition hears."""
+    """Return the segments of each utterance, with the corpus's words or recognised ones."""
     if transcripts == "recognised":
         transcribe = transcriber()
         with _progress("recognising speech", len(utterances)) as advance:
@@ -166,7 +166,7 @@ def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segment
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error."""
+    """Show a progress bar on standard error."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)

@@ -1,4 +1,4 @@
-"""Checks that a person would try: of two utterances, does the one that should score higher do so?"""
+"""Pairwise order checks: of two utterances, does the one that should score higher do so?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PairCheck:
 
     @property
     def label(self) -> str:
-        """The check in words."""
+        """Description of the check."""
         if self.higher:
             return f"{self.dimension}: {self.higher} above {self.lower}, same speaker, same words"
         return f"{self.dimension}: a sentence of the top quintile above one of the bottom quintile, same voice"

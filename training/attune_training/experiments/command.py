@@ -100,7 +100,7 @@ def _run(
 def run_table(
     table: TableName, recipe: Recipe, subject: Subject, asked: tuple[str, ...], output: Path, options: RunOptions
 ) -> TableResult:
-    """Run every row of a table on every split; a row that fails leaves the others alone.
+    """Run every row of a table on every split; a failed row does not affect the others.
 
     Raises:
         RunError: the folder holds another table, or runs of another recipe or other data.

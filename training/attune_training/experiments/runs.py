@@ -1,4 +1,4 @@
-"""Running one row of a table on one split, or reading back what is there of it."""
+"""Running one row of a table on one split, or reading back its finished runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FAILURE = "failure.txt"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The corpus of an experiment: its name in the recipe, where it lies, and what it holds."""
+    """The corpus of an experiment: its name in the recipe, its path, and its content."""
 
     name: str
     path: Path
@@ -49,7 +49,7 @@ class Measured:
     """One row on one split.
 
     ``dimensions`` are of the test part; where several sessions are left out in turn, of all test parts together, each
-    predicted by the model that did not see it, and ``folds`` are of each of them. Parameters and sizes are of the row's
+    predicted by the model that was not trained on it, and ``folds`` are of each of them. Parameters and sizes are of the row's
     models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
     ``seconds`` are of all runs.
     """
@@ -80,7 +80,7 @@ Cell = Measured | Failed
 
 
 def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
-    """Look whether the folders that are there hold these runs, before any of them starts.
+    """Check that existing folders hold these runs, before any of them starts.
 
     Raises:
         RunError: one of them holds another run.
@@ -91,10 +91,10 @@ def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
 
 
 def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, say: Callable[[str], None]) -> Cell:
-    """Finish the runs of one row on one split and sum them up; what goes wrong is returned, not raised.
+    """Finish the runs of one row on one split and summarise them; failures are returned, not raised.
 
     Raises:
-        ProviderError: the towers' weights cannot be fetched, which no row can do without.
+        ProviderError: the towers' weights, which every row needs, cannot be fetched.
     """
     results = []
     for run in runs:
@@ -106,14 +106,14 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, s
             reason = _write_failure(run.folder, error)
         else:
             continue
-        gc.collect()  # a failed trainer holds its model in a cycle, which the next row's memory may need
+        gc.collect()  # a failed trainer keeps its model in a reference cycle; the next row may need the memory
         say(f"failed: {run.folder}: {reason}")
         return Failed(reason)
     return _summed(runs, results, subject)
 
 
 def _finish(run: PlannedRun, subject: Subject, options: RunOptions, say: Callable[[str], None]) -> RunResult:
-    """Return the result of a finished run, or train it, or what is left of it."""
+    """Return the result of a run: read back if finished, otherwise trained or resumed."""
     if is_finished(run.folder):
         say(f"finished before: {run.folder}")
         return read_result(run.folder)
@@ -159,7 +159,7 @@ def _folds(
 def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, DimensionScore]:
     """Return the scores over all test parts together.
 
-    Pooled, not averaged: every utterance counts once, and models that disagree about the level count as error.
+    Pooled, not averaged: every utterance counts once, and differences in level between the models count as error.
     """
     dimensions: dict[str, DimensionScore] = {}
     for target in dict.fromkeys(run.target for run in runs):
@@ -175,12 +175,12 @@ def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, Dimension
 
 
 def _test_predictions(run: PlannedRun, subject: Subject) -> Predictions:
-    """Return what the run's model says of its test part."""
+    """Return the predictions of the run's model for its test part."""
     split: Split = run.policy.split(subject.corpus.utterances, run.target, run.recipe.seed)
     return read_predictions(run.folder, subject.name, split.test)
 
 
 def _laid_out(folder: Path) -> nn.Module:
-    """Return the run's model, towers and all, as shapes without weights."""
+    """Return the run's model with its towers on the meta device, as shapes without weights."""
     with torch.device("meta"):
         return build_model(read_config(folder / "model"), None)

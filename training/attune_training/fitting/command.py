@@ -36,7 +36,7 @@ RUN_OPTIONS: Options = (
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
-"""What every command that trains by a recipe offers."""
+"""Options of every command that trains by a recipe."""
 
 _OPTIONS: Options = (
     data_option("a corpus of the recipe by its name, or any corpus by its kind"),
@@ -100,7 +100,7 @@ def _run(
 
 
 def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -> Recipe:
-    """Return the recipe with the corpora that ``paths`` name: the recipe's own, or a kind with default settings.
+    """Return the recipe with the corpora named in ``paths``: the recipe's own, or a kind with default settings.
 
     Raises:
         click.UsageError: a name is neither.

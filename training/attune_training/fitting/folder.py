@@ -1,8 +1,8 @@
-"""The run folder: whose run it is, and what came out of it.
+"""The run folder: the identity of a run, and its results.
 
 It holds ``recipe.yaml``, ``run.json`` (identity, git revision, command, versions, machine), ``checkpoints/`` (the last
 epoch, to go on from), ``logs/`` (CSV), ``model/`` (the best epoch, ready to serve), pictures, the test part's
-predictions (``predicted_<corpus>.csv``), and at the end ``metrics.json``: where it is, the run is finished.
+predictions (``predicted_<corpus>.csv``), and at the end ``metrics.json``, which marks the run as finished.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What makes two starts one run: digests of each corpus, of the first weights and of those of the words."""
+    """Identity of a run across starts: digests of each corpus, of the initial weights and of the text stream's."""
 
     target: Target
     recipe: str
@@ -74,7 +74,7 @@ class RunIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run gives: ``scores`` by corpus, of the test part; the size of what was trained; the time.
+    """The result of a finished run: test scores by corpus, the size of the trained parameters, and the time.
 
     ``seconds`` are those of training and validation, over all starts.
     """
@@ -87,7 +87,7 @@ class RunResult:
 
 
 def check_folder(folder: Path, identity: RunIdentity) -> bool:
-    """Tell whether the folder holds this run; False where it holds none.
+    """Return whether the folder holds this run; False where it holds none.
 
     Raises:
         RunError: it holds another run.
@@ -103,7 +103,7 @@ def check_folder(folder: Path, identity: RunIdentity) -> bool:
 
 
 def claim_folder(folder: Path, identity: RunIdentity, accelerator: str, facts: Mapping[str, Any]) -> None:
-    """Write down what this run is, unless a former start did; ``facts`` are added to ``run.json``.
+    """Record the identity of the run, unless an earlier start did; ``facts`` are added to ``run.json``.
 
     Raises:
         RunError: the folder holds another run.
@@ -132,7 +132,7 @@ def _digest(folder: Path) -> str:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether the folder's run has come to its end."""
+    """Return whether the folder's run is finished."""
     return (folder / _METRICS).is_file()
 
 
@@ -168,7 +168,7 @@ def write_predictions(predictions: Predictions, folder: Path, corpus: str) -> No
 
 
 def read_predictions(folder: Path, corpus: str, utterances: Sequence[Utterance]) -> Predictions:
-    """Return what :func:`write_predictions` wrote, of ``utterances``."""
+    """Return the predictions for ``utterances`` that :func:`write_predictions` wrote."""
     path = _predictions_file(folder, corpus)
     columns = np.loadtxt(path, np.float32, delimiter=",", skiprows=1, ndmin=2)  # [n, 2 N]
     names = tuple(path.read_text(encoding="utf-8").partition("\n")[0].split(","))[: columns.shape[1] // 2]
@@ -181,7 +181,7 @@ def _predictions_file(folder: Path, corpus: str) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write beside and move, so that a kill never leaves half a file."""
+    """Write to a temporary name and rename, so that a kill never leaves a partial file."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -1,6 +1,6 @@
-"""The Lightning module: losses, optimiser, averaged weights, and agreement on the validation part.
+"""The Lightning module: losses, optimiser, averaged weights, and metrics on the validation part.
 
-Letters: B batch, N outputs.
+Dimensions: B batch, N outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from attune_training.models.regressor import VOICE_STREAM, WORDS_STREAM
 __all__ = ["SCORE", "RegressionModule", "objective"]
 
 SCORE = "score"
-"""What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
+"""Name of the metric that selects the best epoch: the mean PCC over the corpora and the dimensions."""
 
 _UNKNOWN = -1
 
@@ -37,7 +37,7 @@ _WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Return the paper's loss of predicted [B, N]; the joint target takes the sum of both (equations 14 and 19)."""
+    """Return the paper's loss of predicted [B, N]; for the joint target, the sum of both (equations 14 and 19)."""
     if target == "valence":
         return smooth_mse(predicted, batch.target, batch.weight, recipe.smoothing)
     if target == "arousal_dominance":
@@ -47,7 +47,7 @@ def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -
 
 
 class RegressionModule(pl.LightningModule):
-    """Trains one model, of any of the architectures; only what is trained goes into its checkpoints."""
+    """Trains one model of any architecture; checkpoints hold the trainable parameters alone."""
 
     def __init__(
         self, model: Model, recipe: Recipe, corpora: Sequence[str], num_categories: int, batches_per_epoch: int
@@ -69,7 +69,7 @@ class RegressionModule(pl.LightningModule):
     # Training
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Seed dropout and masks by step, so that a resumed run repeats what an unbroken one does."""
+        """Seed dropout and masks by step, so that a resumed run repeats an uninterrupted one."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -89,9 +89,9 @@ class RegressionModule(pl.LightningModule):
         return loss
 
     def category_loss(self, voice: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of the acted category, told from the pooled voice [B, d]; the mean of those known.
+        """Return the mean cross-entropy of the acted category, predicted from the pooled audio [B, d].
 
-        It is reckoned for all rows, and those without a category count nothing: nothing has to be fetched from a GPU.
+        It is computed over all rows with unknown categories ignored, which avoids a synchronisation with the GPU.
         """
         assert self.categories is not None
         known = (batch.category >= 0) & (batch.audio_present > 0)
@@ -102,11 +102,11 @@ class RegressionModule(pl.LightningModule):
         return total / known.sum().clamp(min=1)
 
     def on_fit_start(self) -> None:
-        """Bring averages of a resumed run to the model: a checkpoint is read onto the CPU."""
+        """Move the averages of a resumed run to the model's device: a checkpoint is loaded onto the CPU."""
         self._average = {name: value.to(self.device) for name, value in self._average.items()}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the averaged weights towards the current ones; early on, more quickly."""
+        """Update the exponential moving average of the weights, with a lower decay in the first steps."""
         decay = min(self.recipe.optimisation.averaging, (1 + self.global_step) / (10 + self.global_step))
         for name, parameter in trained_parameters(self.model).items():
             if name in self._average:
@@ -116,7 +116,7 @@ class RegressionModule(pl.LightningModule):
 
     @contextmanager
     def _resting(self) -> Iterator[None]:
-        """Leave out of the graph what has no rate: it is trained by name, and costs no backward pass."""
+        """Freeze the streams whose learning rate is 0: they stay among the trained parameters, without a backward pass."""
         settings = self.recipe.optimisation
         voice, words, _ = self._parameter_groups()
         resting = [*(voice if not settings.voice_rate else ()), *(words if not settings.words_rate else ())]
@@ -129,19 +129,19 @@ class RegressionModule(pl.LightningModule):
                 parameter.requires_grad_(True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what is trained, one cycle of the learning rate over the whole run."""
+        """Return AdamW over the trainable parameters, and the one-cycle learning rate schedule of the whole run."""
         settings = self.recipe.optimisation
         rates = [settings.learning_rate * share for share in (settings.voice_rate, settings.words_rate, 1.0)]
         groups = [{"params": group} for group in self._parameter_groups()]
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-self._batches_per_epoch // self.trainer.world_size) + 1
-        # At least one and a half steps of warming up: OneCycleLR divides by the steps that are left of them.
+        # At least one and a half steps of warm-up: OneCycleLR divides by the number of warm-up steps minus one.
         warm_up = max(settings.warm_up, 1.5 / steps)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _parameter_groups(self) -> tuple[list[nn.Parameter], ...]:
-        """What is trained of the voice, of the words, and from where they meet."""
+        """Return the trainable parameters of the audio stream, of the text stream, and of all after them."""
         voice: list[nn.Parameter] = []
         words: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
@@ -153,12 +153,12 @@ class RegressionModule(pl.LightningModule):
     # Validation, with the averaged weights
 
     def on_validation_start(self) -> None:
-        """Put the averaged weights in place."""
+        """Replace the weights by the averaged ones."""
         self._current = {name: value.detach().clone() for name, value in trained_parameters(self.model).items()}
         self._fill(self._average)
 
     def on_validation_end(self) -> None:
-        """Put the current weights back; callbacks have seen the averaged ones."""
+        """Restore the current weights; callbacks have used the averaged ones."""
         self._fill(self._current)
         self._current = {}
 
@@ -194,13 +194,13 @@ class RegressionModule(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, and its average; the frozen towers come from their own files."""
+        """Keep the trainable parameters and their averages; the frozen towers are loaded from their own files."""
         trained = trained_parameters(self)
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
         checkpoint["average"] = self._average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the averaged weights up again."""
+        """Restore the averaged weights."""
         self._average = checkpoint["average"]
 
 
@@ -209,7 +209,7 @@ def _category_layer(model: Model, num_categories: int) -> nn.Module:
 
 
 def _agreement(num_outputs: int) -> MetricCollection:
-    """Each process validates everything, so that none has to ask the others."""
+    """Return the metrics of one corpus, unsynchronised, since each process validates on all data."""
     metrics: dict[str, Any] = {
         "pcc": PearsonCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
         "ccc": ConcordanceCorrCoef(num_outputs=num_outputs, sync_on_compute=False),

@@ -47,7 +47,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What may change between two starts of one run: matters of the machine, not of the result."""
+    """Options that may change between two starts of one run: they affect the machine, not the result."""
 
     accelerator: str = "auto"
     devices: int = 1
@@ -67,17 +67,17 @@ def fit(
     options: RunOptions = RunOptions(),
     say: Say = lambda line: None,
 ) -> RunResult:
-    """Train ``target`` by ``recipe`` on the corpora at ``paths``, or go on with what ``folder`` has of the same run.
+    """Train ``target`` by ``recipe`` on the corpora at ``paths``, or resume the same run in ``folder``.
 
     ``start_from`` is the folder of a saved model whose weights are taken where they fit; ``words_from`` that of one
-    whose stream of words takes the place of its own. The best epoch by the validation score is kept, and measured on
-    the test part once, at the end. A finished run is read back.
+    whose text stream replaces its own. The best epoch by the validation score is kept, and measured on the test part
+    once, at the end. The result of a finished run is read back.
 
     Raises:
         RunError: the folder holds another run, or a corpus has no path.
         CorpusError: a corpus has bad rows and ``options`` refuse them, or it cannot be opened.
-        SplitError: a corpus cannot be split as the recipe wants.
-        ProviderError: weights cannot be fetched, or nothing that is installed finds speech, which measuring needs.
+        SplitError: a corpus cannot be split as the recipe requires.
+        ProviderError: weights cannot be fetched, or no segmenter is installed, which the evaluation needs.
     """
     parts = open_parts(recipe, target, paths, options.bad_rows)
     _require_segmenter(parts)
@@ -100,13 +100,13 @@ def fit(
 
 
 def _require_segmenter(parts: Mapping[str, Part]) -> None:
-    """Find out before the training whether its result can be measured as it will be served."""
+    """Check before training that its result can be measured as it will be served."""
     if any(utterance.audio for part in parts.values() for utterance in part.corpus.utterances):
         segmenter()
 
 
 def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
-    """Return what ``run.json`` says of the data."""
+    """Return the entries of ``run.json`` about the data."""
     return {
         "notes": {name: part.corpus.note for name, part in parts.items() if part.corpus.note},
         "left_out": {name: len(part.corpus.problems) for name, part in parts.items()},
@@ -120,7 +120,7 @@ def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
 def _fresh_model(
     recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], say: Say
 ) -> ReadyModel:
-    """Return a model that takes of each saved one the parts named beside it, or all."""
+    """Return a new model, warm-started from the named parts of each saved model (all if none are named)."""
     torch.manual_seed(recipe.seed)
     settings = recipe.model
     lora = settings.lora.settings() if settings.lora else None
@@ -170,9 +170,9 @@ def _trainer(settings: Optimisation, folder: Path, options: RunOptions, clock: E
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Hold back Lightning's tips, and warnings of what is meant to be so.
+    """Suppress Lightning's tips, and warnings about intended settings.
 
-    A batch is one item here, made as it is asked for; and the folder of a resumed run is not empty.
+    A batch is one item here, made on demand; and the folder of a resumed run is not empty.
     """
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
@@ -188,7 +188,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> None:
-    """Measure the best epoch on validation and test, draw the pictures, and write the result."""
+    """Measure the best epoch on validation and test, draw the plots, and write the result."""
     ready = load(folder / "model")
     scores: dict[str, dict[str, Scores]] = {}
     for name, part in parts.items():
