@@ -38,7 +38,7 @@ from attune_training.evaluation.pairs import (
 )
 from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
-from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
+from attune_training.evaluation.segments import Segment, distribute_words, given_segments, recognised_segments
 from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
 from tests.miniature import write_manifest
@@ -216,7 +216,7 @@ def test_words_that_are_given_go_to_the_segments_in_order(tmp_path, speech_is_wh
     ],
 )
 def test_words_are_dealt_out_by_length_and_none_is_lost(transcript, lengths, expected):
-    assert deal_words(transcript, lengths) == expected
+    assert distribute_words(transcript, lengths) == expected
 
 
 def test_where_no_speech_is_found_the_sound_is_heard_in_equal_parts(tmp_path, monkeypatch):

@@ -68,8 +68,8 @@ ArchitectureName = Literal[UnimodalName, "cross-modal-joint", "cross-modal-separ
 class PretrainedSources:
     """Where the frozen towers' weights are.
 
-    ``audio`` is a folder: Whisper in CTranslate2's format for a ``whisper`` tower, transformers' HuBERT for a
-    ``hubert`` tower. ``text`` is a folder of transformers' BERT.
+    `audio` is a folder: Whisper in CTranslate2's format for a `whisper` tower, transformers' HuBERT for a
+    `hubert` tower. `text` is a folder of transformers' BERT.
     """
 
     audio: Path
@@ -80,7 +80,7 @@ class PretrainedSources:
 class AudioTowerConfig:
     """Shape of the audio tower; the defaults are Whisper base's encoder.
 
-    ``max_samples`` is the longest waveform (8 s in the paper). With ``layer_mix`` the tower returns a learned
+    `max_samples` is the longest waveform (8 s in the paper). With `layer_mix` the tower returns a learned
     softmax mix of all its layers' outputs in place of the last one.
     """
 
@@ -113,7 +113,7 @@ class TextTowerConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Low-rank adapters (paper, equations 1-2): the scale of the update is ``alpha / rank``."""
+    """Low-rank adapters (paper, equations 1-2): the scale of the update is `alpha / rank`."""
 
     rank: int = 16
     alpha: int = 32
@@ -128,7 +128,7 @@ TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 
 @dataclass(frozen=True, slots=True)
 class _ModelShape:
-    """Base of the model configurations; a subclass has a ``target``, as a field or as a property."""
+    """Base of the model configurations; a subclass has a `target`, as a field or as a property."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -142,9 +142,9 @@ class _ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class RegressorConfig(_ModelShape):
-    """Shape of one regressor (paper, section III-C); ``lora`` None: frozen towers without adapters (Table I).
+    """Shape of one regressor (paper, section III-C); `lora` None: frozen towers without adapters (Table I).
 
-    With ``lower_text_layers`` the text stream also takes the outputs of the layers below the text tower's last one. The
+    With `lower_text_layers` the text stream also takes the outputs of the layers below the text tower's last one. The
     paper's does not; a sentence encoder's last layer encodes meaning, and affect is encoded in lower layers.
     """
 
@@ -161,7 +161,7 @@ class RegressorConfig(_ModelShape):
 
     @classmethod
     def from_json(cls, text: str) -> RegressorConfig:
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is not JSON, a field is missing or unknown, or the target is unknown.
@@ -197,7 +197,7 @@ class UnimodalConfig(_ModelShape):
 
     @classmethod
     def from_json(cls, text: str) -> UnimodalConfig:
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is not JSON, a field is missing or unknown, or the architecture is unknown.
@@ -213,7 +213,7 @@ ModelConfig = RegressorConfig | UnimodalConfig
 
 
 def config_from_json(text: str) -> ModelConfig:
-    """Read either configuration; a unimodal one is recognised by its field ``architecture``.
+    """Read either configuration; a unimodal one is recognised by its field `architecture`.
 
     Raises:
         ValueError: the text is neither configuration.
@@ -225,7 +225,7 @@ def config_from_json(text: str) -> ModelConfig:
 
 
 def architecture_configs(name: ArchitectureName, reference: RegressorConfig) -> tuple[ModelConfig, ...]:
-    """Return the models of one row of Table I, on the towers and with the sizes of ``reference``, without adapters.
+    """Return the models of one row of Table I, on the towers and with the sizes of `reference`, without adapters.
 
     They are one model, or two where valence is trained apart from arousal and dominance.
 
@@ -259,7 +259,7 @@ def _lora_settings(raw: object) -> LoraSettings:
 
 
 def _checked(kind: type, raw: object) -> dict[str, Any]:
-    """Return ``raw`` if its keys are exactly the fields of ``kind``."""
+    """Return `raw` if its keys are exactly the fields of `kind`."""
     names = {item.name for item in dataclasses.fields(kind)}
     if not isinstance(raw, dict) or set(raw) != names:
         found = sorted(raw) if isinstance(raw, dict) else raw
@@ -268,7 +268,7 @@ def _checked(kind: type, raw: object) -> dict[str, Any]:
 
 
 def embedded_config(target: Target) -> RegressorConfig:
-    """Return the ``embedded`` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
+    """Return the `embedded` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
     return RegressorConfig(target, lower_text_layers=True)
 
 

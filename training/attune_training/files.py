@@ -13,10 +13,10 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
-    """Replace the folder ``target`` by ``fresh``, which is on the same file system.
+    """Replace the folder `target` by `fresh`, which is on the same file system.
 
-    Where the system can exchange two names atomically, ``target`` exists at every moment. Elsewhere a process may be
-    killed between two renames; :func:`recover_folder` then restores the former folder.
+    Where the system can exchange two names atomically, `target` exists at every moment. Elsewhere a process may be
+    killed between two renames; `recover_folder` then restores the former folder.
     """
     if not target.exists():
         fresh.rename(target)
@@ -33,7 +33,7 @@ def replace_folder(fresh: Path, target: Path) -> None:
 
 
 def recover_folder(target: Path) -> None:
-    """Restore the former ``target`` if a process was killed between the two renames."""
+    """Restore the former `target` if a process was killed between the two renames."""
     if not target.exists() and _former(target).is_dir():
         _former(target).rename(target)
 

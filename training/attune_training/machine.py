@@ -35,7 +35,7 @@ def _cpu_model() -> str:
 
 
 def git_revision() -> str:
-    """Return the revision of the sources, marked ``-dirty`` if they were changed; empty outside a repository."""
+    """Return the revision of the sources, marked `-dirty` if they were changed; empty outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,7 +1,7 @@
 """The pretrained towers by name: their configurations, pinned weights and tokenizer.
 
-``embedded``: Whisper base's encoder and all-MiniLM-L6-v2. ``paper``: HuBERT-base and BERT-base-uncased (section
-III-C2). ``tiny``: small, with random weights from a fixed seed, for trying a command in seconds.
+`embedded`: Whisper base's encoder and all-MiniLM-L6-v2. `paper`: HuBERT-base and BERT-base-uncased (section
+III-C2). `tiny`: small, with random weights from a fixed seed, for trying a command in seconds.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ class ReadyModel:
 
 
 def build(towers: TowersName, architecture: ArchitectureName, target: Target, lora: LoraSettings | None) -> ReadyModel:
-    """Return a new model of one of Table I's architectures; ``lora`` None: no adapters.
+    """Return a new model of one of Table I's architectures; `lora` None: no adapters.
 
     Raises:
         ValueError: the architecture does not predict the target, or takes no adapters.
         ProviderError: the towers' weights cannot be fetched.
     """
     config = _config(towers, architecture, target, lora)
-    with _steady_towers(towers):
+    with _reproducible_towers(towers):
         model = build_model(config, _sources(towers))
     return ReadyModel(model, towers, _tokens(towers))
 
@@ -80,7 +80,7 @@ def load(folder: Path) -> ReadyModel:
         ProviderError: the towers' weights cannot be fetched.
     """
     towers = _towers_of(read_config(folder), folder)
-    with _steady_towers(towers):
+    with _reproducible_towers(towers):
         model = load_model(folder, _sources(towers))
     return ReadyModel(model, towers, _tokens(towers))
 
@@ -105,7 +105,7 @@ def _towers_of(config: ModelConfig, folder: Path) -> TowersName:
     raise ValueError(f"{folder}: its towers are none of {', '.join(_CONFIGS)}")
 
 
-def _steady_towers(towers: TowersName) -> AbstractContextManager[None]:
+def _reproducible_towers(towers: TowersName) -> AbstractContextManager[None]:
     """Return a context in which random towers are reproducible, since they are not saved with the model."""
     return _seeded() if towers == "tiny" else nullcontext()
 

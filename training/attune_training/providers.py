@@ -1,8 +1,8 @@
 """What training needs from the rooms above it, found by entry point and never imported by name.
 
-The group is ``attune.providers``: ``weights`` is a callable from the name of pinned weights to the folder that holds
-them; ``anchors`` is the path of the knowledge base, which lists the 40 emotions; ``segmenter`` finds the segments of
-speech in a waveform as they are served; ``transcriber`` makes the transcriber that is also served, from the folder of
+The group is `attune.providers`: `weights` is a callable from the name of pinned weights to the folder that holds
+them; `anchors` is the path of the knowledge base, which lists the 40 emotions; `segmenter` finds the segments of
+speech in a waveform as they are served; `transcriber` makes the transcriber that is also served, from the folder of
 Whisper's weights.
 """
 
@@ -44,7 +44,7 @@ FindSpeech = Callable[[npt.NDArray[np.float32]], list[tuple[int, int]]]
 
 @dataclass(frozen=True, slots=True)
 class HeardSegment:
-    """Samples ``start`` up to ``end`` of a waveform, and the words that were heard in it."""
+    """Samples `start` up to `end` of a waveform, and the words that were heard in it."""
 
     start: int
     end: int
@@ -60,7 +60,7 @@ class Transcribe(Protocol):
 
 
 def weights(name: str) -> Path:
-    """Return the folder of the pinned weights ``name``, fetched on first use.
+    """Return the folder of the pinned weights `name`, fetched on first use.
 
     Raises:
         ProviderError: no provider is installed, or the weights cannot be fetched.

@@ -25,10 +25,10 @@ _SHORTEST_NOISE = 1024
 
 
 def add_noise(waveform: Waveform, snr_db: float, random: np.random.Generator, slope: float = 0.0) -> Waveform:
-    """Return [T] with additive noise at ``snr_db``, relative to the waveform's mean power.
+    """Return [T] with additive noise at `snr_db`, relative to the waveform's mean power.
 
-    The noise's power falls with frequency as 1 / f^slope: 0 is white, 1 pink, 2 brown. Silence is returned unchanged, as its
-    signal-to-noise ratio is undefined.
+    The noise's power falls with frequency as 1 / f^slope: 0 is white, 1 pink, 2 brown. Silence is returned unchanged,
+    as its signal-to-noise ratio is undefined.
     """
     power = _power(waveform)
     if power == 0.0:
@@ -39,7 +39,7 @@ def add_noise(waveform: Waveform, snr_db: float, random: np.random.Generator, sl
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Return [T / factor]: the waveform played ``factor`` times as fast, which changes pitch and tempo together.
+    """Return [T / factor]: the waveform played `factor` times as fast, which changes pitch and tempo together.
 
     This is the speed perturbation of Ko et al. (Interspeech 2015), by resampling.
 
@@ -54,7 +54,7 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
 
 
 def change_gain(waveform: Waveform, gain_db: float) -> Waveform:
-    """Return [T] with a gain of ``gain_db``."""
+    """Return [T] with a gain of `gain_db`."""
     return (waveform * 10.0 ** (gain_db / 20.0)).astype(np.float32)
 
 
@@ -65,7 +65,7 @@ class WaveformAugmentation:
     Speed is mild on purpose. Factor 1.1 is 12 log2(1.1) = 1.65 semitones higher and 10 % quicker, and both are cues of
     arousal that listeners use: the label of a clip does not change with its speed, so a wide range would teach the
     model to ignore them. Measured on 48 RAVDESS clips of actors 21-24, whose predicted arousal spreads with an sd of
-    .77: the first ``embedded`` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off
+    .77: the first `embedded` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off
     by default for the same reason: loudness is a cue of arousal.
 
     Raises:

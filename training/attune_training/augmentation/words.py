@@ -2,7 +2,7 @@
 
 The table holds a few thousand word forms, no model and no tagger: only words whose meanings, over all parts of speech,
 are dominated by one WordNet sense, with substitutes that are dominated by the same sense and take the same inflection.
-:mod:`tools.wordnet_synonyms` says how it is made. Everything else is kept: names, function words, negations, numbers,
+`tools.wordnet_synonyms` says how it is made. Everything else is kept: names, function words, negations, numbers,
 contractions, unknown words.
 """
 
@@ -61,7 +61,7 @@ _ARTICLES = frozenset(("a", "an"))
 
 @dataclass(frozen=True, slots=True)
 class SynonymTable:
-    """``substitutes`` of each lower-case word form, the forms that are ``verbs``, and ``phrases`` to be left alone."""
+    """`substitutes` of each lower-case word form, the forms that are `verbs`, and `phrases` to be left alone."""
 
     substitutes: dict[str, tuple[str, ...]]
     verbs: frozenset[str]
@@ -69,9 +69,9 @@ class SynonymTable:
 
 
 def read_table(text: str, phrases: str) -> SynonymTable:
-    """Read the table: a line for each form, ``form<TAB>part of speech<TAB>substitutes``; and a phrase on each line.
+    """Read the table: a line for each form, `form<TAB>part of speech<TAB>substitutes`; and a phrase on each line.
 
-    Lines that start with ``#`` are comments.
+    Lines that start with `#` are comments.
     """
     rows = [line.split("\t") for line in _lines(text)]
     return SynonymTable(
@@ -95,9 +95,9 @@ def load_synonyms() -> SynonymTable:
 
 
 def replace_synonyms(text: str, share: float, random: np.random.Generator, table: SynonymTable | None = None) -> str:
-    """Return the text with each replaceable word replaced with the probability ``share``, keeping its capitalisation.
+    """Return the text with each replaceable word replaced with the probability `share`, keeping its capitalisation.
 
-    ``share`` applies to the words that have a substitute, not to all words. Substitutes are drawn uniformly.
+    `share` applies to the words that have a substitute, not to all words. Substitutes are drawn uniformly.
 
     Raises:
         ValueError: the share is outside 0..1.
@@ -117,7 +117,7 @@ def replace_synonyms(text: str, share: float, random: np.random.Generator, table
 
 
 def _candidates(table: SynonymTable, text: str, words: Sequence[re.Match[str]], index: int) -> list[str]:
-    """Return the valid substitutes of word ``index``, in lower case."""
+    """Return the valid substitutes of word `index`, in lower case."""
     word = words[index]
     form = word[0].lower()
     if form not in table.substitutes or _is_name(text, word) or _in_phrase(table, words, index):

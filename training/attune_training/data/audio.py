@@ -34,9 +34,9 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAudio:
-    """An encoded audio file inside another file; ``load`` returns its bytes, read when called.
+    """An encoded audio file inside another file; `load` returns its bytes, read when called.
 
-    ``load`` has to be picklable, so that worker processes can read. Instances of the same name compare equal.
+    `load` has to be picklable, so that worker processes can read. Instances of the same name compare equal.
     """
 
     name: str
@@ -71,7 +71,7 @@ def encoded_audio(source: AudioSource) -> bytes:
 
 
 def audio_fault(encoded: bytes) -> str:
-    """Return why ``encoded`` is not a complete audio file; empty if it is.
+    """Return why `encoded` is not a complete audio file; empty if it is.
 
     Only the header and the last sample are decoded, which detects truncated files at little cost.
     """
@@ -108,7 +108,7 @@ def read_speech(source: AudioSource) -> Waveform:
 
 
 def trim_silence(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> Waveform:
-    """Return [T] without the silence at both ends, as :func:`sound_bounds` finds it."""
+    """Return [T] without the silence at both ends, as `sound_bounds` finds it."""
     start, end = sound_bounds(waveform, floor_db, margin_s)
     return waveform[start:end]
 
@@ -116,7 +116,7 @@ def trim_silence(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 
 def sound_bounds(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> tuple[int, int]:
     """Return the samples at which sound starts and ends in [T], with a margin.
 
-    Silence is 20 ms frames below ``floor_db`` relative to the loudest frame.
+    Silence is 20 ms frames below `floor_db` relative to the loudest frame.
     """
     frame = SAMPLE_RATE // 50
     count = len(waveform) // frame

@@ -39,9 +39,9 @@ _FULL_SCALE = 32_767
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example in memory; ``waveform`` ([T], 16-bit) is None for text without audio.
+    """One example in memory; `waveform` ([T], 16-bit) is None for text without audio.
 
-    ``vad`` is on 1..5; ``category`` is an index, -1 where unknown.
+    `vad` is on 1..5; `category` is an index, -1 where unknown.
     """
 
     waveform: npt.NDArray[np.int16] | None
@@ -84,10 +84,10 @@ class TextTokens:
 
     @classmethod
     def of_folder(cls, folder: Path, max_tokens: int = TextTowerConfig().max_tokens) -> TextTokens:
-        """Read ``tokenizer.json`` of a BERT folder.
+        """Read `tokenizer.json` of a BERT folder.
 
         Raises:
-            ValueError: the folder has no ``tokenizer.json``.
+            ValueError: the folder has no `tokenizer.json`.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -121,7 +121,7 @@ def read_examples(
 ) -> list[Example]:
     """Read utterances into memory, silence trimmed at both ends; about 2 MB a minute of speech.
 
-    ``categories`` maps each acted category to its index. ``progress`` is called after each utterance.
+    `categories` maps each acted category to its index. `progress` is called after each utterance.
 
     Raises:
         ValueError: an audio file cannot be read.
@@ -159,7 +159,7 @@ def similar_length_batches(
 ) -> list[list[Example]]:
     """Group examples into batches of similar length.
 
-    With ``random`` the lengths are jittered by up to a tenth and the batches shuffled; without it the order is that of
+    With `random` the lengths are jittered by up to a tenth and the batches shuffled; without it the order is that of
     the lengths.
     """
     sizes = np.array([example.size() for example in examples], float)
@@ -172,7 +172,7 @@ def similar_length_batches(
 
 
 def length_batches(sizes: npt.ArrayLike, batch_size: int) -> list[npt.NDArray[np.intp]]:
-    """Return the indices of ``sizes`` in batches, shortest first."""
+    """Return the indices of `sizes` in batches, shortest first."""
     order = np.argsort(sizes, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -187,7 +187,7 @@ class Collator:
         self._max_samples = int(max_s * SAMPLE_RATE)
 
     def __call__(self, examples: Sequence[Example], waveforms: Sequence[npt.NDArray[np.float32]] = ()) -> Batch:
-        """Return the batch of ``examples``; ``waveforms``, if given, replace their own."""
+        """Return the batch of `examples`; `waveforms`, if given, replace their own."""
         audio = [samples[: self._max_samples] for samples in waveforms or [item.samples() for item in examples]]
         tokens = [self._tokens(item.transcript) for item in examples]
         waveform = torch.zeros(len(examples), max(MIN_SAMPLES, *map(len, audio)))

@@ -1,4 +1,4 @@
-"""One entry point for every corpus: ``open_corpus(kind, path)``.
+"""One entry point for every corpus: `open_corpus(kind, path)`.
 
 All rows are checked when a corpus is opened, so that a run never fails later at a missing file.
 """
@@ -27,8 +27,8 @@ _SHOWN_PROBLEMS = 20
 class Corpus:
     """The valid rows of a corpus.
 
-    ``problems`` are the rows left out. ``note`` is a caveat that every result on this corpus must state, or empty.
-    ``digest`` is the SHA-256 over labels, transcripts, speakers and the audio files' bytes, in order; it does not depend
+    `problems` are the rows left out. `note` is a caveat that every result on this corpus must state, or empty.
+    `digest` is the SHA-256 over labels, transcripts, speakers and the audio files' bytes, in order; it does not depend
     on the corpus's path.
     """
 
@@ -57,19 +57,19 @@ _KINDS = {
 }
 
 CORPUS_KINDS = tuple(_KINDS)
-"""The kinds of corpus that :func:`open_corpus` knows."""
+"""The kinds of corpus that `open_corpus` knows."""
 
 
 def open_corpus(kind: str, path: str | Path, bad_rows: BadRows = "refuse") -> Corpus:
     """Read and check a corpus.
 
     Args:
-        kind: one of :data:`CORPUS_KINDS`.
-        path: the corpus's folder or file; for ``huggingface`` also the name of a data set on the hub.
-        bad_rows: ``refuse`` raises where any row is bad; ``skip`` leaves bad rows out and lists them in ``problems``.
+        kind: one of `CORPUS_KINDS`.
+        path: the corpus's folder or file; for `huggingface` also the name of a data set on the hub.
+        bad_rows: `refuse` raises where any row is bad; `skip` leaves bad rows out and lists them in `problems`.
 
     Raises:
-        CorpusError: the kind is unknown, the path is not such a corpus, a row is bad and ``bad_rows`` is ``refuse``, or
+        CorpusError: the kind is unknown, the path is not such a corpus, a row is bad and `bad_rows` is `refuse`, or
             no valid row is left. Its message lists bad rows by file and line.
     """
     if kind not in _KINDS:

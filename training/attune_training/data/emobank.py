@@ -20,7 +20,7 @@ _COLUMNS = {"split", "V", "A", "D", "text"}
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the sentences that contain a letter; the split ``dev`` is the validation part.
+    """Yield the sentences that contain a letter; the split `dev` is the validation part.
 
     Raises:
         CorpusError: the file is not EmoBank's table.

@@ -1,9 +1,9 @@
-"""IEMOCAP, or a corpus like it, from a copy in the format of Hugging Face's ``datasets``.
+"""IEMOCAP, or a corpus like it, from a copy in the format of Hugging Face's `datasets`.
 
-The copy is a folder written by ``save_to_disk``, a folder or file of Parquet, or the name of a data set on the hub.
-Copies name their columns differently; the names here are those of copies in use, such as ``AbstractTTS/IEMOCAP``
-(EmoVal, EmoAct, EmoDom, transcription), ``Ar4ikov/iemocap_audio_text`` (activation, titre, to_translate) and
-``cairocode/IEMOCAP_NLP`` (domination, utterance_id).
+The copy is a folder written by `save_to_disk`, a folder or file of Parquet, or the name of a data set on the hub.
+Copies name their columns differently; the names here are those of copies in use, such as `AbstractTTS/IEMOCAP`
+(EmoVal, EmoAct, EmoDom, transcription), `Ar4ikov/iemocap_audio_text` (activation, titre, to_translate) and
+`cairocode/IEMOCAP_NLP` (domination, utterance_id).
 """
 
 from __future__ import annotations

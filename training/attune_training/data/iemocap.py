@@ -43,7 +43,7 @@ _WORDS_LINE = re.compile(r"(?P<turn>Ses\w+) \[[^\]]*\]:(?P<words>.*)")
 
 @dataclass(frozen=True, slots=True)
 class TurnName:
-    """Fields of a turn's name: ``Ses01F_impro01_M003`` is spoken by Ses01M in session 1.
+    """Fields of a turn's name: `Ses01F_impro01_M003` is spoken by Ses01M in session 1.
 
     The first letter denotes the speaker with the motion-capture markers, not the speaker of the turn.
     """
@@ -54,7 +54,7 @@ class TurnName:
 
 
 def find_turn_name(text: str) -> TurnName | None:
-    """Return the turn named by ``text`` (a bare name, a file name or a path); None if there is none."""
+    """Return the turn named by `text` (a bare name, a file name or a path); None if there is none."""
     match = _TURN_NAME.search(text)
     if match is None:
         return None

@@ -1,7 +1,7 @@
 """A manifest: any corpus as one table, CSV or Parquet.
 
-Columns: ``path`` (relative to the manifest), ``transcript``, ``valence``, ``arousal``, ``dominance`` (1..5) and
-``speaker``; optionally ``session``, ``category`` and ``split`` (train, validation or test). Other columns are ignored.
+Columns: `path` (relative to the manifest), `transcript`, `valence`, `arousal`, `dominance` (1..5) and
+`speaker`; optionally `session`, `category` and `split` (train, validation or test). Other columns are ignored.
 """
 
 from __future__ import annotations

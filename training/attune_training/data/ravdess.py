@@ -50,7 +50,7 @@ class ClipName:
 
 
 def parse_clip_name(stem: str) -> ClipName:
-    """Read a file name such as ``03-01-05-02-01-01-24`` (without its suffix).
+    """Read a file name such as `03-01-05-02-01-01-24` (without its suffix).
 
     Raises:
         ValueError: the name is not one of RAVDESS's audio-only speech clips.
@@ -83,7 +83,7 @@ def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
 
 
 def read_rows(folder: Path) -> Iterator[Row | Problem]:
-    """Yield the clips in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
+    """Yield the clips in `folder` (FLAC or WAV, also in sub-folders), sorted by name.
 
     A file whose name is not a speech clip's is a problem: its transcript and its emotion are unknown.
 

@@ -25,7 +25,7 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row that cannot be used: its location, and why. ``line`` counts from 1; None where the source has no lines."""
+    """A row that cannot be used: its location, and why. `line` counts from 1; None where the source has no lines."""
 
     source: str
     line: int | None
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as the corpus has it; labels may be numbers, text or None. ``audio`` None: text only."""
+    """A row as the corpus has it; labels may be numbers, text or None. `audio` None: text only."""
 
     source: str
     line: int | None
@@ -67,7 +67,7 @@ def first_line(last_line: int, fields: Iterable[object]) -> int:
 
 
 def cell_text(value: object) -> str:
-    """Return a table's cell as text; empty for a missing value. Whole numbers lose their decimals: 3.0 is ``3``."""
+    """Return a table's cell as text; empty for a missing value. Whole numbers lose their decimals: 3.0 is `3`."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
@@ -77,7 +77,7 @@ def cell_text(value: object) -> str:
 
 
 def split_name(raw: str) -> str:
-    """Return the part of a split for a corpus's name ``raw`` (``dev`` is the validation part); empty if unknown."""
+    """Return the part of a split for a corpus's name `raw` (`dev` is the validation part); empty if unknown."""
     name = raw.strip().lower()
     name = _SPLIT_ALIASES.get(name, name)
     return name if name in SPLIT_NAMES else ""
@@ -104,7 +104,7 @@ def check_row(row: Row) -> CheckedRow | Problem:
 
 
 def _check_audio(source: AudioSource | None, reasons: list[str]) -> str:
-    """Return the digest of the encoded audio; its faults are appended to ``reasons``."""
+    """Return the digest of the encoded audio; its faults are appended to `reasons`."""
     if source is None:
         return ""
     try:

@@ -60,7 +60,7 @@ class Split:
 
 
 class SplitPolicy(ABC):
-    """A way to split a corpus. ``str(policy)`` is what :func:`parse_split_policy` reads."""
+    """A way to split a corpus. `str(policy)` is what `parse_split_policy` reads."""
 
     is_speaker_independent: ClassVar[bool]
 
@@ -148,8 +148,8 @@ class LeaveOneSessionOut(SplitPolicy):
 class HeldOutSpeakers(SplitPolicy):
     """Speakers of the validation and the test part occur in no other part.
 
-    ``validation`` and ``test`` name speakers, or ranges of the number that a speaker's name ends with (``17-20`` holds
-    ``actor-17``; ``1`` is both Ses01F and Ses01M); both empty: a tenth of the speakers each is drawn, at least one.
+    `validation` and `test` name speakers, or ranges of the number that a speaker's name ends with (`17-20` holds
+    `actor-17`; `1` is both Ses01F and Ses01M); both empty: a tenth of the speakers each is drawn, at least one.
     """
 
     is_speaker_independent: ClassVar[bool] = True
@@ -284,7 +284,7 @@ def _bins(utterances: Sequence[Utterance], target: Target) -> npt.NDArray[np.int
 
 
 def _equal_width(labels: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Return the bin, 0 to ``count`` - 1, of each label: bins of equal width from the lowest to the highest."""
+    """Return the bin, 0 to `count` - 1, of each label: bins of equal width from the lowest to the highest."""
     edges = np.linspace(labels.min(), labels.max(), count + 1)
     return np.digitize(labels, edges[1:-1])
 
@@ -322,7 +322,7 @@ def _check_one_session_each(policy: SplitPolicy, utterances: Sequence[Utterance]
 
 
 def _natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key that sorts ``10`` after ``9``."""
+    """Return a key that sorts `10` after `9`."""
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part)
 
 

@@ -2,7 +2,7 @@
 
     attune synthesise --emobank emobank.csv --output DIR
 
-The engine is the ``espeak-ng`` program, found on PATH and run as a subprocess; it is GPL and no part of Attune. The
+The engine is the `espeak-ng` program, found on PATH and run as a subprocess; it is GPL and no part of Attune. The
 voice, pitch and rate of a sentence are drawn from the seed and its index, NEVER from its labels: the synthetic speech
 carries no emotion, so a model can learn emotion from its text alone.
 """
@@ -72,7 +72,7 @@ class SynthesisError(RuntimeError):
 class Voice:
     """A voice of espeak-ng: its name (language and variant), usual pitch (0..99) and rate (words a minute).
 
-    ``test_only`` reserves a voice for the test split, so that no test voice occurs in the training data.
+    `test_only` reserves a voice for the test split, so that no test voice occurs in the training data.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Reading:
 
 
 def choose_reading(voices: Sequence[Voice], split: str, seed: int, index: int) -> Reading:
-    """Draw the parameters of sentence ``index``: a voice of its split, pitch and rate near the voice's usual ones.
+    """Draw the parameters of sentence `index`: a voice of its split, pitch and rate near the voice's usual ones.
 
     Raises:
         ValueError: no voice is left for the split.
@@ -128,7 +128,7 @@ def choose_reading(voices: Sequence[Voice], split: str, seed: int, index: int) -
 
 
 def spoken_text(transcript: str) -> str:
-    """Return the transcript as plain text for espeak-ng, which interprets control characters and ``[[`` as commands."""
+    """Return the transcript as plain text for espeak-ng, which interprets control characters and `[[` as commands."""
     spaced = re.sub(r"\s+", " ", transcript).strip()
     plain = "".join(letter for letter in spaced if not unicodedata.category(letter).startswith("C"))
     return re.sub(r"\[(?=\[)", "[ ", plain)
@@ -141,12 +141,12 @@ def synthesise(
     seed: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Path:
-    """Synthesise the sentences into ``output`` and return the manifest's path.
+    """Synthesise the sentences into `output` and return the manifest's path.
 
-    Writes 16 kHz mono FLAC files in a folder for each voice, ``manifest.csv`` (MANIFEST_COLUMNS; paths relative to it,
-    the speaker is the voice's name) and ``synthesis.json``, which records how they were made. A file's name contains a digest of
-    everything that determines its audio, so an interrupted run resumes. ``progress`` is called with 1 after each
-    sentence.
+    Writes 16 kHz mono FLAC files in a folder for each voice, `manifest.csv` (MANIFEST_COLUMNS; paths relative to it,
+    the speaker is the voice's name) and `synthesis.json`, which records how they were made. A file's name contains a
+    digest of everything that determines its audio, so an interrupted run resumes. `progress` is called with 1 after
+    each sentence.
 
     Raises:
         SynthesisError: espeak-ng is missing, lacks a voice, or fails on a sentence.
@@ -215,7 +215,7 @@ class _Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One file to make; ``path`` is relative to the output folder."""
+    """One file to make; `path` is relative to the output folder."""
 
     text: str
     reading: Reading

@@ -110,8 +110,8 @@ class ClusterReport:
     """Agreement of all clusters with their emotions.
 
     `centroids_in_octant`: centroids in the octant of their anchor; `anchors_in_cluster`: anchors in their own cluster;
-    `terms_in_octant`: fraction of terms whose octant is their emotion's; `without_terms`: emotions without a term of the
-    lexicon; `inertia`: equation 21 over the terms.
+    `terms_in_octant`: fraction of terms whose octant is their emotion's; `without_terms`: emotions without a term of
+    the lexicon; `inertia`: equation 21 over the terms.
     """
 
     centroids_in_octant: int

@@ -32,7 +32,7 @@ _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
 
 def shipped_model() -> Path:
-    """Return the folder of the packaged models of the ``embedded`` profile."""
+    """Return the folder of the packaged models of the `embedded` profile."""
     return Path(__file__).parents[1] / "artifacts" / "embedded"
 
 
@@ -133,9 +133,9 @@ def _measure(
 def predict_all(
     model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
 ) -> Predictions:
-    """Return the predictions for ``utterances`` of a saved model, or of a folder's valence and arousal_dominance models.
+    """Return the predictions for `utterances` of a saved model, or of a folder's valence and arousal_dominance models.
 
-    ``segments``: see :func:`predict`.
+    `segments`: see `predict`.
 
     Raises:
         ProviderError: segments have to be found, and no segmenter is installed.

@@ -20,7 +20,7 @@ Pairs = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class PairCheck:
-    """``arousal:angry/calm``: one speaker, one sentence, two ways to speak. ``valence:quintiles``: words by label."""
+    """`arousal:angry/calm`: one speaker, one sentence, two ways to speak. `valence:quintiles`: words by label."""
 
     dimension: str
     higher: str = ""
@@ -49,7 +49,7 @@ class PairResult:
 
 
 def parse_pair_check(text: str) -> PairCheck:
-    """Read ``arousal:angry/calm`` or ``valence:quintiles``.
+    """Read `arousal:angry/calm` or `valence:quintiles`.
 
     Raises:
         ValueError: it is neither.

@@ -35,7 +35,7 @@ _CHUNK = 512  # utterances held in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Predicted and true values [n, N] on 1..5 of ``utterances``; ``names`` are the columns."""
+    """Predicted and true values [n, N] on 1..5 of `utterances`; `names` are the columns."""
 
     names: tuple[str, ...]
     utterances: tuple[Utterance, ...]
@@ -57,9 +57,9 @@ def predict(
     batch_size: int = 16,
     progress: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Run ``model`` in evaluation mode over ``utterances``; ``progress`` is called after each of them.
+    """Run `model` in evaluation mode over `utterances`; `progress` is called after each of them.
 
-    ``segments`` are those of each utterance; by default they are found, and the utterance's words distributed over them.
+    `segments` are those of each utterance; by default they are found, and the utterance's words distributed over them.
 
     Raises:
         ProviderError: segments have to be found, and no segmenter is installed.

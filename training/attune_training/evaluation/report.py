@@ -33,7 +33,7 @@ class Interval:
 class DimensionScore:
     """One dimension of one corpus, n utterances.
 
-    ``loss`` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
+    `loss` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
     paper's tables. The intervals are percentiles of 1,000 bootstrap samples of the utterances; utterances of one
     speaker are correlated, so another set of speakers may well fall outside.
     """
@@ -51,7 +51,7 @@ class DimensionScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """``dimensions`` by name, and ``speakers``: agreement by speaker and dimension."""
+    """`dimensions` by name, and `speakers`: agreement by speaker and dimension."""
 
     dimensions: dict[str, DimensionScore]
     speakers: dict[str, dict[str, Agreement]]

@@ -1,7 +1,7 @@
 """Recordings cut as they are served: at their pauses, into segments of at most 8 s, each with its own words.
 
 A model is evaluated on the same inputs as in the server: speech is found by the served segmenter, reached through
-:mod:`attune_training.providers`.
+`attune_training.providers`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attune_training.data.audio import read_speech, sound_bounds
 from attune_training.data.utterance import Utterance
 from attune_training.providers import FindSpeech, Transcribe, segmenter
 
-__all__ = ["MAX_SEGMENT_S", "Segment", "Segments", "deal_words", "given_segments", "recognised_segments"]
+__all__ = ["MAX_SEGMENT_S", "Segment", "Segments", "distribute_words", "given_segments", "recognised_segments"]
 
 MAX_SEGMENT_S = 8.0
 """Longest segment that the regressors take, in seconds (paper, section III-C2)."""
@@ -31,7 +31,7 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Samples ``start`` up to ``end`` of a recording at 16 kHz, and the words in it."""
+    """Samples `start` up to `end` of a recording at 16 kHz, and the words in it."""
 
     start: int
     end: int
@@ -76,8 +76,8 @@ def recognised_segments(
         if utterance.audio is None:
             raise ValueError("a corpus without audio has nothing to recognise: use --transcripts given")
         waveform = read_speech(utterance.audio)
-        heard = tuple(Segment(item.start, item.end, item.transcript) for item in transcribe(waveform))
-        found.append(heard or _with_words(_spans(waveform, find_speech), ""))
+        segments = tuple(Segment(item.start, item.end, item.transcript) for item in transcribe(waveform))
+        found.append(segments or _with_words(_spans(waveform, find_speech), ""))
         progress()
     return found
 
@@ -93,11 +93,11 @@ def _equal_parts(start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _with_words(spans: Sequence[tuple[int, int]], transcript: str) -> Segments:
-    words = deal_words(transcript, [end - start for start, end in spans])
+    words = distribute_words(transcript, [end - start for start, end in spans])
     return tuple(Segment(start, end, text) for (start, end), text in zip(spans, words, strict=True))
 
 
-def deal_words(transcript: str, lengths: Sequence[int]) -> list[str]:
+def distribute_words(transcript: str, lengths: Sequence[int]) -> list[str]:
     """Distribute words over segments of these lengths, in order, in proportion to the lengths.
 
     Corpora have no word timestamps.

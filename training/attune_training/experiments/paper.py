@@ -27,7 +27,7 @@ _COLUMN_HALF_UNIT = 0.00005
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """One row as printed: test losses and PCC by dimension where given; ``average`` as stated, or None."""
+    """One row as printed: test losses and PCC by dimension where given; `average` as stated, or None."""
 
     label: str
     average: float | None = None
@@ -92,7 +92,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One stated figure and the value computed from the paper's columns; ``unit`` is " %" or empty."""
+    """One stated figure and the value computed from the paper's columns; `unit` is " %" or empty."""
 
     what: str
     stated: float
@@ -156,7 +156,7 @@ def _reduces(before: float, after: float, percent: float) -> bool:
 
 
 def _meet(stated: float, low: float, high: float) -> bool:
-    """Return whether a number of ``low`` to ``high`` rounds to ``stated``."""
+    """Return whether a number of `low` to `high` rounds to `stated`."""
     half = 0.5 * 10.0 ** -_decimals(stated)
     return low <= stated + half and stated - half <= high
 

@@ -62,7 +62,7 @@ def table_rows(table: TableName, recipe: Recipe) -> tuple[Row, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SplitChoice:
-    """One way to evaluate: a policy, or several whose test parts are pooled. ``text`` is the user's notation."""
+    """One way to evaluate: a policy, or several whose test parts are pooled. `text` is the user's notation."""
 
     text: str
     label: str
@@ -118,7 +118,7 @@ def _speaker_independent(utterances: Sequence[Utterance]) -> SplitChoice:
 
 
 def _sessions(utterances: Sequence[Utterance]) -> list[str]:
-    """Return the sessions in order; ``10`` comes after ``9``."""
+    """Return the sessions in order; `10` comes after `9`."""
     return sorted({item.session for item in utterances} - {""}, key=lambda name: (len(name), name))
 
 
@@ -133,7 +133,7 @@ class PlannedRun:
 
 
 def plan_runs(row: Row, choice: SplitChoice, recipe: Recipe, corpus: str, output: Path) -> list[PlannedRun]:
-    """Return the runs of one row on one split; ``corpus`` is its name in the recipe."""
+    """Return the runs of one row on one split; `corpus` is its name in the recipe."""
     model = replace(recipe.model, architecture=row.architecture, lora=row.lora)
     runs = []
     for policy in choice.policies:

@@ -19,7 +19,7 @@ __all__ = ["TableResult", "to_json"]
 
 @dataclass(frozen=True, slots=True)
 class TableResult:
-    """``cells`` by row and then by split, in the order of ``splits``."""
+    """`cells` by row and then by split, in the order of `splits`."""
 
     table: TableName
     subject: Subject
@@ -39,7 +39,7 @@ class TableResult:
 
     @property
     def git_revisions(self) -> list[str]:
-        """The revisions of the sources that the runs were made with; more than one where they were made at different times."""
+        """The revisions of the sources that the runs were made with; several if they were made at different times."""
         folders = [
             folder
             for cells in self.cells.values()

@@ -48,10 +48,10 @@ class Subject:
 class Measured:
     """One row on one split.
 
-    ``dimensions`` are of the test part; where several sessions are left out in turn, of all test parts together, each
-    predicted by the model that was not trained on it, and ``folds`` are of each of them. Parameters and sizes are of the row's
-    models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
-    ``seconds`` are of all runs.
+    `dimensions` are of the test part; where several sessions are left out in turn, of all test parts together, each
+    predicted by the model that was not trained on it, and `folds` are of each of them. Parameters and sizes are of the
+    row's models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
+    `seconds` are of all runs.
     """
 
     dimensions: dict[str, DimensionScore]
@@ -90,7 +90,7 @@ def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
         check_folder(run.folder, RunIdentity.of(run.target, run.recipe, data, None))
 
 
-def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, say: Callable[[str], None]) -> Cell:
+def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, echo: Callable[[str], None]) -> Cell:
     """Finish the runs of one row on one split and summarise them; failures are returned, not raised.
 
     Raises:
@@ -99,7 +99,7 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, s
     results = []
     for run in runs:
         try:
-            results.append(_finish(run, subject, options, say))
+            results.append(_finish(run, subject, options, echo))
         except ProviderError:
             raise
         except Exception as error:  # of any kind: the other rows go on
@@ -107,19 +107,19 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, s
         else:
             continue
         gc.collect()  # a failed trainer keeps its model in a reference cycle; the next row may need the memory
-        say(f"failed: {run.folder}: {reason}")
+        echo(f"failed: {run.folder}: {reason}")
         return Failed(reason)
     return _summed(runs, results, subject)
 
 
-def _finish(run: PlannedRun, subject: Subject, options: RunOptions, say: Callable[[str], None]) -> RunResult:
+def _finish(run: PlannedRun, subject: Subject, options: RunOptions, echo: Callable[[str], None]) -> RunResult:
     """Return the result of a run: read back if finished, otherwise trained or resumed."""
     if is_finished(run.folder):
-        say(f"finished before: {run.folder}")
+        echo(f"finished before: {run.folder}")
         return read_result(run.folder)
-    say(f"run: {run.folder}")
+    echo(f"run: {run.folder}")
     (run.folder / _FAILURE).unlink(missing_ok=True)
-    return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, say=say)
+    return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, echo=echo)
 
 
 def _write_failure(folder: Path, error: Exception) -> str:
@@ -132,7 +132,7 @@ def _write_failure(folder: Path, error: Exception) -> str:
 
 def _summed(runs: Sequence[PlannedRun], results: Sequence[RunResult], subject: Subject) -> Measured:
     one_model_of_each = {run.target: result for run, result in zip(runs, results, strict=True)}.values()
-    models = [_laid_out(result.folder) for result in one_model_of_each]
+    models = [_meta_model(result.folder) for result in one_model_of_each]
     folds = _folds(runs, results, subject.name)
     return Measured(
         dimensions=next(iter(folds.values())) if len(folds) == 1 else _pooled(runs, subject),
@@ -180,7 +180,7 @@ def _test_predictions(run: PlannedRun, subject: Subject) -> Predictions:
     return read_predictions(run.folder, subject.name, split.test)
 
 
-def _laid_out(folder: Path) -> nn.Module:
+def _meta_model(folder: Path) -> nn.Module:
     """Return the run's model with its towers on the meta device, as shapes without weights."""
     with torch.device("meta"):
         return build_model(read_config(folder / "model"), None)

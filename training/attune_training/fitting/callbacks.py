@@ -49,10 +49,10 @@ class KeepBest(Callback):
 
 
 class EpochClock(Callback):
-    """Prints one line after each epoch, and sums their ``seconds`` over all starts of a run."""
+    """Prints one line after each epoch, and sums their `seconds` over all starts of a run."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._started, self.seconds = say, 0.0, 0.0
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo, self._started, self.seconds = echo, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
@@ -64,7 +64,7 @@ class EpochClock(Callback):
         self.seconds += took
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         correlations = " ".join(f"{name[:-4]} {value:.3f}" for name, value in metrics.items() if name.endswith("_pcc"))
-        self._say(
+        self._echo(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {metrics['loss']:.4f}  "
             f"score {metrics[SCORE]:.4f}  PCC: {correlations}  {took:.0f} s"
         )

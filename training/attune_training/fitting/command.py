@@ -12,7 +12,7 @@ import click
 
 from attune_training.config import Target
 from attune_training.data.corpus import CORPUS_KINDS, BadRows
-from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors, say
+from attune_training.edge import bad_rows_option, data_option, echo, named_paths, plain_errors
 from attune_training.evaluation.report import markdown, to_json
 from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit
@@ -56,7 +56,7 @@ def _command(name: str, target: Target, help_text: str) -> click.Command:
 
 
 def command_with(options: Options, name: str, help_text: str, run: Callable[..., None]) -> click.Command:
-    """Return the command ``name`` that calls ``run`` with the values of its options."""
+    """Return the command `name` that calls `run` with the values of its options."""
     for option in reversed(options):
         run = option(run)
     return click.command(name, help=help_text)(run)
@@ -93,14 +93,14 @@ def _run(
             accelerator=accelerator, devices=devices, workers=workers, bad_rows=bad_rows, progress_bar=not as_json
         )
         result = fit(
-            settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, say=say
+            settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, echo=echo
         )
     if is_first_process():
         click.echo(json.dumps(_record(result)) if as_json else _words(result))
 
 
 def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -> Recipe:
-    """Return the recipe with the corpora named in ``paths``: the recipe's own, or a kind with default settings.
+    """Return the recipe with the corpora named in `paths`: the recipe's own, or a kind with default settings.
 
     Raises:
         click.UsageError: a name is neither.

@@ -73,7 +73,7 @@ def categories(parts: Mapping[str, Part]) -> list[str]:
 
 
 def _drawn(utterances: Sequence[Utterance], count: int | None, seed: int) -> Sequence[Utterance]:
-    """Return ``count`` of the utterances, drawn by seed; all where it is None."""
+    """Return `count` of the utterances, drawn by seed; all where it is None."""
     if count is None or count >= len(utterances):
         return utterances
     chosen = np.random.default_rng(seed).choice(len(utterances), count, replace=False)

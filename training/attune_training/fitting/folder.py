@@ -1,8 +1,8 @@
 """The run folder: the identity of a run, and its results.
 
-It holds ``recipe.yaml``, ``run.json`` (identity, git revision, command, versions, machine), ``checkpoints/`` (the last
-epoch, to go on from), ``logs/`` (CSV), ``model/`` (the best epoch, ready to serve), pictures, the test part's
-predictions (``predicted_<corpus>.csv``), and at the end ``metrics.json``, which marks the run as finished.
+It holds `recipe.yaml`, `run.json` (identity, git revision, command, versions, machine), `checkpoints/` (the last
+epoch, to go on from), `logs/` (CSV), `model/` (the best epoch, ready to serve), pictures, the test part's
+predictions (`predicted_<corpus>.csv`), and at the end `metrics.json`, which marks the run as finished.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RunIdentity:
         start_from: Path | None = None,
         words_from: Path | None = None,
     ) -> RunIdentity:
-        """Return the identity of a run; ``start_from`` and ``words_from`` are folders of saved models."""
+        """Return the identity of a run; `start_from` and `words_from` are folders of saved models."""
         start, words = (_digest(folder) if folder else "" for folder in (start_from, words_from))
         return cls(target, recipe.to_yaml(), data, start, words)
 
@@ -76,7 +76,7 @@ class RunIdentity:
 class RunResult:
     """The result of a finished run: test scores by corpus, the size of the trained parameters, and the time.
 
-    ``seconds`` are those of training and validation, over all starts.
+    `seconds` are those of training and validation, over all starts.
     """
 
     folder: Path
@@ -103,7 +103,7 @@ def check_folder(folder: Path, identity: RunIdentity) -> bool:
 
 
 def claim_folder(folder: Path, identity: RunIdentity, accelerator: str, facts: Mapping[str, Any]) -> None:
-    """Record the identity of the run, unless an earlier start did; ``facts`` are added to ``run.json``.
+    """Record the identity of the run, unless an earlier start did; `facts` are added to `run.json`.
 
     Raises:
         RunError: the folder holds another run.
@@ -137,7 +137,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_result(result: RunResult, scores: Mapping[str, Mapping[str, Scores]]) -> None:
-    """Write the result; ``scores`` are by corpus and part, the validation part's beside the test part's."""
+    """Write the result; `scores` are by corpus and part, the validation part's beside the test part's."""
     record = {
         "scores": {name: {part: asdict(value) for part, value in found.items()} for name, found in scores.items()},
         "trained_parameters": result.trained_parameters,
@@ -168,7 +168,7 @@ def write_predictions(predictions: Predictions, folder: Path, corpus: str) -> No
 
 
 def read_predictions(folder: Path, corpus: str, utterances: Sequence[Utterance]) -> Predictions:
-    """Return the predictions for ``utterances`` that :func:`write_predictions` wrote."""
+    """Return the predictions for `utterances` that `write_predictions` wrote."""
     path = _predictions_file(folder, corpus)
     columns = np.loadtxt(path, np.float32, delimiter=",", skiprows=1, ndmin=2)  # [n, 2 N]
     names = tuple(path.read_text(encoding="utf-8").partition("\n")[0].split(","))[: columns.shape[1] // 2]

@@ -23,7 +23,7 @@ from attune_training.models.building import Model
 from attune_training.models.checkpoints import trained_parameters
 from attune_training.models.layers import full_precision
 from attune_training.models.losses import arousal_dominance_loss, smooth_mse
-from attune_training.models.regressor import VOICE_STREAM, WORDS_STREAM
+from attune_training.models.regressor import AUDIO_STREAM, TEXT_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
 
@@ -32,8 +32,8 @@ SCORE = "score"
 
 _UNKNOWN = -1
 
-_VOICE = tuple(f"model.{part}." for part in VOICE_STREAM)
-_WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
+_AUDIO_PREFIXES = tuple(f"model.{part}." for part in AUDIO_STREAM)
+_TEXT_PREFIXES = tuple(f"model.{part}." for part in TEXT_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
@@ -79,16 +79,16 @@ class RegressionModule(pl.LightningModule):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
-        with self._resting():
+        with self._frozen_streams():
             features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
             encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
-        loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
+        loss = objective(model.config.target, model.regress(encoded).float(), batch, self.recipe)
         if self.categories is not None:
             loss = loss + settings.categories * self.category_loss(encoded.audio, batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.waveform), sync_dist=True)
         return loss
 
-    def category_loss(self, voice: Tensor, batch: Batch) -> Tensor:
+    def category_loss(self, audio: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of the acted category, predicted from the pooled audio [B, d].
 
         It is computed over all rows with unknown categories ignored, which avoids a synchronisation with the GPU.
@@ -97,7 +97,7 @@ class RegressionModule(pl.LightningModule):
         known = (batch.category >= 0) & (batch.audio_present > 0)
         category = torch.where(known, batch.category, _UNKNOWN)
         total = functional.cross_entropy(
-            self.categories(voice).float(), category, ignore_index=_UNKNOWN, label_smoothing=0.1, reduction="sum"
+            self.categories(audio).float(), category, ignore_index=_UNKNOWN, label_smoothing=0.1, reduction="sum"
         )
         return total / known.sum().clamp(min=1)
 
@@ -115,17 +115,17 @@ class RegressionModule(pl.LightningModule):
                 self._average[name] = parameter.detach().clone()
 
     @contextmanager
-    def _resting(self) -> Iterator[None]:
-        """Freeze the streams whose learning rate is 0: they stay among the trained parameters, without a backward pass."""
+    def _frozen_streams(self) -> Iterator[None]:
+        """Freeze streams whose learning rate is 0: still trained parameters by name, but without a backward pass."""
         settings = self.recipe.optimisation
-        voice, words, _ = self._parameter_groups()
-        resting = [*(voice if not settings.voice_rate else ()), *(words if not settings.words_rate else ())]
-        for parameter in resting:
+        audio, text, _ = self._parameter_groups()
+        frozen = [*(audio if not settings.voice_rate else ()), *(text if not settings.words_rate else ())]
+        for parameter in frozen:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in resting:
+            for parameter in frozen:
                 parameter.requires_grad_(True)
 
     def configure_optimizers(self) -> Any:
@@ -142,13 +142,13 @@ class RegressionModule(pl.LightningModule):
 
     def _parameter_groups(self) -> tuple[list[nn.Parameter], ...]:
         """Return the trainable parameters of the audio stream, of the text stream, and of all after them."""
-        voice: list[nn.Parameter] = []
-        words: list[nn.Parameter] = []
+        audio: list[nn.Parameter] = []
+        text: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in trained_parameters(self).items():
-            group = voice if name.startswith(_VOICE) else words if name.startswith(_WORDS) else others
+            group = audio if name.startswith(_AUDIO_PREFIXES) else text if name.startswith(_TEXT_PREFIXES) else others
             group.append(parameter)
-        return voice, words, others
+        return audio, text, others
 
     # Validation, with the averaged weights
 

@@ -36,13 +36,13 @@ from attune_training.fitting.settings import Optimisation, Recipe
 from attune_training.machine import is_first_process
 from attune_training.models.building import trainable_parameters
 from attune_training.models.checkpoints import checkpoint_bytes, warm_start
-from attune_training.models.regressor import WORDS_STREAM
+from attune_training.models.regressor import TEXT_STREAM
 from attune_training.pretrained import ReadyModel, build, load
 from attune_training.providers import segmenter
 
 __all__ = ["RunOptions", "fit"]
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,17 @@ def fit(
     start_from: Path | None = None,
     words_from: Path | None = None,
     options: RunOptions = RunOptions(),
-    say: Say = lambda line: None,
+    echo: Echo = lambda line: None,
 ) -> RunResult:
-    """Train ``target`` by ``recipe`` on the corpora at ``paths``, or resume the same run in ``folder``.
+    """Train `target` by `recipe` on the corpora at `paths`, or resume the same run in `folder`.
 
-    ``start_from`` is the folder of a saved model whose weights are taken where they fit; ``words_from`` that of one
+    `start_from` is the folder of a saved model whose weights are taken where they fit; `words_from` that of one
     whose text stream replaces its own. The best epoch by the validation score is kept, and measured on the test part
     once, at the end. The result of a finished run is read back.
 
     Raises:
         RunError: the folder holds another run, or a corpus has no path.
-        CorpusError: a corpus has bad rows and ``options`` refuse them, or it cannot be opened.
+        CorpusError: a corpus has bad rows and `options` refuse them, or it cannot be opened.
         SplitError: a corpus cannot be split as the recipe requires.
         ProviderError: weights cannot be fetched, or no segmenter is installed, which the evaluation needs.
     """
@@ -86,11 +86,11 @@ def fit(
     if is_first_process():
         claim_folder(folder, identity, options.accelerator, _facts(parts))
     if is_finished(folder):
-        say(f"{folder} holds this run, finished")
+        echo(f"{folder} holds this run, finished")
         return read_result(folder)
-    ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, WORDS_STREAM)), say)
-    say(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
-    trainer, seconds = _train(ready, recipe, parts, folder, options, say)
+    ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, TEXT_STREAM)), echo)
+    echo(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
+    trainer, seconds = _train(ready, recipe, parts, folder, options, echo)
     try:
         if is_first_process():
             _measure(folder, parts, seconds)
@@ -106,7 +106,7 @@ def _require_segmenter(parts: Mapping[str, Part]) -> None:
 
 
 def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
-    """Return the entries of ``run.json`` about the data."""
+    """Return the entries of `run.json` about the data."""
     return {
         "notes": {name: part.corpus.note for name, part in parts.items() if part.corpus.note},
         "left_out": {name: len(part.corpus.problems) for name, part in parts.items()},
@@ -118,7 +118,7 @@ def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
 
 
 def _fresh_model(
-    recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], say: Say
+    recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], echo: Echo
 ) -> ReadyModel:
     """Return a new model, warm-started from the named parts of each saved model (all if none are named)."""
     torch.manual_seed(recipe.seed)
@@ -128,17 +128,17 @@ def _fresh_model(
     for folder, parts in starts:
         if folder is not None:
             start = warm_start(ready.model, folder, parts)
-            say(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
+            echo(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
     return ready
 
 
 def _train(
-    ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, say: Say
+    ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, echo: Echo
 ) -> tuple[pl.Trainer, float]:
     """Train to the end; return the trainer, and the seconds that all starts took."""
     data = EpochData(read_parts(recipe, parts), recipe, ready.collator(), options.workers)
     module = RegressionModule(ready.model, recipe, list(parts), len(categories(parts)), data.batches_per_epoch)
-    clock = EpochClock(say)
+    clock = EpochClock(echo)
     with _quiet_lightning():
         trainer = _trainer(recipe.optimisation, folder, options, clock)
         last = folder / "checkpoints" / "last.ckpt"

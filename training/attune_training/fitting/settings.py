@@ -1,7 +1,7 @@
 """Training settings: typed, read from YAML files and validated field by field.
 
-A recipe is a YAML file with the fields of :class:`Recipe`; missing fields take their defaults. The packaged recipes lie
-in ``attune_training/recipes`` and are referred to by name.
+A recipe is a YAML file with the fields of `Recipe`; missing fields take their defaults. The packaged recipes lie
+in `attune_training/recipes` and are referred to by name.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Lora:
 class ModelSettings:
     """The towers, the architecture of Table I, and the adapters (None: frozen towers alone).
 
-    ``towers``: see :mod:`attune_training.pretrained`.
+    `towers`: see `attune_training.pretrained`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -73,12 +73,12 @@ class ModelSettings:
 class CorpusSettings:
     """One corpus of a run.
 
-    ``kind``: see :data:`attune_training.data.corpus.CORPUS_KINDS`. ``split``: see
-    :func:`attune_training.data.splits.parse_split_policy`. ``weight``: of each sample in the loss. ``per_epoch``: how
-    many utterances an epoch draws (None: all). ``without_voice`` and ``without_words``: fractions of them whose audio, or
-    text, an epoch drops, so that the model also works with one stream. ``foreign_words``: fraction of them whose words
-    are replaced by those of the corpus ``words_from``; the targets' deviations from neutral are then added.
-    ``longest_s``: a longer recording is cut to a random window of this length, in seconds. ``validated``: how many
+    `kind`: see `attune_training.data.corpus.CORPUS_KINDS`. `split`: see
+    `attune_training.data.splits.parse_split_policy`. `weight`: of each sample in the loss. `per_epoch`: how
+    many utterances an epoch draws (None: all). `without_voice` and `without_words`: fractions of them whose audio, or
+    text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
+    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
+    `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
     utterances of the validation part select the epoch (None: all).
     """
 
@@ -98,7 +98,7 @@ class CorpusSettings:
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramMasking:
-    """Masks of the audio front end's output (SpecAugment): their numbers, and the largest fraction of the axis of each."""
+    """Masks of the audio front end's output (SpecAugment): their numbers, and the largest fraction of an axis."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -109,7 +109,7 @@ class SpectrogramMasking:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Data augmentation (paper, section III-B); ``synonyms`` is the fraction of replaceable words that are replaced."""
+    """Data augmentation (paper, section III-B); `synonyms` is the fraction of replaceable words that are replaced."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -122,11 +122,11 @@ class Augmentation:
 class Optimisation:
     """AdamW with a one-cycle learning rate schedule.
 
-    ``warm_up`` is the fraction of steps with a rising rate. Early stopping ends training after ``patience`` epochs
-    without a better validation score. ``averaging`` is the decay per step of the exponential moving average of the
-    weights that is validated and kept (0: none). ``voice_rate`` and ``words_rate`` multiply the learning rate of the
+    `warm_up` is the fraction of steps with a rising rate. Early stopping ends training after `patience` epochs
+    without a better validation score. `averaging` is the decay per step of the exponential moving average of the
+    weights that is validated and kept (0: none). `voice_rate` and `words_rate` multiply the learning rate of the
     audio and the text stream: at 0 a stream's tower, layers and projections are frozen up to the cross-attention.
-    ``categories`` is the weight of an auxiliary loss: the acted category, predicted from the audio stream by a layer
+    `categories` is the weight of an auxiliary loss: the acted category, predicted from the audio stream by a layer
     that is discarded after training (0: none).
     """
 

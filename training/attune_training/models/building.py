@@ -16,7 +16,7 @@ _FLOAT32_BYTES = 4
 
 
 def build_model(config: ModelConfig, sources: PretrainedSources | None) -> Model:
-    """Return a new model of either configuration; ``sources`` None: towers with random weights.
+    """Return a new model of either configuration; `sources` None: towers with random weights.
 
     Raises:
         ValueError: the pretrained weights are not there or do not fit the configuration.
@@ -39,6 +39,6 @@ def total_parameters(model: nn.Module) -> int:
 def full_checkpoint_bytes(model: nn.Module) -> int:
     """Return the size in bytes of a full checkpoint in float32, towers included (section III-C3).
 
-    Compare :func:`attune_training.models.checkpoints.checkpoint_bytes`.
+    Compare `attune_training.models.checkpoints.checkpoint_bytes`.
     """
     return _FLOAT32_BYTES * sum(value.numel() for value in model.state_dict().values())

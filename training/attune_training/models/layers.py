@@ -1,7 +1,7 @@
 """Building blocks of the regressors: masked multi-head attention, encoder layer, gate and pooling.
 
-Attention is based on ``scaled_dot_product_attention`` because ``nn.MultiheadAttention`` and the fast path of
-``nn.TransformerEncoderLayer`` do not export with dynamic lengths.
+Attention is based on `scaled_dot_product_attention` because `nn.MultiheadAttention` and the fast path of
+`nn.TransformerEncoderLayer` do not export with dynamic lengths.
 
 Dimensions: B batch, Q queries, K keys, F audio frames, L tokens, d hidden size. Padding masks are boolean, true at
 positions that are not padding.
@@ -26,17 +26,17 @@ __all__ = [
     "full_precision",
     "length_mask",
     "masked_mean",
-    "on_the_scale",
+    "to_vad_scale",
 ]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context that disables autocast on ``device``; a null context where it has none."""
+    """Return a context that disables autocast on `device`; a null context where it has none."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return [B, size], true at the first ``lengths`` [B, 1] positions of each row."""
+    """Return [B, size], true at the first `lengths` [B, 1] positions of each row."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths
 
 
@@ -46,13 +46,13 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
-def on_the_scale(raw: Tensor) -> Tensor:
+def to_vad_scale(raw: Tensor) -> Tensor:
     """Map raw outputs to 1..5: 1 + 4 sigmoid(raw) (paper, equation 13)."""
     return 1.0 + 4.0 * torch.sigmoid(raw)
 
 
 def attend(attention: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    """Return ``attention(query, key, value, **options)``, in float32 where a CPU's autocast would take bfloat16.
+    """Return `attention(query, key, value, **options)`, in float32 where a CPU's autocast would take bfloat16.
 
     The backward pass of attention on a CPU takes three times as long in bfloat16 as in float32.
     """

@@ -35,7 +35,7 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class ValenceSmoothing:
-    """Label smoothing of valence; ``epsilon`` is the share of the neutral value (equation 15)."""
+    """Label smoothing of valence; `epsilon` is the share of the neutral value (equation 15)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
 
@@ -47,9 +47,9 @@ class ValenceSmoothing:
 class DynamicWeighting:
     """Constants of equations 16-19; the paper gives no values, so these are the project's own.
 
-    The paper writes delta for two things: ``huber_delta`` is that of equation 16. Where dominance's loss is above
-    ``beta`` times arousal's, dominance's weight is multiplied by ``gamma`` and arousal's by ``delta``. ``minimum`` and
-    ``maximum``, the paper's r_min and r_max, clip the weights.
+    The paper writes delta for two things: `huber_delta` is that of equation 16. Where dominance's loss is above
+    `beta` times arousal's, dominance's weight is multiplied by `gamma` and arousal's by `delta`. `minimum` and
+    `maximum`, the paper's r_min and r_max, clip the weights.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
@@ -71,7 +71,7 @@ def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
 def smooth_mse(predicted: Tensor, target: Tensor, weight: Tensor, smoothing: ValenceSmoothing) -> Tensor:
     """Equation 14: the mean squared error of predicted [B, 1] against the smoothed targets [B, 1].
 
-    Each squared error is multiplied by its sample's ``weight`` [B, 1]; the sum is divided by B.
+    Each squared error is multiplied by its sample's `weight` [B, 1]; the sum is divided by B.
     """
     return (weight * (predicted - smoothed_target(target, smoothing)).square()).mean()
 
@@ -126,7 +126,7 @@ def combined_loss(weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor])
 def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
     """Return the loss of predicted and target [B, 2], arousal and dominance: equations 16 to 19 over the batch.
 
-    Each sample's Huber losses are multiplied by its ``weight`` [B, 1]; the sums are divided by B.
+    Each sample's Huber losses are multiplied by its `weight` [B, 1]; the sums are divided by B.
     """
     arousal_loss, dominance_loss = (weight * huber_loss(predicted, target, settings.huber_delta)).mean(dim=0)
     losses = arousal_loss, dominance_loss

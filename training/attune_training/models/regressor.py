@@ -34,13 +34,13 @@ from attune_training.models.layers import (
     MultiHeadAttention,
     SigmoidGate,
     masked_mean,
-    on_the_scale,
+    to_vad_scale,
 )
 from attune_training.models.towers import AudioTower, TextTower, build_audio_tower
 
 __all__ = [
-    "VOICE_STREAM",
-    "WORDS_STREAM",
+    "AUDIO_STREAM",
+    "TEXT_STREAM",
     "AudioTowerConfig",
     "EmotionModel",
     "LoraSettings",
@@ -75,7 +75,7 @@ class OutputStages(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         """Map [B, 2d] to [B, 1] in 1..5."""
-        return on_the_scale(self.output(self.shared(self.fusion(fused))))
+        return to_vad_scale(self.output(self.shared(self.fusion(fused))))
 
 
 class Pooled(NamedTuple):
@@ -101,14 +101,14 @@ class EmotionModel(nn.Module, ABC):
         """Predict from speech and its transcript.
 
         Args:
-            waveform: [B, T] float32, 16 kHz mono; see :meth:`AudioTower.forward`.
+            waveform: [B, T] float32, 16 kHz mono; see `AudioTower.forward`.
             num_samples: [B, 1] int64, true lengths in samples.
             input_ids: [B, L] int64, BERT-uncased tokens.
             attention_mask: [B, L] int64, 1 where a token is real.
             audio_present: [B] float, 0 where the audio stream is masked out (training on text alone).
 
         Returns:
-            [B, N] in 1..5, columns as ``config.output_names``.
+            [B, N] in 1..5, columns as `config.output_names`.
 
         Raises:
             ValueError: T is out of the tower's range.
@@ -125,7 +125,7 @@ class EmotionModel(nn.Module, ABC):
         audio_present: Tensor | None = None,
     ) -> Tensor:
         """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the tokens."""
-        return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
+        return self.regress(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
 
     @abstractmethod
     def pool(
@@ -136,10 +136,10 @@ class EmotionModel(nn.Module, ABC):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Pooled:
-        """Return the streams pooled over time; the arguments are those of :meth:`predict`."""
+        """Return the streams pooled over time; the arguments are those of `predict`."""
 
     @abstractmethod
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] in 1..5 from the pooled streams."""
 
 
@@ -191,7 +191,7 @@ class Regressor(EmotionModel):
             pooled_audio = pooled_audio * audio_present[:, None]
         return Pooled(pooled_audio, pooled_text)
 
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] from the pooled streams."""
         fused = torch.cat(pooled, dim=-1)  # [B, 2d]
         return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
@@ -230,7 +230,7 @@ def _add_adapters(model: Regressor, lora: LoraSettings) -> None:
 
 
 def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) -> Regressor:
-    """Return a regressor with new adapters and head; ``sources`` None: towers with random weights.
+    """Return a regressor with new adapters and head; `sources` None: towers with random weights.
 
     Raises:
         ValueError: the pretrained weights are not there or do not fit the configuration.

@@ -53,7 +53,7 @@ MIN_SAMPLES = 400
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' ``sdpa`` does, with boolean masks and exportable, and in the faster dtype on a CPU."""
+    """Attend as transformers' `sdpa` does, with boolean masks and exportable, and in the faster dtype on a CPU."""
     return attend(partial(sdpa_attention_forward, module), query, key, value, attention_mask=attention_mask, **options)
 
 
@@ -73,7 +73,7 @@ class LayerMix(nn.Module):
         self.weights = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, outputs: list[Tensor]) -> Tensor:
-        """Mix ``num_outputs`` tensors [B, F, D] to one."""
+        """Mix `num_outputs` tensors [B, F, D] to one."""
         width = outputs[0].shape[-1]
         # The weight is the layer norm's scale, so that neither the stack of layers nor a weighted copy is allocated.
         scales = self.weights.softmax(dim=0)[:, None].expand(-1, width)  # [N, D]
@@ -167,7 +167,7 @@ class LogMel(nn.Module):
 
     @classmethod
     def num_frames(cls, num_samples: Tensor) -> Tensor:
-        """Return the number of real frames [B, 1] of clips of ``num_samples`` [B, 1], at least one."""
+        """Return the number of real frames [B, 1] of clips of `num_samples` [B, 1], at least one."""
         return ((num_samples + cls.HOP - 1) // cls.HOP).clamp(min=1)
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
@@ -339,7 +339,7 @@ def _standardised(waveform: Tensor, num_samples: Tensor) -> Tensor:
 
 
 def _masked_channel_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Apply ``norm``, one group per channel, to hidden [B, C, F] with statistics over the real frames alone."""
+    """Apply `norm`, one group per channel, to hidden [B, C, F] with statistics over the real frames alone."""
     mask = length_mask(lengths, hidden.shape[2]).unsqueeze(1)  # [B, 1, F]
     count = lengths.to(hidden.dtype).unsqueeze(-1)  # [B, 1, 1]
     mean = hidden.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
@@ -352,7 +352,7 @@ _AUDIO_TOWERS: dict[str, type[WhisperTower] | type[HubertTower]] = {"whisper": W
 
 
 def build_audio_tower(config: AudioTowerConfig, path: Path | None) -> AudioTower:
-    """Return the configured tower, frozen except for its layer mix; ``path`` None: random weights.
+    """Return the configured tower, frozen except for its layer mix; `path` None: random weights.
 
     Raises:
         ValueError: the kind is unknown, or the weights do not fit.
@@ -370,7 +370,7 @@ class TextTower(nn.Module):
     """BERT without its pooler."""
 
     def __init__(self, config: TextTowerConfig, path: Path | None) -> None:
-        """Build the tower, frozen; ``path`` None: random weights.
+        """Build the tower, frozen; `path` None: random weights.
 
         Raises:
             ValueError: the folder holds no BERT of the configured shape.

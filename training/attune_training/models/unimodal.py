@@ -2,9 +2,9 @@
 
 They consist of the regressor's audio stream: frozen tower, sequence layers, LayerNorm, projection to d, attention
 pooling, and fully connected networks in place of the fusion. The paper gives no sizes, so what the architecture does
-not determine is as in the regressor: ``transformer`` has its two encoder layers at the tower's width, ``gru`` a
-bidirectional GRU of as many layers with half that width in each direction. ``shared`` is one network with three
-outputs, ``separate`` one network for each dimension.
+not determine is as in the regressor: `transformer` has its two encoder layers at the tower's width, `gru` a
+bidirectional GRU of as many layers with half that width in each direction. `shared` is one network with three
+outputs, `separate` one network for each dimension.
 
 Dimensions: B batch, T samples, F frames, L tokens, D hidden size of the tower, d hidden size.
 """
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attune_training.config import PretrainedSources, UnimodalConfig
-from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
+from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, to_vad_scale
 from attune_training.models.regressor import EmotionModel, Pooled
 from attune_training.models.towers import build_audio_tower
 
@@ -101,13 +101,13 @@ class UnimodalRegressor(EmotionModel):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Pooled:
-        """Return the pooled audio stream, zero where ``audio_present`` is 0, and an empty text stream [B, 0]."""
+        """Return the pooled audio stream, zero where `audio_present` is 0, and an empty text stream [B, 0]."""
         hidden = self.audio_projection(self.audio_norm(self.audio_layers(features, frame_mask)))  # [B, F, d]
         pooled = self.audio_pooling(hidden, frame_mask)
         if audio_present is not None:
             pooled = pooled * audio_present[:, None]
         return Pooled(audio=pooled, text=pooled.new_zeros(len(pooled), 0))
 
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, 3] from the pooled audio."""
-        return on_the_scale(torch.cat([head(pooled.audio) for head in self.heads.values()], dim=-1))
+        return to_vad_scale(torch.cat([head(pooled.audio) for head in self.heads.values()], dim=-1))

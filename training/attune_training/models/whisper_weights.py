@@ -38,7 +38,7 @@ _RENAMES = (
 
 
 def read_whisper_encoder(folder: Path) -> dict[str, Tensor]:
-    """Return the encoder's weights, float32, under the names of transformers' ``WhisperEncoder``.
+    """Return the encoder's weights, float32, under the names of transformers' `WhisperEncoder`.
 
     Args:
         folder: a Whisper model in CTranslate2's format, with float32 or float16 weights.
