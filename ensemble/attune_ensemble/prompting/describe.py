@@ -1,4 +1,4 @@
-"""From an emotion, or free words, to a music description and a prompt: what `music_prompt` serves."""
+"""The service behind `music_prompt`: from an emotion or free text to a music description and a prompt."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ class MusicDescriber:
         self._writer = writer
 
     def describe(self, inputs: Tensors, call: Call) -> dict[str, Any]:
-        """The outputs of `music_prompt` by name.
+        """Return the outputs of `music_prompt` by name.
 
-        An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
-        taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
-        both or neither of them, a VAD outside 1..5, or a specification that cannot be played.
+        An emotion is searched for in its own octant (paper, section III-E), free text among all entries. A
+        specification is used as given, without retrieval, and the outputs of the retrieval are missing.
+
+        Raises:
+            InvalidOption: an unknown emotion, empty text, both or neither of them, a VAD outside 1..5, or an invalid
+                specification.
         """
         if "music_spec" in inputs:
             return _as_specified(inputs)
@@ -52,7 +55,7 @@ class MusicDescriber:
         }
 
     def _query(self, inputs: Tensors) -> tuple[str, str | None]:
-        """What to embed, and the octant to search in."""
+        """Return the text to embed, and the octant to search in (None: all)."""
         if ("emotion" in inputs) == ("text" in inputs):
             raise InvalidOption("send either an emotion or text, and not both" if "text" in inputs else _NEITHER)
         if "text" in inputs:
@@ -82,7 +85,7 @@ def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
 
 
 def embed(text: str, call: Call) -> npt.NDArray[np.float32]:
-    """The sentence embedding [384] of a text, through `text_tokenizer` and `sentence_encoder`."""
+    """Compute the sentence embedding [384] of a text with `text_tokenizer` and `sentence_encoder`."""
     tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]})
     embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens)["embedding"][0]
     return embedding
