@@ -42,10 +42,10 @@ __all__ = ["AsyncAttuneClient", "AsyncMusicStream"]
 
 
 class AsyncAttuneClient:
-    """Talks to one server over gRPC; any number of calls may be under way at once.
+    """A client of one server over gRPC; any number of calls may be concurrent.
 
-    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
-    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
+    `timeout_s` is the longest wait for a response, or for the next response of a stream, in seconds.
+    Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -67,14 +67,14 @@ class AsyncAttuneClient:
         await self._client.close()
 
     async def is_ready(self) -> bool:
-        """Whether the server answers and all of its models are ready."""
+        """Return whether the server responds and all of its models are ready."""
         try:
             return bool(await self._open().is_server_ready(client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
     async def models(self) -> list[ModelStatus]:
-        """The models of the server's repository."""
+        """Return the models of the server's repository."""
         try:
             index = await self._open().get_model_repository_index(client_timeout=self._timeout_s)
         except InferenceServerException as error:
@@ -82,7 +82,7 @@ class AsyncAttuneClient:
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
-        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+        """Transcribe a recording (encoded bytes, a path, or a file open for reading bytes) and recognise its emotion.
 
         Arguments and errors are those of `AttuneClient.analyse`.
         """
@@ -90,7 +90,7 @@ class AsyncAttuneClient:
         return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
     async def prompt(self, text: str) -> MusicPrompt:
-        """The music description nearest to free text, and the prompt made of it."""
+        """Return the music description nearest to free text, and the prompt made of it."""
         return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, text_inputs(text)))
 
     async def play(
@@ -106,7 +106,7 @@ class AsyncAttuneClient:
         engine: str | None = None,
         other_languages: str | None = None,
     ) -> AsyncMusicStream:
-        """Music for a recording or a wish; returns when everything but the music is known.
+        """Generate music for a recording or options; returns once the session is known, before the audio.
 
         Arguments and errors are those of `AttuneClient.play`.
         """
@@ -135,11 +135,11 @@ class AsyncAttuneClient:
     async def play_text(
         self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
     ) -> AsyncMusicStream:
-        """Music for words: `play(text=...)`."""
+        """Generate music for text: `play(text=...)`."""
         return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
+        """Call a model of the protocol with one response; raises `InvalidOption` for inputs other than the model's."""
         sent = infer_inputs(model, inputs)
         try:
             result = await self._open().infer(model.name, sent, client_timeout=self._timeout_s)
@@ -148,9 +148,9 @@ class AsyncAttuneClient:
         return read_outputs(result)
 
     async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncGenerator[Tensors, None]:
-        """Call any model of the protocol that streams; closing the iterator cancels the request.
+        """Call a streaming model of the protocol; closing the iterator cancels the request.
 
-        `InvalidOption` for inputs that are not the model's.
+        Raises `InvalidOption` for inputs that are not the model's.
         """
         sent = infer_inputs(model, inputs)
 
@@ -173,14 +173,14 @@ class AsyncAttuneClient:
             raise RequestTimeout(f"nothing came for {self._timeout_s:g} s") from None
         except InferenceServerException as error:
             raise translate(error, self._url) from None
-        except AioRpcError as error:  # tritonclient translates it everywhere but in a stream
+        except AioRpcError as error:  # tritonclient translates it everywhere except in a stream
             foreign = InferenceServerException(error.details() or "the connection broke", str(error.code()))
             raise translate(foreign, self._url) from None
         finally:
             responses.cancel()
 
     async def _end(self, responses: AsyncIterator[Any]) -> None:
-        """Let the server end a stream whose last response has come; see `wire.answered`."""
+        """Let the server end a stream after its last response; see `wire.answered`."""
         with contextlib.suppress(TimeoutError, AioRpcError):
             async with asyncio.timeout(self._timeout_s):
                 async for _ in responses:
@@ -193,10 +193,10 @@ class AsyncAttuneClient:
 
 
 class AsyncMusicStream:
-    """An async iterator of audio chunks [N, C] float32 in -1..1, with the `session` that came before them.
+    """An async iterator of audio chunks [N, C] float32 in -1..1; `session` is known before the first of them.
 
-    Closing it, or leaving its `async with` block, cancels what has not been made yet. Iterating raises
-    `StreamEndedEarly` when the music ends before its length.
+    Closing it, or leaving its `async with` block, cancels the rest of the generation. Iterating raises
+    `StreamEndedEarly` if the music ends before its length.
     """
 
     def __init__(self, session: TherapySession, responses: AsyncGenerator[Tensors, None]) -> None:
@@ -207,7 +207,7 @@ class AsyncMusicStream:
 
     @property
     def received_s(self) -> float:
-        """Music that has come so far, in seconds."""
+        """Duration of the music received so far, in seconds."""
         return self._received.seconds
 
     def __aiter__(self) -> Self:
@@ -229,6 +229,6 @@ class AsyncMusicStream:
         await self.close()
 
     async def close(self) -> None:
-        """Cancel what has not been made yet."""
+        """Cancel the rest of the generation."""
         self._closed = True
         await self._responses.aclose()
