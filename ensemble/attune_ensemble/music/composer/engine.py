@@ -1,4 +1,4 @@
-"""The composer as a music engine: from a request to chunks of sound."""
+"""The composer as a music engine: from a request to chunks of audio."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FADE_OUT_S = 3.2
 
 
 class ComposerEngine:
-    """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
+    """Composes from the specification (the prompt is ignored) and renders with sampled instruments.
 
-    The rooms are made with the engine; samples are read when first needed and kept for the next piece, within about
-    96 MiB. Several threads may play at once.
+    The rooms are built with the engine; samples are loaded on first use and cached for later pieces, within about
+    96 MiB. Thread-safe.
     """
 
     name = "composer"
@@ -54,11 +54,11 @@ class ComposerEngine:
         return {}
 
     def score(self, request: MusicRequest) -> Score:
-        """The score of the piece that `generate` plays."""
+        """Return the score of the piece that `generate` renders."""
         return Score.of(compose(request.spec, request.seed, request.duration_s))
 
     def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
-        """The finished piece in blocks [N, 2] of whatever size falls out of rendering; exactly its length in all."""
+        """Yield the finished piece in blocks [N, 2] of any size, of exactly its length in total."""
         forecast = Forecast(self._library)
         renderer = Renderer(_strokes(request, forecast), self._library)
         room, rider, limiter = Room(request.spec.dynamics), GainRider(forecast), Limiter()
@@ -73,7 +73,7 @@ class ComposerEngine:
 
 
 def _strokes(request: MusicRequest, forecast: Forecast) -> Iterator[Stroke]:
-    """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
+    """Yield all strokes in order; phrases are composed ahead only as far as the loudness forecast needs."""
     waiting: list[list[Stroke]] = []
     for phrase in compose(request.spec, request.seed, request.duration_s):
         strokes = perform(phrase, request.seed)
@@ -90,14 +90,14 @@ def _start_s(strokes: list[Stroke]) -> float:
 
 
 def _fade_out(start: int, length: int, total: int) -> Audio:
-    """Gain [length] of the frames from `start`: one until the last seconds, then falling to nothing."""
+    """Return the gain [length] of the frames from `start`: one until the last seconds, then falling to zero."""
     fade = min(round(_FADE_OUT_S * SAMPLE_RATE), int(0.35 * total))
     progress = (np.arange(start, start + length) - (total - fade)) / fade
     return np.cos(np.clip(progress, 0, 1) * (np.pi / 2)).astype(np.float32) ** 2
 
 
 def _chunks(blocks: Iterator[Audio], chunk: int) -> Iterator[Audio]:
-    """The same frames in pieces of `chunk`, the last one shorter."""
+    """Regroup the frames into pieces of `chunk` frames, the last one shorter."""
     waiting: list[Audio] = []
     num_waiting = 0
     for block in blocks:
