@@ -28,7 +28,7 @@ __all__ = ["container_command", "serve"]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
-# What the python models import inside NVIDIA's image, beside this project's own sources.
+# Packages that the python models import inside NVIDIA's image, in addition to this project's sources.
 _CONTAINER_PACKAGES = (
     "chromadb",
     "faster-whisper",
@@ -92,12 +92,12 @@ def serve(
     if profile != EMBEDDED:
         try:
             check_repository(repository, profile=profile)
-        except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
+        except AttuneError as error:  # the container would refuse too, but only after it was pulled and set up
             click.echo(f"not to be served yet: {error}", err=True)
         click.echo(container_command(profile, repository, ports))
         return
     _require_program(command)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when its terminal is closed
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, _interrupt)
     try:
         status = run(Server(repository, ports=ports, log_file=log_file or default_log(ports)), command)
@@ -107,7 +107,7 @@ def serve(
 
 
 def run(server: Server, command: tuple[str, ...]) -> int:
-    """Start the server, stop it when `command` has ended or at Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
+    """Run the server until `command` ends, or until Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
     console = Console(stderr=True)
     try:
         with console.status("loading the models"):
@@ -139,7 +139,7 @@ def _run_beside(server: Server, command: tuple[str, ...]) -> int:
 
 
 def default_log(ports: Ports) -> Path:
-    """The usual log, unless another server writes to it."""
+    """Return the default log file, unless another server writes to it."""
     return DEFAULT_LOG.with_stem(f"{DEFAULT_LOG.stem}-{ports.grpc}") if is_in_use(DEFAULT_LOG) else DEFAULT_LOG
 
 
@@ -152,13 +152,13 @@ def _require_repository(repository: Path) -> None:
 
 
 def _require_program(command: tuple[str, ...]) -> None:
-    """Find out before the models are loaded that there is nothing to run."""
+    """Check that the program of the command exists, before the models are loaded."""
     if command and shutil.which(command[0]) is None:
         raise click.ClickException(f"{click.format_filename(command[0])}: there is no such program")
 
 
 def container_command(profile: str, repository: Path, ports: Ports) -> str:
-    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
+    """Return a shell command that serves `profile` from NVIDIA's image, with the repository and the sources mounted."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
         f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
