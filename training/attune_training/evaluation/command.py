@@ -53,14 +53,14 @@ def shipped_model() -> Path:
     multiple=True,
     default=["both"],
     show_default=True,
-    help="What the model gets to hear. May be repeated.",
+    help="The inputs that the model gets. May be repeated.",
 )
 @click.option(
     "--transcripts",
     type=click.Choice(["given", "recognised"]),
     default="given",
     show_default=True,
-    help="The corpus's words, or those that speech recognition hears.",
+    help="The corpus's words, or those of speech recognition.",
 )
 @click.option("--pairs", multiple=True, metavar="CHECK", help="arousal:angry/calm, valence:quintiles. May be repeated.")
 @bad_rows_option

@@ -30,7 +30,7 @@ RUN_OPTIONS: Options = (
     click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
     click.option("--seed", type=int, help="In place of the recipe's."),
     bad_rows_option,
-    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, or what Lightning knows."),
+    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, or another of Lightning's."),
     click.option("--devices", default=1, show_default=True, help="How many of them."),
     click.option("--workers", default=0, show_default=True, help="Processes that prepare batches."),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
