@@ -38,8 +38,8 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
     Ctrl-C exits with 130, a closed standard output with 1 and without a message. The traceback of an unexpected error
     is kept in a file. With `debug` every traceback is shown.
     """
-    _allow_any_text(sys.stdout)
-    _allow_any_text(sys.stderr)
+    _escape_unencodable(sys.stdout)
+    _escape_unencodable(sys.stderr)
     try:
         yield
         if sys.stdout is not None:  # it may be closed
@@ -63,7 +63,7 @@ def describe(error: BaseException) -> str:
 
 
 def _fail(error: Exception) -> NoReturn:
-    if _is_foreseen(error):
+    if _is_expected(error):
         _drop_unwritable_output()
         raise click.ClickException(describe(error)) from None
     path = _keep_traceback(error)
@@ -75,7 +75,7 @@ def _fail(error: Exception) -> NoReturn:
     ) from None
 
 
-def _is_foreseen(error: Exception) -> bool:
+def _is_expected(error: Exception) -> bool:
     """Return whether an error is expected: `AttuneError`, errors of files, and of text in another encoding."""
     # If one was raised, its module is loaded already; without numpy it cannot be imported.
     ours = getattr(sys.modules.get(_OUR_ERRORS), "AttuneError", ())
@@ -98,7 +98,7 @@ def _keep_traceback(error: Exception) -> Path | None:
     return Path(file.name)
 
 
-def _allow_any_text(stream: IO[str]) -> None:
+def _escape_unencodable(stream: IO[str]) -> None:
     """Escape characters that a terminal or pipe cannot encode, instead of failing."""
     with contextlib.suppress(AttributeError, ValueError):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]

@@ -106,7 +106,7 @@ class AudioOutput:
         self._name = destination.name
         self._raised: Exception | None = None
         raw = destination.open(overwrite=overwrite)
-        self._stream = _Stream(raw, can_go_back=destination.is_regular)
+        self._stream = _Stream(raw, seekable=destination.is_regular)
         form = FORMATS[destination.format_name]
         container = form.container
         if container == "WAV" and not destination.is_regular:
@@ -152,13 +152,13 @@ class AudioOutput:
 class _Stream:
     """A binary stream for libsndfile, through whose C code no exception propagates: the first is kept in `error`.
 
-    Without `can_go_back` it is a pipe or a device, and corrections of bytes already written are dropped.
+    Without `seekable` it is a pipe or a device, and corrections of bytes already written are dropped.
     """
 
-    def __init__(self, raw: FileIO, *, can_go_back: bool) -> None:
+    def __init__(self, raw: FileIO, *, seekable: bool) -> None:
         self.error: OSError | None = None
         self._raw = raw
-        self._can_go_back = can_go_back
+        self._seekable = seekable
         self._position = 0
         self._end = 0
 
@@ -178,7 +178,7 @@ class _Stream:
         at_end = self._position >= self._end
         if at_end and self.error is not None:
             return 0
-        done = self.write_all(data) if at_end or self._can_go_back else len(data)
+        done = self.write_all(data) if at_end or self._seekable else len(data)
         self._position += done
         self._end = max(self._end, self._position)
         return done
@@ -187,7 +187,7 @@ class _Stream:
         """Write all bytes: a raw write may be partial, and the next one then raises the reason."""
         rest = memoryview(data)
         try:
-            if self._can_go_back:
+            if self._seekable:
                 self._raw.seek(self._position)
             while rest:
                 written = self._raw.write(rest)

@@ -87,7 +87,7 @@ def evaluate(
             for name, path in named_paths(data, default_name="manifest").items()
             for item in _measure(model, _open(name, path, bad_rows, split, part, seed), inputs, transcripts, checks)
         ]
-    click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_words, measured)))
+    click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_as_text, measured)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
 _HEARD = {"both": "voice and words", "voice": "voice alone", "words": "words alone"}
 
 
-def _words(measured: _Measured) -> str:
+def _as_text(measured: _Measured) -> str:
     words = "" if measured.inputs == "voice" else f", {measured.transcripts} words"
     lines = [f"## {measured.title}: {_HEARD[measured.inputs]}{words}", ""]
     if measured.note:

@@ -96,7 +96,7 @@ def _run(
             settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, echo=echo
         )
     if is_first_process():
-        click.echo(json.dumps(_record(result)) if as_json else _words(result))
+        click.echo(json.dumps(_record(result)) if as_json else _as_text(result))
 
 
 def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -> Recipe:
@@ -126,7 +126,7 @@ def with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Reci
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
-def _words(result: RunResult) -> str:
+def _as_text(result: RunResult) -> str:
     tables = [f"{name}, test part\n\n{markdown(scores)}" for name, scores in result.scores.items()]
     size = f"{result.trained_parameters:,} trained parameters, {result.checkpoint_bytes / 1e6:.1f} MB"
     return "\n\n".join([*tables, f"model: {result.folder / 'model'} ({size}); {result.seconds:.0f} s"])

@@ -183,7 +183,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     except yaml.YAMLError as error:
         raise SettingsError(f"{name_or_path} is not YAML: {error}") from error
     except ValidationError as error:
-        raise SettingsError(f"{name_or_path}:\n{_in_words(error)}") from error
+        raise SettingsError(f"{name_or_path}:\n{_messages(error)}") from error
 
 
 def _shipped() -> Any:
@@ -202,7 +202,7 @@ def _recipe_text(name_or_path: str) -> str:
         ) from error
 
 
-def _in_words(error: ValidationError) -> str:
+def _messages(error: ValidationError) -> str:
     """Return one line for each field at fault."""
     lines = (f"  {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in error.errors())
     return "\n".join(lines)
