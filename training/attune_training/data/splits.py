@@ -67,7 +67,7 @@ class SplitPolicy(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
 
     @abstractmethod
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -95,7 +95,7 @@ class Stratified(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return "random, stratified"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -126,7 +126,7 @@ class LeaveOneSessionOut(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return f"session {self.session} left out"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -164,7 +164,7 @@ class HeldOutSpeakers(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return f"held-out speakers {', '.join(self.test)}" if self.test else "held-out speakers"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -212,7 +212,7 @@ class GivenSplit(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return "the corpus's own split"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:

@@ -41,7 +41,7 @@ class EmotionMap:
         return points
 
     def denormalise(self, points: Array) -> Array:
-        """The inverse of `normalise`."""
+        """Invert `normalise`."""
         return (points + 1) / 2 * (self.maximum - self.minimum) + self.minimum
 
     def assign(self, vad: Array) -> Labels:

@@ -1,4 +1,4 @@
-"""Whether a model repository is complete for a profile, asked before a server is started on it.
+"""Check that a model repository is complete for a profile, before a server is started on it.
 
 python -m attune_ensemble.serving.launcher.repository model_repository gpu  # in front of a tritonserver started by hand
 """
@@ -26,14 +26,15 @@ _ENGINE_SCRIPT = "build_engine.sh"
 
 
 def check_repository(repository: Path, models: tuple[str, ...] = (), profile: str = EMBEDDED) -> None:
-    """Check that every model, or each of `models`, has what one finished export for `profile` placed.
+    """Check that every model, or each of `models`, has the files of one finished export for `profile`.
 
-    Each has to have the file that its configuration asks for. Where `attune export` has been at work, its record of the
-    profile has to say that the parts belong together. A repository without any of its stamps is somebody's own.
+    Each must have the file that its configuration refers to. If the repository was exported by `attune export`, its
+    record of the profile must show that the parts are of one export. A repository without any stamps was assembled
+    otherwise.
 
     Raises:
         ServerUnavailable: no such folder, no models in it, a config that cannot be read, files that are missing, or
-            parts of different exports. It names the command that puts it right.
+            parts of different exports. The message names the command that corrects it.
     """
     found = sorted(repository.glob("*/config.pbtxt"))
     if not found:
@@ -57,9 +58,9 @@ def _export(profile: str) -> str:
 
 
 def _model_file(model: Path, profile: str) -> Path:
-    """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
+    """Return the required file of the version folder; for an ensemble, which has none, the folder itself."""
     file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
-    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
+    if not file.is_file():  # the server would silently use config.pbtxt instead
         raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
     try:
         config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
@@ -70,7 +71,7 @@ def _model_file(model: Path, profile: str) -> Path:
 
 
 def _check_record(repository: Path, models: tuple[str, ...], profile: str) -> None:
-    """Check that what lies in the version folders is what the profile's last export placed, and all of it."""
+    """Check that the version folders contain exactly the files of the profile's last export."""
     again = _export(profile)
     file = repository / ("attune-export.json" if profile == EMBEDDED else f"attune-export.{profile}.json")
     record = _read(file)
