@@ -82,7 +82,7 @@ class AsyncAttuneClient:
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     async def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
-        """Transcribe a recording (encoded bytes, a path, or a file open for reading bytes) and recognise its emotion.
+        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
         Arguments and errors are those of `AttuneClient.analyse`.
         """
@@ -90,7 +90,7 @@ class AsyncAttuneClient:
         return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
     async def prompt(self, text: str) -> MusicPrompt:
-        """Return the music description nearest to free text, and the prompt made of it."""
+        """The music description nearest to free text, and the prompt made of it."""
         return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, text_inputs(text)))
 
     async def play(
@@ -135,11 +135,11 @@ class AsyncAttuneClient:
     async def play_text(
         self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
     ) -> AsyncMusicStream:
-        """Generate music for text: `play(text=...)`."""
+        """Music for words: `play(text=...)`."""
         return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call a model of the protocol with one response; raises `InvalidOption` for inputs other than the model's."""
+        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
         sent = infer_inputs(model, inputs)
         try:
             result = await self._open().infer(model.name, sent, client_timeout=self._timeout_s)

@@ -53,10 +53,10 @@ Audio = npt.NDArray[np.float32]
 
 
 class AttuneClient:
-    """A client of one server over gRPC; thread-safe.
+    """Talks to one server over gRPC; safe to use from several threads.
 
-    `timeout_s` is the longest wait for a response, or for the next response of a stream, in seconds.
-    Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
+    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
+    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -78,14 +78,14 @@ class AttuneClient:
         self._client.close()
 
     def is_ready(self) -> bool:
-        """Return whether the server responds and all of its models are ready."""
+        """Whether the server answers and all of its models are ready."""
         try:
             return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
     def models(self) -> list[ModelStatus]:
-        """Return the models of the server's repository."""
+        """The models of the server's repository."""
         try:
             index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
         except InferenceServerException as error:
@@ -93,19 +93,15 @@ class AttuneClient:
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     def analyse(self, audio: AudioSource, *, other_languages: str | None = None) -> SpeechEmotion:
-        """Transcribe a recording (encoded bytes, a path, or a file open for reading bytes) and recognise its emotion.
+        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
 
-        With `other_languages` "voice", speech in other languages is analysed from its audio alone, without a
-        transcript.
-
-        Raises:
-            InvalidAudio: the recording cannot be used.
-            UnsupportedLanguage: the speech is not in English, and `other_languages` is "refuse" or left out.
+        Speech that is not English is refused (`UnsupportedLanguage`), unless `other_languages` is "voice": then the
+        voice is used, without words. Raises an `InvalidAudio` when the recording cannot be used.
         """
         return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, speech_inputs(audio, other_languages)))
 
     def prompt(self, text: str) -> MusicPrompt:
-        """Return the music description nearest to free text, and the prompt made of it."""
+        """The music description nearest to free text, and the prompt made of it."""
         return read_answer(MusicPrompt, self.infer(models.MUSIC_PROMPT, text_inputs(text)))
 
     def play(
@@ -121,22 +117,22 @@ class AttuneClient:
         engine: str | None = None,
         other_languages: str | None = None,
     ) -> MusicStream:
-        """Generate music for a recording or options; returns once the session is known, before the audio.
+        """Music for a recording or a wish; returns when everything but the music is known.
 
         Args:
             audio: a recording: encoded bytes, a path, or a file open for reading bytes.
-            text: query for retrieval; together with `spec`, the prompt for an engine that takes one.
-            emotion: one of the 40 emotions; `vad` may refine it.
-            vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest emotion is used.
-            spec: musical specification, without retrieval: a `MusicSpec`, or its fields as mapping or JSON.
+            text: words to find fitting music by; beside `spec`, the prompt for an engine that reads one.
+            emotion: one of the 40 emotions; `vad` may shade it.
+            vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest one is taken.
+            spec: what the music should be, with nothing looked up: a `MusicSpec`, or its fields as mapping or JSON.
             duration_s: seconds of music, 1..600; 30 if left out.
-            seed: equal seeds give equal music; drawn if left out, and part of the session.
+            seed: the same seed, the same music; drawn if left out, and told in the session.
             engine: the music engine by name; the server's own if left out.
             other_languages: "refuse" (if left out) or "voice", for a recording that is not in English.
 
         Raises:
             InvalidAudio: the recording cannot be used.
-            InvalidOption: no source, several incompatible ones, or an option out of range.
+            InvalidOption: no source or several that do not go together, or an option out of range.
         """
         inputs = therapy_inputs(
             audio,
@@ -154,11 +150,11 @@ class AttuneClient:
     def play_text(
         self, text: str, *, duration_s: float | None = None, seed: int | None = None, engine: str | None = None
     ) -> MusicStream:
-        """Generate music for text: `play(text=...)`."""
+        """Music for words: `play(text=...)`."""
         return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine)
 
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call a model of the protocol with one response; raises `InvalidOption` for inputs other than the model's."""
+        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
         sent = infer_inputs(model, inputs)
         try:
             result = self._open().infer(model.name, sent, client_timeout=self._timeout_s)
@@ -167,9 +163,9 @@ class AttuneClient:
         return read_outputs(result)
 
     def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Generator[Tensors, None, None]:
-        """Call a streaming model of the protocol; closing the iterator cancels the request.
+        """Call any model of the protocol that streams; closing the iterator cancels the request.
 
-        Raises `InvalidOption` for inputs that are not the model's.
+        `InvalidOption` for inputs that are not the model's.
         """
         sent = infer_inputs(model, inputs)
         self._open()
@@ -179,7 +175,7 @@ class AttuneClient:
         finished = False
         try:
             client.start_stream(lambda result, error: responses.put(error or result))
-            # A stream that failed before its first use reports the reason through its callback, so through `_next`.
+            # A stream that broke before it was used says why through its callback, so through `_next`.
             with contextlib.suppress(InferenceServerException):
                 client.async_stream_infer(model.name, sent, enable_empty_final_response=True)
             while not finished:
@@ -211,7 +207,7 @@ class AttuneClient:
 
 
 class Received:
-    """Counter of the music received in a session; used by the streams of both clients."""
+    """How much of a session's music has come; both clients' streams count with it."""
 
     def __init__(self, session: TherapySession) -> None:
         self._session = session
@@ -219,11 +215,11 @@ class Received:
 
     @property
     def seconds(self) -> float:
-        """Duration of the music received, in seconds."""
+        """Music that has come, in seconds."""
         return self._frames / self._session.sample_rate
 
     def take(self, tensors: Tensors) -> Audio:
-        """Return the chunk [N, C] of a response, and count it."""
+        """The chunk [N, C] that a response carries, counted."""
         chunk = tensors.get("music")
         if chunk is None or chunk.ndim != 2:
             raise ServerError("the server sent something else than music")
@@ -231,15 +227,15 @@ class Received:
         return chunk
 
     def check_end(self) -> None:
-        """Raise `StreamEndedEarly` if the music is not complete."""
+        """Raise `StreamEndedEarly` when the music is not complete."""
         check_complete(self._frames, self._session.sample_rate, self._session.duration_s)
 
 
 class MusicStream:
     """An iterator of audio chunks [N, C] float32 in -1..1; `session` is known before the first of them.
 
-    Closing it, or leaving its `with` block, cancels the rest of the generation. Iterating raises `StreamEndedEarly`
-    if the music ends before its length.
+    Closing it, or leaving its `with` block, cancels what has not been made yet. Iterating raises `StreamEndedEarly`
+    when the music ends before its length.
     """
 
     def __init__(self, responses: Generator[Tensors, None, None]) -> None:
@@ -256,7 +252,7 @@ class MusicStream:
 
     @property
     def received_s(self) -> float:
-        """Duration of the music received so far, in seconds."""
+        """Music that has come so far, in seconds."""
         return self._received.seconds
 
     def __iter__(self) -> Iterator[Audio]:
@@ -278,6 +274,6 @@ class MusicStream:
         self.close()
 
     def close(self) -> None:
-        """Cancel the rest of the generation."""
+        """Cancel what has not been made yet."""
         self._closed = True
         self._responses.close()

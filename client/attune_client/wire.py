@@ -50,7 +50,7 @@ SpecSource = MusicSpec | Mapping[str, Any] | str
 Tensors = dict[str, npt.NDArray[Any]]
 
 MAX_TIMEOUT_S = 1e6
-"""Longest timeout, in seconds: eleven days. Much longer ones overflow in system calls."""
+"""Longest timeout, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -108,7 +108,7 @@ def _read_audio(audio: Any) -> bytes:
 
 
 def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
-    """Return a BYTES tensor [1]."""
+    """A BYTES tensor [1]."""
     return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
@@ -164,7 +164,7 @@ def therapy_inputs(
 
 
 def infer_inputs(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]]) -> list[InferInput]:
-    """Convert a request's inputs; raises `InvalidOption` for an undeclared one, or another type or shape."""
+    """The request's inputs; `InvalidOption` for one that the model does not declare, or of another type or shape."""
     return [_infer_input(model, name, value) for name, value in values.items()]
 
 
@@ -177,7 +177,7 @@ def _infer_input(model: ModelSpec, name: str, value: npt.NDArray[Any]) -> InferI
     tensor = InferInput(name, list(value.shape), spec.dtype.value)
     try:
         tensor.set_data_from_numpy(value)
-    except (InferenceServerException, ValueError, TypeError) as error:  # a lone surrogate, or an object of another type
+    except (InferenceServerException, ValueError, TypeError) as error:  # half a character, an object of any kind
         raise InvalidOption(f"{model.name}: input {name} cannot be sent: {printable(str(error))}") from error
     return tensor
 
@@ -209,7 +209,7 @@ def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
 
 
 def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) -> _Answer:
-    """Convert a response's tensors to a result; raises `ServerError` if they are not those of this protocol."""
+    """A result made of an answer's tensors; `ServerError` when they are not those of this protocol."""
     try:
         answer: _Answer = kind.from_tensors(tensors)  # type: ignore[attr-defined]
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:

@@ -107,8 +107,7 @@ class SentenceEncoder(nn.Module):
 def random_inputs(spec: ModelSpec, sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
     """Draw inputs of the given sizes for a declared model, by name; rows differ in their true lengths.
 
-    Raises:
-        KeyError: there is no generator for a tensor.
+    Raises KeyError for a tensor that no maker is known for.
     """
     generator = torch.Generator().manual_seed(seed)
     return {tensor.name: _MAKERS[tensor.name](sizes, generator) for tensor in spec.inputs}
@@ -135,7 +134,7 @@ def _attention_mask(sizes: Sizes, generator: torch.Generator) -> Tensor:
 
 
 def _ratings(width: int) -> Callable[[Sizes, torch.Generator], Tensor]:
-    """Return a generator of ratings in 1..5, [B, width]."""
+    """Make ratings in 1..5, [B, width]."""
     return lambda sizes, generator: 1 + 4 * torch.rand(sizes.batch, width, generator=generator)
 
 

@@ -1,4 +1,4 @@
-"""Atomic replacement of folders: a process killed at any moment leaves the old or the new one, complete."""
+"""Folders that are replaced in one step, so that a kill at any moment leaves one of the two, whole."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
-    """Replace the folder `target` by `fresh`, which is on the same file system.
+    """Put the folder ``fresh`` in the place of ``target``, of the same file system.
 
-    Where the system can exchange two names atomically, `target` exists at every moment. Elsewhere a process may be
-    killed between two renames; `recover_folder` then restores the former folder.
+    Where the system can exchange two names, ``target`` is at every moment the one or the other. Elsewhere a kill may
+    fall between two renames; :func:`recover_folder` then brings the former one back.
     """
     if not target.exists():
         fresh.rename(target)
@@ -33,7 +33,7 @@ def replace_folder(fresh: Path, target: Path) -> None:
 
 
 def recover_folder(target: Path) -> None:
-    """Restore the former `target` if a process was killed between the two renames."""
+    """Bring back what was in the place of ``target`` if a kill fell between the two renames."""
     if not target.exists() and _former(target).is_dir():
         _former(target).rename(target)
 
@@ -43,11 +43,7 @@ def _former(target: Path) -> Path:
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange two names atomically (Linux's renameat2).
-
-    Raises:
-        OSError: the system does not support it.
-    """
+    """Exchange two names in one step (Linux's renameat2); OSError where that cannot be had."""
     library = ctypes.CDLL(None, use_errno=True)
     try:
         rename = library.renameat2

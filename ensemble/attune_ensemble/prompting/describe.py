@@ -29,14 +29,11 @@ class MusicDescriber:
         self._writer = writer
 
     def describe(self, inputs: Tensors, call: Call) -> dict[str, Any]:
-        """Return the outputs of `music_prompt` by name.
+        """The outputs of `music_prompt` by name.
 
-        An emotion is searched for in its own octant (paper, section III-E), free text among all entries. A
-        specification is used as given, without retrieval, and the outputs of the retrieval are missing.
-
-        Raises:
-            InvalidOption: an unknown emotion, empty text, both or neither of them, a VAD outside 1..5, or an invalid
-                specification.
+        An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
+        taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
+        both or neither of them, a VAD outside 1..5, or a specification that cannot be played.
         """
         if "music_spec" in inputs:
             return _as_specified(inputs)
@@ -85,7 +82,7 @@ def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
 
 
 def embed(text: str, call: Call) -> npt.NDArray[np.float32]:
-    """Compute the sentence embedding [384] of a text with `text_tokenizer` and `sentence_encoder`."""
+    """The sentence embedding [384] of a text, through `text_tokenizer` and `sentence_encoder`."""
     tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]})
     embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens)["embedding"][0]
     return embedding

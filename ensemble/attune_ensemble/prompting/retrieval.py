@@ -118,7 +118,7 @@ def _open_collection(copy: Path, directory: Path) -> Any:
     try:
         client = chromadb.PersistentClient(str(copy), settings=chromadb.Settings(anonymized_telemetry=False))
         return client.get_collection(COLLECTION, embedding_function=None)
-    except Exception as error:  # chromadb raises unrelated types of exceptions for a damaged database
+    except Exception as error:  # chromadb raises errors of several unrelated trees for a damaged database
         raise KnowledgeError(
             f"the knowledge index in {directory} is incomplete or damaged ({error}); `attune export` rebuilds it"
         ) from error

@@ -50,7 +50,7 @@ MIN_WORDS_PER_S = 1.0
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign if English is less probable, and another language more probable, than these."""
 
-_GAP = SPEECH_SAMPLE_RATE // 5  # silence between joined segments, so that no word spans two of them
+_GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
 _OVER_AND_OVER = 6
 _WORD = re.compile(r"\w+")
 _MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
@@ -107,12 +107,7 @@ class Transcriber:
         return self.hear(waveform, OtherLanguages.VOICE).segments
 
     def hear(self, waveform: Waveform, other_languages: OtherLanguages = OtherLanguages.REFUSE) -> Transcription:
-        """Transcribe [T] at 16 kHz.
-
-        Raises:
-            NoSpeech: the recording contains no speech.
-            UnsupportedLanguage: it is not in English, and `other_languages` refuses that.
-        """
+        """What [T] at 16 kHz says; raises `NoSpeech`, or `UnsupportedLanguage` where that is to be refused."""
         spans = find_speech(waveform)
         if not spans:
             raise NoSpeech("no speech was found in the recording")
@@ -132,7 +127,7 @@ class Transcriber:
         return Transcription(segments, language, probability)
 
     def answer(self, inputs: Tensors) -> Tensors:
-        """Compute the outputs of `speech_to_text` from one encoded recording, `audio` BYTES [1].
+        """From one encoded recording, `audio` BYTES [1], to the outputs of `speech_to_text`.
 
         Raises the `InvalidAudio` that fits when the recording cannot be used, `InvalidOption` for an
         `other_languages` that does not exist.
@@ -161,7 +156,7 @@ class Transcriber:
         return language, mean[language]
 
     def _transcripts(self, waveform: Waveform, windows: list[_Window]) -> list[str]:
-        """Return the text of every segment; raises `NoSpeech` if all are empty and Whisper detects no speech either."""
+        """The words of every segment; raises `NoSpeech` where there are none and Whisper finds no speech either."""
         transcripts: list[str] = []
         no_speech: list[float] = []
         for window in windows:
@@ -175,7 +170,7 @@ class Transcriber:
         return transcripts
 
     def _alone(self, waveform: Waveform, span: Span) -> str:
-        """Return the text of one segment, decoded on its own; "" if it is unreliable."""
+        """The words of one segment, heard on its own; "" if nothing was said."""
         heard = self._decode(self._encode(waveform[span.start : span.end]), words=False)
         return heard.text if was_said(heard) else ""
 

@@ -237,7 +237,7 @@ def _make(engine: _Engine, job: _Job, output: Path) -> None:
     path = output / job.path
     if path.is_file():
         return
-    # Written to a temporary name and renamed, so that a kill never leaves a partial file under the final name.
+    # Written beside and moved, so that a kill never leaves half a file under the final name.
     partial = path.with_suffix(".partial")
     soundfile.write(partial, engine.read(job.text, job.reading), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     partial.replace(path)

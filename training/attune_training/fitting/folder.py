@@ -181,7 +181,7 @@ def _predictions_file(folder: Path, corpus: str) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write to a temporary name and rename, so that a kill never leaves a partial file."""
+    """Write beside and move, so that a kill never leaves half a file."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""The composer: from a specification and a seed to phrases, composed one at a time on demand."""
+"""The composer: from a specification and a seed to phrases, written one at a time as they are asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ECHO_STEP = 5
 
 
 def compose(spec: MusicSpec, seed: int, duration_s: float) -> Iterator[Phrase]:
-    """Yield the phrases of a piece of `duration_s` seconds, the last one a final chord with time to decay."""
+    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade."""
     composer = Composer(seed)
     beats_per_bar = composer.beats_per_bar
     bar_s = beats_per_bar * 60 / spec.tempo_bpm
@@ -53,7 +53,7 @@ def compose(spec: MusicSpec, seed: int, duration_s: float) -> Iterator[Phrase]:
 
 
 def _form(num_bars: int, with_intro: bool) -> Iterator[tuple[str, int]]:
-    """Return labels and lengths of phrases of `num_bars` in all; the last one has three to six bars."""
+    """Labels and lengths of the phrases that fill `num_bars`; the last has three to six bars, so that none is left."""
     if num_bars >= _INTRO_FROM_BARS and with_intro:
         yield "intro", 2
         num_bars -= 2

@@ -23,7 +23,7 @@ _FADE_OUT_S = 3.2
 
 
 class ComposerEngine:
-    """Composes from the specification (the prompt is ignored) and renders with sampled instruments.
+    """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
 
     The rooms are built with the engine; samples are loaded on first use and cached for later pieces, within about
     96 MiB. Thread-safe.
@@ -54,7 +54,7 @@ class ComposerEngine:
         return {}
 
     def score(self, request: MusicRequest) -> Score:
-        """Return the score of the piece that `generate` renders."""
+        """The score of the piece that `generate` plays."""
         return Score.of(compose(request.spec, request.seed, request.duration_s))
 
     def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
@@ -73,7 +73,7 @@ class ComposerEngine:
 
 
 def _strokes(request: MusicRequest, forecast: Forecast) -> Iterator[Stroke]:
-    """Yield all strokes in order; phrases are composed ahead only as far as the loudness forecast needs."""
+    """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
     waiting: list[list[Stroke]] = []
     for phrase in compose(request.spec, request.seed, request.duration_s):
         strokes = perform(phrase, request.seed)

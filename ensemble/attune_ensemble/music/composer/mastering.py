@@ -1,8 +1,8 @@
 """Mastering: a feed-forward gain that brings a piece to -18 LUFS in a single pass, and the limiter.
 
-The K-weighted level of every sample is known, so the loudness of the next half minute can be forecast from the score
-before it is rendered. Errors of the forecast (beating, reverberation) are measured on the rendered audio and corrected
-slowly. Everything is computed per block, so that the result does not depend on the size of chunks.
+The score says what will be played and every sample's K-weighted level is known, so the loudness of the next half minute
+can be forecast before a note of it is rendered. What the forecast misses (beating, the room) is measured while the
+piece plays, and corrected slowly. All steps are those of blocks, so that the size of chunks changes nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Forecast:
         self._sent: FloatArray = np.zeros(0)
 
     def add(self, strokes: Iterable[Stroke], end_s: float) -> None:
-        """Add strokes; the forecast then extends at least to `end_s`."""
+        """Take in strokes; the forecast then reaches at least to `end_s`."""
         self._reach(math.ceil(end_s / LEVEL_HOP_S))
         for stroke in strokes:
             self._add(stroke)

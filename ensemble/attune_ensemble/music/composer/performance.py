@@ -30,7 +30,7 @@ class Stroke:
 
 
 def perform(phrase: Phrase, seed: int) -> list[Stroke]:
-    """Return the strokes of a phrase, in order of time, deterministic for a phrase and a seed."""
+    """The strokes of a phrase, in order of time; the same for the same phrase and seed."""
     rng = random.Random(f"attune performance {seed} {phrase.start_s:.6f}")
     strokes = []
     chord_tones: dict[tuple[float, str], int] = {}

@@ -31,7 +31,7 @@ _TILT_DB = {"pp": -3.0, "p": -2.0, "mp": -1.0, "mf": 0.0, "f": 1.0}
 
 
 class Room:
-    """Filters blocks of the mix, with the state of one piece."""
+    """Filters blocks of the mix; keeps the past that it needs. One for each piece."""
 
     def __init__(self, dynamics: str) -> None:
         self._dry, self._dry_k = (_partitions(h[None, :])[0, 0] for h in _tone(dynamics))

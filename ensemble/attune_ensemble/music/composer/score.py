@@ -32,7 +32,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A few bars of music at one tempo: start, metre, chords (one degree per bar) and notes."""
+    """A few bars of music at one tempo: when it starts, its metre, its chords (one degree a bar) and its notes."""
 
     label: str
     start_s: float

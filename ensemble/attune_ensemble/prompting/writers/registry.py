@@ -13,7 +13,7 @@ __all__ = ["create_writer"]
 
 
 def create_writer(name: str = TEMPLATE) -> PromptWriter:
-    """Create the prompt writer `name`; raises `InvalidOption`, listing the known names, if it is unknown."""
+    """A new prompt writer of that name; raises `InvalidOption`, naming those there are, when there is none."""
     if name not in _WRITERS:
         raise InvalidOption(f"prompt writer must be one of {', '.join(_WRITERS)}; got {quote(name)}")
     return _WRITERS[name]()

@@ -28,7 +28,7 @@ __all__ = ["container_command", "serve"]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
-# Packages that the python models import inside NVIDIA's image, in addition to this project's sources.
+# What the python models import inside NVIDIA's image, beside this project's own sources.
 _CONTAINER_PACKAGES = (
     "chromadb",
     "faster-whisper",
@@ -92,7 +92,7 @@ def serve(
     if profile != EMBEDDED:
         try:
             check_repository(repository, profile=profile)
-        except AttuneError as error:  # the container would refuse too, but only after it was pulled and set up
+        except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
             click.echo(f"not to be served yet: {error}", err=True)
         click.echo(container_command(profile, repository, ports))
         return
@@ -158,7 +158,7 @@ def _require_program(command: tuple[str, ...]) -> None:
 
 
 def container_command(profile: str, repository: Path, ports: Ports) -> str:
-    """Return a shell command that serves `profile` from NVIDIA's image, with the repository and the sources mounted."""
+    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
         f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "

@@ -26,7 +26,7 @@ _ENGINE_SCRIPT = "build_engine.sh"
 
 
 def check_repository(repository: Path, models: tuple[str, ...] = (), profile: str = EMBEDDED) -> None:
-    """Check that every model, or each of `models`, has the files of one finished export for `profile`.
+    """Check that every model, or each of `models`, has what one finished export for `profile` placed.
 
     Each must have the file that its configuration refers to. If the repository was exported by `attune export`, its
     record of the profile must show that the parts are of one export. A repository without any stamps was assembled
@@ -58,9 +58,9 @@ def _export(profile: str) -> str:
 
 
 def _model_file(model: Path, profile: str) -> Path:
-    """Return the required file of the version folder; for an ensemble, which has none, the folder itself."""
+    """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
     file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
-    if not file.is_file():  # the server would silently use config.pbtxt instead
+    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
         raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
     try:
         config = text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
@@ -71,7 +71,7 @@ def _model_file(model: Path, profile: str) -> Path:
 
 
 def _check_record(repository: Path, models: tuple[str, ...], profile: str) -> None:
-    """Check that the version folders contain exactly the files of the profile's last export."""
+    """Check that what lies in the version folders is what the profile's last export placed, and all of it."""
     again = _export(profile)
     file = repository / ("attune-export.json" if profile == EMBEDDED else f"attune-export.{profile}.json")
     record = _read(file)
