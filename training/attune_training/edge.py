@@ -13,6 +13,7 @@ import torch
 from attune_training.data.corpus import CORPUS_KINDS
 from attune_training.machine import is_first_process
 from attune_training.providers import ProviderError
+from attune_weights import WeightsError
 
 __all__ = ["bad_rows_option", "data_option", "echo", "named_paths", "plain_errors"]
 
@@ -58,7 +59,7 @@ def plain_errors(threads: int | None = None) -> Iterator[None]:
         torch.set_num_threads(threads)
     try:
         yield
-    except (ValueError, FileNotFoundError, ProviderError) as error:
+    except (ValueError, FileNotFoundError, ProviderError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from attune_training.providers import hardware
+
 __all__ = ["git_revision", "hardware_line", "is_first_process"]
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
@@ -19,19 +21,11 @@ def is_first_process() -> bool:
 
 
 def hardware_line(accelerator: str) -> str:
-    """Return a one-line description of the machine: CPU model, cores, threads in use, and the GPU if it is used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    line = f"{_cpu_model()}, {cores} cores, {torch.get_num_threads()} threads"
+    """Return the machine in one line: as benchmarks describe it, threads in use, and the GPU if one may be used."""
+    line = f"{hardware()}, {torch.get_num_threads()} threads"
     if accelerator != "cpu" and torch.cuda.is_available():
         line += f"; {torch.cuda.get_device_name()}"
     return line
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "unknown CPU")
 
 
 def git_revision() -> str:

@@ -30,7 +30,7 @@ from attune_training.config import (
 from attune_training.data.batches import Collator, TextTokens
 from attune_training.models.building import Model, build_model
 from attune_training.models.checkpoints import load_model, read_config
-from attune_training.providers import weights
+from attune_weights import fetch
 
 __all__ = ["ReadyModel", "TowersName", "build", "load"]
 
@@ -63,7 +63,7 @@ def build(towers: TowersName, architecture: ArchitectureName, target: Target, lo
 
     Raises:
         ValueError: the architecture does not predict the target, or takes no adapters.
-        ProviderError: the towers' weights cannot be fetched.
+        WeightsError: the towers' weights cannot be fetched.
     """
     config = _config(towers, architecture, target, lora)
     with _reproducible_towers(towers):
@@ -76,8 +76,8 @@ def load(folder: Path) -> ReadyModel:
 
     Raises:
         FileNotFoundError: the folder holds no saved model.
-        ValueError: its towers have no name here, or its files do not fit.
-        ProviderError: the towers' weights cannot be fetched.
+        ValueError: it stands on towers that have no name here, or its files do not fit.
+        WeightsError: the towers' weights cannot be fetched.
     """
     towers = _towers_of(read_config(folder), folder)
     with _reproducible_towers(towers):
@@ -121,11 +121,11 @@ def _sources(towers: TowersName) -> PretrainedSources | None:
     if towers == "tiny":
         return None
     if towers == "paper":
-        return PretrainedSources(weights("hubert-base-ls960"), weights("bert-base-uncased"))
-    return PretrainedSources(weights("whisper-base-ct2"), weights("all-minilm-l6-v2"))
+        return PretrainedSources(fetch("hubert-base-ls960"), fetch("bert-base-uncased"))
+    return PretrainedSources(fetch("whisper-base-ct2"), fetch("all-minilm-l6-v2"))
 
 
 def _tokens(towers: TowersName) -> TextTokens:
     if towers == "tiny":
         return TextTokens.of_letters()
-    return TextTokens.of_folder(weights("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))
+    return TextTokens.of_folder(fetch("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))

@@ -27,13 +27,18 @@ class Row:
 
 
 def hardware_line() -> str:
-    """Return processor, cores, memory, system and Python in one line."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    """The line that a benchmark's figures belong to."""
+    return f"hardware: {hardware()}"
+
+
+def hardware() -> str:
+    """The machine: processor, cores that may be used, memory, system and Python."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory_kb = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     processor = names[0] if names else platform.processor() or platform.machine()
     memory = f", {memory_kb[0] / 2**20:.0f} GiB" if memory_kb else ""
-    cores = len(os.sched_getaffinity(0))
-    return f"hardware: {processor}, {cores} cores{memory}; {platform.system()}, Python {platform.python_version()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores{memory}; {platform.system()}, Python {platform.python_version()}"
 
 
 def _lines(path: str) -> list[str]:

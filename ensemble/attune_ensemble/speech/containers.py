@@ -47,8 +47,7 @@ def _announced_length(encoded: bytes) -> int | None:
     """Return the file's size in bytes according to its header; None where the header does not contain it."""
     kind = encoded[:4]
     if kind in _RIFF_LIKE and len(encoded) >= 12:
-        size: int = struct.unpack_from(f"{_RIFF_LIKE[kind]}I", encoded, 4)[0]
-        return None if _is_unknown(size) else size + 8
+        return _announced_by_riff(encoded, _RIFF_LIKE[kind])
     if kind == b".snd" and len(encoded) >= 12:
         offset, size = struct.unpack_from(">II", encoded, 4)
         return None if _is_unknown(size) else offset + size
@@ -70,6 +69,16 @@ def _is_unknown(size: int) -> bool:
     All of these are above the largest accepted recording.
     """
     return size == 0 or size >= _LARGE_32
+
+
+def _announced_by_riff(encoded: bytes, order: str) -> int | None:
+    """What the whole file says, or its sound where that goes on beyond."""
+    size: int = struct.unpack_from(f"{order}I", encoded, 4)[0]
+    ends = [] if _is_unknown(size) else [size + 8]
+    for name, body, length in _chunks(encoded, 12, f"{order}4sI"):
+        if name in (b"data", b"SSND") and not _is_unknown(length):
+            ends.append(body + length)
+    return max(ends, default=None)
 
 
 def _announced_by_caf(encoded: bytes) -> int | None:
@@ -114,7 +123,7 @@ def _chunks(encoded: bytes, start: int, header: str) -> Iterator[tuple[bytes, in
     while start + width <= len(encoded):
         name, size = struct.unpack_from(header, encoded, start)
         yield name, start + width, size
-        start += width + size + (size & 1 if header[0] == "<" else 0)
+        start += width + size + (size & 1 if header[-1] == "I" else 0)  # those of 32 bits begin at even offsets
 
 
 def _fill_in_wave(encoded: bytes) -> bytes:

@@ -5,7 +5,6 @@ Audio is a file of its own, or encoded bytes inside another file (Arrow, Parquet
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,6 +17,7 @@ import soundfile
 import soxr
 
 from attune_training.config import SAMPLE_RATE
+from attune_training.providers import is_cut_off
 
 __all__ = [
     "AudioSource",
@@ -48,11 +48,6 @@ class EmbeddedAudio:
 
 AudioSource: TypeAlias = Path | EmbeddedAudio
 
-# libsndfile's log entry for a WAV or AIFF file with less audio than its header announces.
-_SOUND_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
-# Lengths from here on mean "unknown" in a WAV header, as streaming programs write them.
-_UNKNOWN_LENGTH_FROM = 0x7FFF0000
-
 
 def encoded_audio(source: AudioSource) -> bytes:
     """Return the encoded bytes.
@@ -79,9 +74,7 @@ def audio_fault(encoded: bytes) -> str:
         with soundfile.SoundFile(BytesIO(encoded)) as file:
             if not file.frames:
                 return "holds no audio"
-            chunk = _SOUND_CHUNK.search(file.extra_info)
-            # libsndfile reads these truncated files without an error.
-            if chunk and int(chunk[2]) < int(chunk[1]) < _UNKNOWN_LENGTH_FROM:
+            if is_cut_off(encoded):
                 return "is cut short"
             file.seek(file.frames - 1)
             return "" if len(file.read(1)) else "is cut short"

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
-from attune_training.config import NEUTRAL_VAD
 from attune_training.emotion_map.anchors import Anchors
 from attune_training.emotion_map.lexicon import Lexicon
 from attune_training.emotion_map.scale import Array
+from attune_training.providers import octant_of
 
 __all__ = [
     "ClusterReport",
@@ -73,8 +73,8 @@ def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) ->
 
 
 def octants_of(vad: Array) -> list[str]:
-    """Return the octant of each point [N, 3] on 1..5, as N strings: H where a value is above 3, otherwise L."""
-    return ["".join("H" if value > NEUTRAL_VAD else "L" for value in row) for row in vad]
+    """The octant of each point on 1..5, by the rule of the knowledge base. [N, 3] to N words."""
+    return [octant_of((valence, arousal, dominance)) for valence, arousal, dominance in vad.tolist()]
 
 
 @dataclass(frozen=True, slots=True)

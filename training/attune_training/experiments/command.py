@@ -22,6 +22,7 @@ from attune_training.fitting.folder import RunError
 from attune_training.fitting.run import RunOptions
 from attune_training.fitting.settings import Recipe, load_recipe
 from attune_training.machine import hardware_line, is_first_process
+from attune_weights.files import write_json
 
 __all__ = ["experiments", "run_table"]
 
@@ -104,8 +105,9 @@ def run_table(
 
     Raises:
         RunError: the folder holds another table, or runs of another recipe or other data.
-        SplitError: the corpus cannot be split in one of the ways `asked` for.
-        ProviderError: the towers' weights cannot be fetched.
+        SplitError: the corpus cannot be split in one of the ways ``asked`` for.
+        ProviderError: nothing that is installed finds speech, which measuring needs.
+        WeightsError: the towers' weights cannot be fetched.
     """
     splits = choose_splits(asked, subject.corpus.utterances)
     runs = {
@@ -129,6 +131,6 @@ def _write(result: TableResult, output: Path, hardware: str) -> tuple[str, dict[
     report, record = markdown(result, hardware), to_json(result, hardware)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text(report, encoding="utf-8")
-    (output / _RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(output / _RESULTS, record)
     draw_table(result, output / "results.png")
     return report, record

@@ -29,6 +29,7 @@ from attune_training.fitting.run import RunOptions, fit
 from attune_training.models.building import build_model, full_checkpoint_bytes, total_parameters
 from attune_training.models.checkpoints import read_config
 from attune_training.providers import ProviderError
+from attune_weights import WeightsError
 
 __all__ = ["Cell", "Failed", "Measured", "Subject", "check_folders", "measure"]
 
@@ -94,13 +95,14 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, e
     """Finish the runs of one row on one split and summarise them; failures are returned, not raised.
 
     Raises:
-        ProviderError: the towers' weights, which every row needs, cannot be fetched.
+        ProviderError: nothing that is installed finds speech, which no row can do without.
+        WeightsError: the towers' weights cannot be fetched, which no row can do without either.
     """
     results = []
     for run in runs:
         try:
-            results.append(_finish(run, subject, options, echo))
-        except ProviderError:
+            results.append(_finish(run, subject, options, say))
+        except (ProviderError, WeightsError):
             raise
         except Exception as error:  # of any kind: the other rows go on
             reason = _write_failure(run.folder, error)

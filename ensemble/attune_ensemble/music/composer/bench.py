@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from attune_client.bench.report import hardware
 from attune_client.protocol.music_spec import INSTRUMENTS, MusicSpec
 
 SPECS = {
@@ -70,13 +69,6 @@ def _measure_in_new_process(name: str, duration_s: float, chunk_s: float) -> Res
     return Result(**json.loads(output))
 
 
-def _hardware() -> str:
-    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; load averages {load}"
-
-
 def main() -> None:
     """Print a hardware line, a table, and the same data as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,8 +79,8 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(asdict(measure(arguments.only, arguments.seconds, arguments.chunk))))
         return
-    hardware = _hardware()
-    print(hardware)
+    machine = f"{hardware()}; load averages {', '.join(f'{value:.1f}' for value in os.getloadavg())}"
+    print(machine)
     print(f"{'':12}{'first chunk, s (CPU s)':>32}{'x real time':>18}{'relative cost':>16}")
     print(f"{'':12}{'cold':>16}{'warm':>16}{'cold':>9}{'warm':>9}{'to solo piano':>16}")
     results = [_measure_in_new_process(name, arguments.seconds, arguments.chunk) for name in SPECS]
@@ -99,7 +91,7 @@ def main() -> None:
         )
         cost = results[0].warm_speed / r.warm_speed
         print(f"{r.name:12}{cold:>16}{warm:>16}{r.cold_speed:9.1f}{r.warm_speed:9.1f}{cost:16.2f}")
-    print(json.dumps({"hardware": hardware, "seconds": arguments.seconds, "results": [asdict(r) for r in results]}))
+    print(json.dumps({"hardware": machine, "seconds": arguments.seconds, "results": [asdict(r) for r in results]}))
 
 
 if __name__ == "__main__":

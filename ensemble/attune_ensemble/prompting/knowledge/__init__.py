@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from attune_client.protocol.bounds import MAX_TEMPO_BPM, MIN_TEMPO_BPM, NEUTRAL_VAD, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError
-from attune_client.protocol.models import NUM_EMOTIONS
-from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MAX_TEMPO_BPM, MIN_TEMPO_BPM, MODES, TONICS
+from attune_client.protocol.models import NUM_EMOTIONS, VAD_DIMENSIONS
+from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS
 
-__all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of"]
+__all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of", "read_anchors"]
 
 EMOTIONS_FILE = Path(__file__).with_name("emotions.yaml")
 """The packaged data file."""
@@ -27,8 +28,6 @@ OCTANTS = tuple("".join(levels) for levels in product("HL", repeat=3))
 
 EMOTIONS_PER_OCTANT = NUM_EMOTIONS // len(OCTANTS)
 
-VAD_DIMENSIONS = ("valence", "arousal", "dominance")
-_MIN_VAD, _MIDDLE_VAD, _MAX_VAD = 1.0, 3.0, 5.0
 _MIN_INSTRUMENTS, _MAX_INSTRUMENTS = 2, 5
 _FIELDS = (
     "label",
@@ -70,8 +69,8 @@ class Emotion:
 
 
 def octant_of(vad: tuple[float, float, float]) -> str:
-    """Return the octant of a point on the 1..5 scales: H for a value above 3, otherwise L (paper, section III-E)."""
-    return "".join("H" if value > _MIDDLE_VAD else "L" for value in vad)
+    """The octant of a point on the 1..5 scales: H where a value is above 3, otherwise L (paper, section III-E)."""
+    return "".join("H" if value > NEUTRAL_VAD else "L" for value in vad)
 
 
 def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
@@ -88,11 +87,27 @@ def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
     return emotions
 
 
+def read_anchors(path: Path | None = None) -> dict[str, tuple[float, float, float]]:
+    """Label and anchor of every entry, in the order of the file: `path`, or the shipped one.
+
+    A file that somebody else wrote may hold as many emotions as it likes, and nothing else of them. Raises
+    `KnowledgeError`, naming the entry, where a label or an anchor is missing, wrong, or there twice.
+    """
+    source = path or EMOTIONS_FILE
+    anchors: dict[str, tuple[float, float, float]] = {}
+    for number, entry in enumerate(_read_entries(source), 1):
+        where = f"{source.name}, entry {number}"
+        label = entry.get("label") if isinstance(entry, dict) else None
+        _require(isinstance(label, str) and label not in anchors, where, "needs a label of its own")
+        anchors[str(label)] = _parse_anchor(entry.get("anchor"), f"{where} ({label})")
+    return anchors
+
+
 def _read_entries(source: Path) -> list[Any]:
     try:
         document = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise KnowledgeError(f"cannot read the knowledge base {source}: {error}") from error
+        raise KnowledgeError(f"cannot read the emotions of {source}: {' '.join(str(error).split())}") from error
     entries = document.get("emotions") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise KnowledgeError(f"{source.name} must hold a list named 'emotions'")
@@ -135,8 +150,9 @@ def _parse_numbers(value: Any, field: str, names: tuple[str, ...], where: str) -
 def _parse_anchor(value: Any, where: str) -> tuple[float, float, float]:
     valence, arousal, dominance = _parse_numbers(value, "anchor", VAD_DIMENSIONS, where)
     anchor = (valence, arousal, dominance)
-    inside = all(_MIN_VAD <= coordinate <= _MAX_VAD for coordinate in anchor)
-    _require(inside, where, f"anchor must lie between {_MIN_VAD:g} and {_MAX_VAD:g} on every scale")
+    low, high = VAD_LIMITS
+    inside = all(low <= coordinate <= high for coordinate in anchor)
+    _require(inside, where, f"anchor must lie between {low:g} and {high:g} on every scale")
     return anchor
 
 
