@@ -4,9 +4,9 @@ The index is the one that pip is configured for: pip resolves the wheel's addres
 `--find-links` and credentials work as they do for an installation. The wheel is used as an archive; it is never
 installed.
 
-The library pooch (looked at in 1.9) does not take this module's place: it never continues a download that broke off,
-knows one address for a file, and neither asks pip nor joins parts of several wheels. Digest and cache, which it has,
-are a few lines here.
+The library pooch (1.9) does not replace this module: it does not resume interrupted downloads, supports one address per
+file, and neither resolves by pip nor joins parts of several wheels. Digests and the cache, which it has, are a few
+lines here.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from attune_training.evaluation.pairs import (
 )
 from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
-from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
+from attune_training.evaluation.segments import Segment, distribute_words, given_segments, recognised_segments
 from attune_training.machine import hardware_line
 from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
@@ -237,7 +237,7 @@ def test_where_no_speech_is_found_the_audio_is_cut_into_equal_parts(tmp_path, mo
 
 def test_recognised_segments_are_the_recognisers_own(tmp_path, speech_is_what_is_loud):
     item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
-    heard = [providers.HeardSegment(0, 10, "well"), providers.HeardSegment(20, 40, "hello there")]
+    heard = [providers.RecognisedSegment(0, 10, "well"), providers.RecognisedSegment(20, 40, "hello there")]
     assert recognised_segments([item], lambda waveform: heard) == [
         (Segment(0, 10, "well"), Segment(20, 40, "hello there"))
     ]
@@ -305,7 +305,7 @@ def test_recognised_words_take_the_place_of_the_corpus_s(models, manifest, monke
 
     def transcribe(waveform):
         heard.append(len(waveform))
-        return [providers.HeardSegment(0, len(waveform), "good joy")]
+        return [providers.RecognisedSegment(0, len(waveform), "good joy")]
 
     monkeypatch.setattr("attune_training.evaluation.command.transcriber", lambda: transcribe)
     arguments = ("--model", models / "valence", "--data", manifest, "--json")

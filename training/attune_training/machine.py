@@ -21,7 +21,7 @@ def is_first_process() -> bool:
 
 
 def hardware_line(accelerator: str) -> str:
-    """Return the machine in one line: as benchmarks describe it, threads in use, and the GPU if one may be used."""
+    """Return a one-line description of the machine: the benchmarks' one, threads in use, and the GPU if it is used."""
     line = f"{hardware()}, {torch.get_num_threads()} threads"
     if accelerator != "cpu" and torch.cuda.is_available():
         line += f"; {torch.cuda.get_device_name()}"

@@ -76,7 +76,7 @@ def load(folder: Path) -> ReadyModel:
 
     Raises:
         FileNotFoundError: the folder holds no saved model.
-        ValueError: it stands on towers that have no name here, or its files do not fit.
+        ValueError: its towers have no name here, or its files do not fit.
         WeightsError: the towers' weights cannot be fetched.
     """
     towers = _towers_of(read_config(folder), folder)

@@ -27,12 +27,12 @@ class Row:
 
 
 def hardware_line() -> str:
-    """The line that a benchmark's figures belong to."""
+    """Return the line above a benchmark's figures."""
     return f"hardware: {hardware()}"
 
 
 def hardware() -> str:
-    """The machine: processor, cores that may be used, memory, system and Python."""
+    """Describe the machine: processor, usable cores, memory, system and Python."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory_kb = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     processor = names[0] if names else platform.processor() or platform.machine()

@@ -72,7 +72,7 @@ def _is_unknown(size: int) -> bool:
 
 
 def _announced_by_riff(encoded: bytes, order: str) -> int | None:
-    """What the whole file says, or its sound where that goes on beyond."""
+    """Return the announced size of the file, or the end of its samples if that is greater."""
     size: int = struct.unpack_from(f"{order}I", encoded, 4)[0]
     ends = [] if _is_unknown(size) else [size + 8]
     for name, body, length in _chunks(encoded, 12, f"{order}4sI"):

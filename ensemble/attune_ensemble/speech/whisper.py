@@ -50,7 +50,7 @@ TOKENS_PER_S = 12
 """Maximum tokens per second of speech: the fastest of 362 English clips has 9. Longer output is a repetition loop."""
 
 LONGEST_WORD_S = 0.8
-_SPARE_TOKENS = 16  # of a short clip: timestamps, punctuation
+_SPARE_TOKENS = 16  # allowance for a short clip: timestamps, punctuation
 _MAX_WINDOW_TOKENS = 444
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 

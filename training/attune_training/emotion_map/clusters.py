@@ -73,7 +73,7 @@ def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) ->
 
 
 def octants_of(vad: Array) -> list[str]:
-    """The octant of each point on 1..5, by the rule of the knowledge base. [N, 3] to N words."""
+    """Return the octant of each point [N, 3] on 1..5, as N strings, by the rule of the knowledge base."""
     return [octant_of((valence, arousal, dominance)) for valence, arousal, dominance in vad.tolist()]
 
 
@@ -93,7 +93,7 @@ class OctantAgreement:
 
 
 def octant_agreement(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors) -> list[OctantAgreement]:
-    """Each cluster's agreement with its emotion's octant, in class order."""
+    """Return each cluster's agreement with its emotion's octant, in class order."""
     clusters = emotion_map.assign(lexicon.vad)
     term_octants = np.array(octants_of(lexicon.vad))
     octants = zip(octants_of(anchors.vad), octants_of(emotion_map.denormalise(emotion_map.centroids)), strict=True)

@@ -105,8 +105,8 @@ def run_table(
 
     Raises:
         RunError: the folder holds another table, or runs of another recipe or other data.
-        SplitError: the corpus cannot be split in one of the ways ``asked`` for.
-        ProviderError: nothing that is installed finds speech, which measuring needs.
+        SplitError: the corpus cannot be split in one of the ways `asked` for.
+        ProviderError: no segmenter is installed, which the evaluation needs.
         WeightsError: the towers' weights cannot be fetched.
     """
     splits = choose_splits(asked, subject.corpus.utterances)

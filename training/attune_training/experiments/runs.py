@@ -95,13 +95,13 @@ def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, e
     """Finish the runs of one row on one split and summarise them; failures are returned, not raised.
 
     Raises:
-        ProviderError: nothing that is installed finds speech, which no row can do without.
-        WeightsError: the towers' weights cannot be fetched, which no row can do without either.
+        ProviderError: no segmenter is installed, which every row needs.
+        WeightsError: the towers' weights, which every row needs, cannot be fetched.
     """
     results = []
     for run in runs:
         try:
-            results.append(_finish(run, subject, options, say))
+            results.append(_finish(run, subject, options, echo))
         except (ProviderError, WeightsError):
             raise
         except Exception as error:  # of any kind: the other rows go on

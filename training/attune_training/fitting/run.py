@@ -75,9 +75,9 @@ def fit(
 
     Raises:
         RunError: the folder holds another run, or a corpus has no path.
-        CorpusError: a corpus has bad rows and ``options`` refuse them, or it cannot be opened.
-        SplitError: a corpus cannot be split as the recipe wants.
-        ProviderError: nothing that is installed finds speech, which measuring needs.
+        CorpusError: a corpus has bad rows and `options` refuse them, or it cannot be opened.
+        SplitError: a corpus cannot be split as the recipe requires.
+        ProviderError: no segmenter is installed, which the evaluation needs.
         WeightsError: weights cannot be fetched.
     """
     parts = open_parts(recipe, target, paths, options.bad_rows)

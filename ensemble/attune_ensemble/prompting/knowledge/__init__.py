@@ -69,7 +69,7 @@ class Emotion:
 
 
 def octant_of(vad: tuple[float, float, float]) -> str:
-    """The octant of a point on the 1..5 scales: H where a value is above 3, otherwise L (paper, section III-E)."""
+    """Return the octant of a point on the 1..5 scales: H for a value above 3, otherwise L (paper, section III-E)."""
     return "".join("H" if value > NEUTRAL_VAD else "L" for value in vad)
 
 
@@ -88,10 +88,12 @@ def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
 
 
 def read_anchors(path: Path | None = None) -> dict[str, tuple[float, float, float]]:
-    """Label and anchor of every entry, in the order of the file: `path`, or the shipped one.
+    """Read label and anchor of every entry, in the order of the file: `path`, or the packaged one.
 
-    A file that somebody else wrote may hold as many emotions as it likes, and nothing else of them. Raises
-    `KnowledgeError`, naming the entry, where a label or an anchor is missing, wrong, or there twice.
+    Another file may have any number of emotions, and no further fields.
+
+    Raises:
+        KnowledgeError: a label or an anchor is missing, invalid or repeated; the message names the entry.
     """
     source = path or EMOTIONS_FILE
     anchors: dict[str, tuple[float, float, float]] = {}
