@@ -1,4 +1,4 @@
-"""What the clients return: plain data with units, made from the tensors of the protocol."""
+"""Results of the clients: plain data with units, made from the tensors of the protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class VAD:
 
     @classmethod
     def from_array(cls, values: npt.NDArray[np.float32]) -> VAD:
-        """From an array [3]."""
+        """Convert an array [3]."""
         valence, arousal, dominance = (float(value) for value in values)
         return cls(valence, arousal, dominance)
 
@@ -42,7 +42,7 @@ class VAD:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech between two pauses, at most 8 s long, and how it feels."""
+    """A speech segment between two pauses, at most 8 s long, and its emotion."""
 
     start_s: float
     end_s: float
@@ -63,11 +63,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SpeechEmotion:
-    """What a recording says and how it feels: overall, and segment by segment.
+    """Transcript and emotion of a recording, overall and by segment.
 
     `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
-    server's own times, in seconds. `language` is the code of the language that the speech was taken for, with its
-    probability; where it is not English, or nothing was said, there are no words.
+    server's processing times, in seconds. `language` is the code of the identified language, with its probability; if
+    it is not English, or there are no intelligible words, the transcript is empty.
     """
 
     transcript: str
@@ -127,11 +127,11 @@ class SpeechEmotion:
 
 @dataclass(frozen=True, slots=True)
 class MusicPrompt:
-    """What the knowledge base holds for an emotion, and the prompt made of it.
+    """The knowledge base's entry for an emotion, and the prompt made of it.
 
     `similarity` is the cosine similarity of query and entry; `music_spec` has tempo_bpm, mode, tonic,
-    instruments and dynamics; `prompt_writer` says who wrote the prompt. Where the music was specified by the caller,
-    nothing is retrieved: entry, similarity and description are None.
+    instruments and dynamics; `prompt_writer` is the name of the prompt's writer. If the music was specified by the
+    caller, nothing is retrieved: entry, similarity and description are None.
     """
 
     retrieved_emotion: str | None
@@ -155,7 +155,7 @@ class MusicPrompt:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON-ready object; what was not retrieved is missing."""
+        """As a JSON-ready object, without the fields that were not retrieved."""
         values = {
             "retrieved_emotion": self.retrieved_emotion,
             "similarity": None if self.similarity is None else round(self.similarity, 4),
@@ -169,13 +169,13 @@ class MusicPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TherapySession:
-    """Everything about a piece of music but the music: it comes first, before any audio.
+    """Everything about a piece of music except the audio; received before any audio.
 
-    `speech` is None for music without a recording; `emotion`, `vad` and `probabilities` are those of the speech, or as
-    many as the caller gave or the server worked out. `engine` plays `duration_s` seconds at `sample_rate` Hz from
+    `speech` is None for music without a recording; `emotion`, `vad` and `probabilities` are those of the speech, or
+    those that the caller gave or the server derived. `engine` generates `duration_s` seconds at `sample_rate` Hz from
     `seed`; `prompt_s` is the server's time for retrieval and prompt, in seconds.
 
-    The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` give the same piece again:
+    The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` reproduce the piece:
     `client.play(spec=..., text=..., ...)`.
     """
 
@@ -209,7 +209,7 @@ class TherapySession:
         )
 
     def to_dict(self, *, first_audio_s: float | None = None, total_s: float | None = None) -> dict[str, Any]:
-        """As a JSON-ready object, with the caller's own times in seconds; what there is not is missing."""
+        """As a JSON-ready object, with the caller's own times in seconds, without missing fields."""
         speech = self.speech.to_dict() if self.speech else self._wish()
         timings = speech.pop("timings_s", {}) | {PROMPT.name: round(self.prompt_s, 3)}
         own_times = {"first_audio": first_audio_s, "total": total_s}
@@ -237,7 +237,7 @@ class TherapySession:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model of the server's repository: whether it can be called, and why not."""
+    """One model of the server's repository: its state, and the reason if it is not ready."""
 
     name: str
     version: str
@@ -251,7 +251,7 @@ def _probabilities(tensors: Tensors) -> dict[str, float]:
 
 
 def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
-    """The likeliest first, to six decimals."""
+    """Sort by probability, highest first, rounded to six decimals."""
     ranked = sorted(probabilities.items(), key=lambda pair: -pair[1])
     return {label: round(probability, 6) for label, probability in ranked}
 

@@ -1,6 +1,6 @@
-"""Digests of files, and files and folders that are written so that a kill at any moment leaves them whole.
+"""Digests of files, and atomic replacement of files and folders.
 
-They stand in this package because it is the one ground that training, export and the server share.
+They are in this package because training, export and the server all depend on it.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal; it is read in pieces, for a checkpoint may be larger than memory."""
+    """Return the sha256 of a file, in hexadecimal; read in pieces, since a checkpoint may exceed the memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a name to write to beside ``path``; what was written there takes its place when the block ends.
+    """Yield a temporary path beside `path`; what was written there replaces `path` at the end of the block.
 
-    Where the block raises, ``path`` is as it was, and nothing is left beside it.
+    If the block raises, `path` is unchanged, and the temporary file is removed.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -41,20 +41,20 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as JSON that people can read, and leave the file as it was where that fails.
+    """Write `value` as indented JSON, atomically.
 
     Raises:
-        TypeError: ``value`` holds what JSON cannot.
+        TypeError: `value` is not serialisable as JSON.
     """
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
-    """Put the folder ``fresh`` in the place of ``target``, of the same file system.
+    """Replace the folder ``target`` by ``fresh``, which is on the same file system.
 
-    Where the system can exchange two names, ``target`` is at every moment the one or the other. Elsewhere a kill may
-    fall between two renames; :func:`recover_folder` then brings the former one back.
+    Where the system can exchange two names atomically, ``target`` exists at every moment. Elsewhere a process may be
+    killed between two renames; :func:`recover_folder` then restores the former folder.
     """
     if not target.exists():
         fresh.rename(target)
@@ -71,7 +71,7 @@ def replace_folder(fresh: Path, target: Path) -> None:
 
 
 def recover_folder(target: Path) -> None:
-    """Bring back what was in the place of ``target`` if a kill fell between the two renames."""
+    """Restore the former ``target`` if a process was killed between the two renames."""
     if not target.exists() and _former(target).is_dir():
         _former(target).rename(target)
 
@@ -81,7 +81,11 @@ def _former(target: Path) -> Path:
 
 
 def _exchange(first: Path, second: Path) -> None:
-    """Exchange two names in one step (Linux's renameat2); OSError where that cannot be had."""
+    """Exchange two names atomically (Linux's renameat2).
+
+    Raises:
+        OSError: the system does not support it.
+    """
     library = ctypes.CDLL(None, use_errno=True)
     try:
         rename = library.renameat2

@@ -1,4 +1,4 @@
-"""Whatever is handed to the clients, what they raise is of the tree: `pytest tests/unit/test_client_errors.py`."""
+"""The clients raise only `AttuneError`s, whatever their arguments: `pytest tests/unit/test_client_errors.py`."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def test_the_clients_have_the_same_methods_and_parameters(blocking, awaited):
         assert inspect.signature(method).parameters == other.parameters, name
 
 
-def test_every_method_without_a_server_says_so(call):
+def test_every_method_without_a_server_raises_server_unavailable(call):
     for method, arguments in {"models": (), "analyse": (b"x",), "prompt": ("x",), "play_text": ("x",)}.items():
         with pytest.raises(errors.ServerUnavailable, match="attune serve"):
             call(method, *arguments)
     assert call("is_ready") is False
 
 
-def test_a_type_checker_knows_what_is_public(tmp_path):
+def test_a_type_checker_resolves_the_public_names(tmp_path):
     snippet = tmp_path / "snippet.py"
     snippet.write_text(
         "from attune_client import AsyncAttuneClient, AttuneClient\n"
@@ -107,7 +107,7 @@ def test_every_public_name_is_there():
         _ = attune_client.Attune
 
 
-# --- what is handed over ---
+# --- arguments ---
 
 
 @pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
@@ -291,7 +291,7 @@ def test_tensors_that_are_not_the_models_are_refused(call, model, inputs):
         next(client.stream(model, inputs))
 
 
-def test_a_closed_client_says_so():
+def test_a_closed_client_raises():
     client = AttuneClient(NOWHERE)
     client.close()
     for method, arguments in {"is_ready": (), "models": (), "prompt": ("x",), "analyse": (b"x",)}.items():
@@ -301,7 +301,7 @@ def test_a_closed_client_says_so():
         client.play_text("x")
 
 
-async def test_a_closed_asyncio_client_says_so():
+async def test_a_closed_asyncio_client_raises():
     client = AsyncAttuneClient(NOWHERE)
     await client.close()
     for method, arguments in {"is_ready": (), "models": (), "prompt": ("x",), "play_text": ("x",)}.items():
@@ -316,7 +316,7 @@ def test_values_are_quoted_short_and_printable():
         assert text.isprintable()
 
 
-# --- what comes back ---
+# --- responses ---
 
 
 @pytest.mark.parametrize("kind", [SpeechEmotion, MusicPrompt, TherapySession])
@@ -376,7 +376,7 @@ async def test_an_asyncio_stream_that_ends_early_is_the_same_error(end):
     assert (caught.value.received_s, stream.received_s) == (2.0, 2.0)
 
 
-async def test_a_stream_that_is_complete_or_was_closed_ends_in_peace():
+async def test_a_stream_that_is_complete_or_was_closed_ends_without_an_error():
     assert len(list(MusicStream(chunks(4)))) == 4
     assert len([chunk async for chunk in await async_stream(4)]) == 4
     stream, other = MusicStream(chunks(2)), await async_stream(2)

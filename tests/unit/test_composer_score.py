@@ -1,4 +1,4 @@
-"""What the composer writes, checked on the score: `pytest tests/unit/test_composer_score.py`."""
+"""The composer's scores: `pytest tests/unit/test_composer_score.py`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_progressions_have_the_asked_length_and_cadence(mode, num_bars):
                 assert fifth - root == 7
 
 
-def test_voices_move_little_and_never_rub():
+def test_voice_leading_has_little_motion_and_no_semitone_clashes():
     key = Key.named("D", "dorian")
     previous: tuple[int, ...] = ()
     for degree in (0, 3, 4, 0, 6, 2, 3, 0):
@@ -153,7 +153,7 @@ def test_melodies_move_mostly_by_step():
 
 
 def test_a_theme_comes_back():
-    """The rhythm of the first bar of the theme is heard again later in the piece."""
+    """The rhythm of the first bar of the theme recurs later in the piece."""
     for seed in range(10):
         score = score_of(MusicSpec(70, "ionian", "C", QUARTET, "mp"), seed, 60.0)
         bars = []

@@ -386,7 +386,7 @@ def test_turns_without_a_transcription_file_are_listed(iemocap):
         ("", None),
     ],
 )
-def test_a_turn_tells_who_speaks(text, expected):
+def test_a_turns_name_gives_its_speaker(text, expected):
     assert find_turn_name(text) == expected
 
 
@@ -543,7 +543,7 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
 # RAVDESS
 
 
-def test_clip_name_says_what_was_acted():
+def test_a_clips_name_gives_its_emotion():
     assert parse_clip_name("03-01-05-02-01-02-24") == ClipName("angry", "strong", 1, 2, 24)
     assert parse_clip_name("03-01-01-01-02-01-01") == ClipName("neutral", "normal", 2, 1, 1)
 

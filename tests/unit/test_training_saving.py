@@ -1,4 +1,4 @@
-"""What a run keeps: the best model in one step, never one that is no numbers, and measured by one process.
+"""Saving of a run: the best model, atomically, never with NaN, and measured by one process.
 
 .venv/bin/pytest tests/unit/test_training_saving.py
 """
@@ -181,7 +181,7 @@ def test_every_process_validates_each_batch_once():
 
 
 def test_two_processes_train_and_one_measures(tmp_path):
-    """Two processes on the CPU (gloo): one result, said once, and written once."""
+    """Two processes on the CPU (gloo): one result, printed once, and written once."""
     manifest = write_manifest(tmp_path / "mini")
     optimisation = {**RECIPE["optimisation"], "epochs": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "optimisation": optimisation}))

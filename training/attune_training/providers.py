@@ -2,8 +2,8 @@
 
 The group is `attune.providers`; each entry is a module of which a function or two are needed here, so that training and
 serving do the same thing: `knowledge` reads the anchors of the emotions and names octants, `transcription` finds speech
-and transcribes it, `containers` sees whether a recording was cut off, and `report` describes the machine. What the
-ground floor `attune_weights` has is imported.
+and transcribes it, `containers` detects truncated recordings, and `report` describes the machine. The base package
+`attune_weights` is imported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from attune_weights import fetch
 __all__ = [
     "GROUP",
     "FindSpeech",
-    "HeardSegment",
     "ProviderError",
+    "RecognisedSegment",
     "Transcribe",
     "anchors",
     "hardware",
@@ -44,12 +44,12 @@ class ProviderError(RuntimeError):
 
 
 FindSpeech = Callable[[npt.NDArray[np.float32]], list[tuple[int, int]]]
-"""Finds the segments of speech in waveform [T], 16 kHz mono: of each the first sample, and the one after its last."""
+"""Finds the speech segments of waveform [T], 16 kHz mono, as (first sample, sample after the last)."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeardSegment:
-    """Samples `start` up to `end` of a waveform, and the words that were heard in it."""
+class RecognisedSegment:
+    """Samples `start` up to `end` of a waveform, and the words recognised in it."""
 
     start: int
     end: int
@@ -57,9 +57,9 @@ class HeardSegment:
 
 
 class Transcribe(Protocol):
-    """Give the segments and their words of waveform [T], 16 kHz mono; none where there is no speech."""
+    """Transcribes waveform [T], 16 kHz mono, into segments with their words; empty without speech."""
 
-    def __call__(self, waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
+    def __call__(self, waveform: npt.NDArray[np.float32]) -> list[RecognisedSegment]:
         """Transcribe one recording."""
         ...
 
@@ -92,7 +92,7 @@ def octant_of(vad: tuple[float, float, float]) -> str:
 
 
 def is_cut_off(encoded: bytes) -> bool:
-    """Return whether a recording ends before its header says, by the rule of the server.
+    """Return whether a recording is shorter than its header announces, by the server's rule.
 
     Raises:
         ProviderError: no provider is installed.
@@ -106,7 +106,7 @@ def is_cut_off(encoded: bytes) -> bool:
 
 
 def hardware() -> str:
-    """Return the machine in one line, as every benchmark does: processor, cores, memory, system and Python.
+    """Return a one-line description of the machine, as in benchmarks: processor, cores, memory, system and Python.
 
     Raises:
         ProviderError: no provider is installed.
@@ -116,10 +116,10 @@ def hardware() -> str:
 
 
 def segmenter() -> FindSpeech:
-    """Return the finding of speech that is also served.
+    """Return the segmenter that is also served.
 
     Raises:
-        ProviderError: a provider is not installed, or lacks something: said at once, not after hours of training.
+        ProviderError: a provider is not installed, or lacks a dependency; raised before hours of training.
     """
     find = _module("transcription").find_speech
     try:
@@ -139,12 +139,12 @@ def transcriber() -> Transcribe:
     transcription = _module("transcription")
     made = transcription.Transcriber(fetch(_TRANSCRIBER_WEIGHTS))
 
-    def transcribe(waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
+    def transcribe(waveform: npt.NDArray[np.float32]) -> list[RecognisedSegment]:
         try:
             found = made.transcribe(waveform)
         except transcription.NoSpeech:
             return []
-        return [HeardSegment(item.span.start, item.span.end, item.transcript) for item in found]
+        return [RecognisedSegment(item.span.start, item.span.end, item.transcript) for item in found]
 
     return transcribe
 

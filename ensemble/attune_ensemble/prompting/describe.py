@@ -1,4 +1,4 @@
-"""From an emotion, or free words, to a music description and a prompt: what `music_prompt` serves."""
+"""The service behind `music_prompt`: from an emotion or free text to a music description and a prompt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class MusicDescriber:
         }
 
     def _query(self, inputs: Tensors) -> tuple[str, str | None]:
-        """What to embed, and the octant to search in."""
+        """Return the text to embed, and the octant to search in (None: all)."""
         if ("emotion" in inputs) == ("text" in inputs):
             raise InvalidOption("send either an emotion or text, and not both" if "text" in inputs else _NEITHER)
         if "text" in inputs:

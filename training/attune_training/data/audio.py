@@ -34,9 +34,9 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAudio:
-    """An encoded audio file inside another file; ``load`` returns its bytes, read when called.
+    """An encoded audio file inside another file; `load` returns its bytes, read when called.
 
-    ``load`` has to be picklable, so that worker processes can read. Two of the same name count as equal.
+    `load` has to be picklable, so that worker processes can read. Instances of the same name compare equal.
     """
 
     name: str
@@ -66,9 +66,9 @@ def encoded_audio(source: AudioSource) -> bytes:
 
 
 def audio_fault(encoded: bytes) -> str:
-    """Return why ``encoded`` is not a whole audio file, or nothing where it is.
+    """Return why `encoded` is not a complete audio file; empty if it is.
 
-    Only the header and the last sample are decoded, which finds a file that was cut short at little cost.
+    Only the header and the last sample are decoded, which detects truncated files at little cost.
     """
     try:
         with soundfile.SoundFile(BytesIO(encoded)) as file:
@@ -79,7 +79,7 @@ def audio_fault(encoded: bytes) -> str:
             file.seek(file.frames - 1)
             return "" if len(file.read(1)) else "is cut short"
     except soundfile.SoundFileError as error:
-        # libsndfile names the Python object that holds the bytes, which says nothing to a reader.
+        # libsndfile names the Python object that holds the bytes, which means nothing to the user.
         return f"cannot be read as audio: {str(error).rpartition('>: ')[2]}"
 
 
@@ -101,13 +101,16 @@ def read_speech(source: AudioSource) -> Waveform:
 
 
 def trim_silence(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> Waveform:
-    """Return [T] without the quiet at both ends, as :func:`sound_bounds` finds it."""
+    """Return [T] without the silence at both ends, as `sound_bounds` finds it."""
     start, end = sound_bounds(waveform, floor_db, margin_s)
     return waveform[start:end]
 
 
 def sound_bounds(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> tuple[int, int]:
-    """Return where sound starts and ends in [T]: 20 ms frames below ``floor_db`` of the loudest, but for a margin."""
+    """Return the samples at which sound starts and ends in [T], with a margin.
+
+    Silence is 20 ms frames below `floor_db` relative to the loudest frame.
+    """
     frame = SAMPLE_RATE // 50
     count = len(waveform) // frame
     if count == 0:

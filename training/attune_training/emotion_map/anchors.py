@@ -1,4 +1,4 @@
-"""The anchors of the emotions, from which the clusters start."""
+"""The anchors of the emotions, the initial centroids of the clusters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Anchors", "AnchorsError", "read_anchors"]
 
 
 class AnchorsError(ValueError):
-    """A file of anchors cannot be read; the message names the file and what would be right."""
+    """A file of anchors cannot be read; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)

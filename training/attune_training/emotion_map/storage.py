@@ -31,14 +31,22 @@ def save_emotion_map(trained: TrainedMap, directory: Path) -> None:
 
 
 def load_emotion_map(directory: Path) -> EmotionMap:
-    """The scaling and the clusters that `save_emotion_map` wrote. Raises FileNotFoundError naming what is missing."""
+    """Return the scaling and the clusters that `save_emotion_map` wrote.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names it.
+    """
     geometry = json.loads((directory / _MAP_FILE).read_text(encoding="utf-8"))
     labels = json.loads((directory / _LABELS_FILE).read_text(encoding="utf-8"))
     return EmotionMap(tuple(labels), *(np.array(geometry[name]) for name in ("minimum", "maximum", "centroids")))
 
 
 def load_emotion_classifier(directory: Path) -> EmotionClassifier:
-    """The trained classifier, ready to infer. Raises FileNotFoundError naming what is missing."""
+    """Return the trained classifier in evaluation mode.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message names it.
+    """
     geometry = json.loads((directory / _MAP_FILE).read_text(encoding="utf-8"))
     classifier = EmotionClassifier(len(geometry["centroids"]), geometry["channels"])
     classifier.load_state_dict(load_file(directory / _CLASSIFIER_FILE))

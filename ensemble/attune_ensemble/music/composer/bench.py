@@ -1,10 +1,10 @@
-"""How fast the composer is: real-time factors, and how soon the first chunk is there. Run on one core:
+"""Benchmark of the composer: real-time factors, and time to the first chunk. Run on one core:
 
     OMP_NUM_THREADS=1 taskset -c 0 python -m attune_ensemble.music.composer.bench
 
 "cold" is a new engine in a new process, imports included; "warm" is the same engine on another seed. First chunks are
-given in wall-clock time and in CPU time, and speed as sound made per second of CPU time, which says what an idle core
-would need when the machine is shared.
+given in wall-clock time and in CPU time, and speed as seconds of audio per second of CPU time, which is independent of
+other load on the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPECS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Figures of one specification: first chunk in seconds, cold and warm, and times faster than real time."""
+    """Figures of one specification: time to the first chunk in seconds, cold and warm, and speed in times real time."""
 
     name: str
     cold_first_s: float
@@ -43,7 +43,7 @@ class Result:
 
 
 def measure(name: str, duration_s: float, chunk_s: float) -> Result:
-    """Play one specification twice in this process, which must be new."""
+    """Render one specification twice in this process, which must be new."""
     started, cpu_started = time.perf_counter(), time.process_time()
     from attune_ensemble.music.composer.engine import ComposerEngine
     from attune_ensemble.music.engine import MusicRequest
@@ -71,7 +71,7 @@ def _measure_in_new_process(name: str, duration_s: float, chunk_s: float) -> Res
 
 
 def main() -> None:
-    """Print a hardware line, a table, and the same as one JSON line."""
+    """Print a hardware line, a table, and the same data as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each piece")
     parser.add_argument("--chunk", type=float, default=1.0, help="length of a chunk in seconds")

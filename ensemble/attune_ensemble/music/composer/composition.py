@@ -91,9 +91,9 @@ class Form:
 
 
 class Composer:
-    """Writes phrases that belong together: it remembers its themes and where each voice was left.
+    """Composes consecutive phrases; its state is the themes and the last note of each voice.
 
-    The specification is given with each phrase, so that it may change from one to the next.
+    The specification is an argument of each phrase, so that it may change from one to the next.
     """
 
     def __init__(self, seed: int) -> None:
@@ -114,7 +114,7 @@ class Composer:
         return max(0, int(seconds / self.bar_s(spec)))
 
     def phrase(self, spec: MusicSpec, label: str, start_s: float, num_bars: int, leads_home: bool) -> Phrase:
-        """The next phrase, `num_bars` long; `leads_home` ends it on a cadence whose tonic is the ending's."""
+        """Compose the next phrase of `num_bars`; `leads_home` ends it on a cadence that resolves in the ending."""
         key = Key.named(spec.tonic, spec.mode)
         ending = "home" if leads_home else "closed" if label in ("answer", "return") else "open"
         degrees = progression(spec.mode, num_bars, ending, self._rng)
@@ -128,7 +128,7 @@ class Composer:
         )
 
     def ending(self, spec: MusicSpec, start_s: float, length_s: float) -> Phrase:
-        """The final tonic chord, `length_s` long: everyone plays, softly, and lets it fade."""
+        """Compose the final tonic chord, `length_s` long, softly, with all instruments."""
         key = Key.named(spec.tonic, spec.mode)
         beats = length_s * spec.tempo_bpm / 60
         velocity = VELOCITY[spec.dynamics] + _SHADE["ending"]
@@ -140,7 +140,7 @@ class Composer:
         return Phrase("ending", start_s, spec.tempo_bpm, spec.dynamics, self.beats_per_bar, 1, (0,), played)
 
     def _parts(self, bars: Bars, spec: MusicSpec, label: str, ending: str) -> list[Note]:
-        """All parts of a phrase, a turn of two bars at a time where several instruments share a role."""
+        """Compose all parts of a phrase; instruments that share a role alternate every two bars."""
         players = cast(spec.instruments)
         sings = label != "intro" and bool(players.leads)
         melody = self._melody(bars, players, spec, label, ending) if sings else []
@@ -161,7 +161,7 @@ class Composer:
         return notes
 
     def _melody(self, bars: Bars, players: Cast, spec: MusicSpec, label: str, ending: str) -> list[Note]:
-        """The theme of this phrase, led by one instrument after the other."""
+        """Compose the melody of this phrase, played by the lead instruments in turn."""
         theme = self._theme(label, spec)
         ranges = [melody_range(name) for name in players.leads]
         low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
@@ -180,7 +180,7 @@ class Composer:
         ]
 
     def _theme(self, label: str, spec: MusicSpec) -> Theme:
-        """The main theme or the contrasting one; answers and returns vary it, and each cycle brings a new contrast."""
+        """Return the main or contrasting theme; answers and returns are varied, each cycle has a new contrast."""
         kind = "second" if label in ("contrast", "bridge") else "main"
         if kind not in self._themes or label == "contrast":
             self._themes[kind] = new_theme(self.beats_per_bar, _liveliness(spec), self._rng)
@@ -188,7 +188,7 @@ class Composer:
         return theme.varied(self._rng) if label in ("answer", "return") else theme
 
     def _turn(self, bars: Bars, players: Cast, label: str, turn: int, melody: list[Note]) -> list[Note]:
-        """Two bars of the parts in which instruments take turns."""
+        """Compose two bars of the parts in which instruments alternate."""
         around = 52 if not players.leads or TABLE[players.leads[0]].melody_centre >= 64 else 60
         notes: list[Note] = []
         for index, name in enumerate(on_duty(players.arpeggios, turn, 2)):
@@ -203,7 +203,7 @@ class Composer:
         return notes
 
     def _final_chord(self, bars: Bars, players: Cast, beats: float) -> list[Note]:
-        """Bass and pads at once, plucked strings rolled upwards, the melody on the tonic, a bell last."""
+        """Compose the final chord: bass and pads, plucked strings arpeggiated, melody on the tonic, a bell last."""
         velocity, key = bars.velocity, bars.key
         held = max(0.5, beats - 0.5)
         notes = [Note(0.0, held, DEEP_STROKE, velocity - 6, DRUM, "drum") for _ in players.drums]
@@ -233,7 +233,7 @@ class Composer:
         return notes
 
     def _final_pitch(self, name: str, index: int, key: Key) -> int:
-        """The tonic for the first singer, near where the melody was; fifth, third, tonic, ... for the others."""
+        """Return the tonic for the first lead, near its last note; fifth, third, tonic, ... for the others."""
         pitch_class = key.pitch((0, 4, 2)[index % 3]) % 12
         low, high = melody_range(name)
         near = self._singer.last_pitch if index == 0 and self._singer.last_pitch else TABLE[name].melody_centre
@@ -241,7 +241,7 @@ class Composer:
 
 
 def _echoes(notes: list[Note], until_beat: float) -> list[Note]:
-    """The notes again every two beats, softer each time: for instruments that cannot hold a chord."""
+    """Repeat the notes every two beats, softer each time, for instruments that cannot sustain a chord."""
     times = range(1, max(1, math.ceil(until_beat / _ECHO_BEATS)))
     return [
         replace(note, start_beat=note.start_beat + _ECHO_BEATS * i, velocity=max(note.velocity - _ECHO_STEP * i, 20))
@@ -252,13 +252,13 @@ def _echoes(notes: list[Note], until_beat: float) -> list[Note]:
 
 
 def _liveliness(spec: MusicSpec) -> float:
-    """How much a melody moves within the bar: more where beats are long, and where it is played louder."""
+    """Return the rhythmic density of a melody, 0..1: higher for longer beats and louder dynamics."""
     slow = min(max((120 - spec.tempo_bpm) / 70, 0.0), 1.0)
     return 0.2 + 0.45 * slow + 0.07 * list(VELOCITY).index(spec.dynamics)
 
 
 def _shaped(notes: list[Note], bars: Bars) -> tuple[Note, ...]:
-    """The notes in order, their velocities rising to the middle of the phrase and falling to its end."""
+    """Sort the notes, and shape their velocities: rising to the middle of the phrase and falling to its end."""
 
     def swelled(note: Note) -> Note:
         arc = math.sin(math.pi * min(note.start_beat / bars.num_beats, 1.0))

@@ -1,4 +1,4 @@
-"""The composer as a music engine: from a request to chunks of sound."""
+"""The composer as a music engine: from a request to chunks of audio."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class ComposerEngine:
     Each phrase is as the plan says at its start: tempo, key, players and dynamics may change from one to the next, and
     the room's tone and the loudness go with the dynamics.
 
-    The rooms are made with the engine; samples are read when first needed and kept for the next piece, within about
-    96 MiB. Several threads may play at once.
+    The rooms are built with the engine; samples are loaded on first use and cached for later pieces, within about
+    96 MiB. Thread-safe.
     """
 
     name = "composer"
@@ -68,7 +68,7 @@ class ComposerEngine:
         return Score.of(compose(request.plan, request.seed, request.duration_s))
 
     def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
-        """The finished piece in blocks [N, 2] of whatever size falls out of rendering; exactly its length in all."""
+        """Yield the finished piece in blocks [N, 2] of any size, of exactly its length in total."""
         forecast = Forecast(self._library)
         players = _Players(request, forecast)
         renderer = Renderer(players.strokes(), self._library)
@@ -122,14 +122,14 @@ def _start_s(strokes: list[Stroke]) -> float:
 
 
 def _fade_out(start: int, length: int, total: int) -> Audio:
-    """Gain [length] of the frames from `start`: one until the last seconds, then falling to nothing."""
+    """Return the gain [length] of the frames from `start`: one until the last seconds, then falling to zero."""
     fade = min(round(_FADE_OUT_S * SAMPLE_RATE), int(0.35 * total))
     progress = (np.arange(start, start + length) - (total - fade)) / fade
     return np.cos(np.clip(progress, 0, 1) * (np.pi / 2)).astype(np.float32) ** 2
 
 
 def _chunks(blocks: Iterator[Audio], chunk: int) -> Iterator[Audio]:
-    """The same frames in pieces of `chunk`, the last one shorter."""
+    """Regroup the frames into pieces of `chunk` frames, the last one shorter."""
     waiting: list[Audio] = []
     num_waiting = 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""Performance: a score's notes as timed strokes with gains, with the small irregularities of human players."""
+"""Performance: conversion of a score's notes to timed strokes with gains, with humanised timing and dynamics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROLL_S = 0.018
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One note as it is played: seconds from the start of the piece, gain, and the darkness of its timbre in dB."""
+    """One note as rendered: seconds from the start of the piece, gain, and attenuation of upper partials in dB."""
 
     start_s: float
     held_s: float

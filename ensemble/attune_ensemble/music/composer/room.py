@@ -1,7 +1,7 @@
-"""The room and the tone: everything linear that is done to the mix, as one partitioned FFT convolution.
+"""Reverberation and equalisation of the mix, as one partitioned FFT convolution.
 
 The dry mix passes a 30 Hz high-pass and a gentle tilt; the send passes a synthetic reverberation as well. The same
-spectra also give the K-weighted power of the result, which costs two more inverse transforms and no filter.
+spectra also yield the K-weighted power of the result, at the cost of two more inverse transforms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from attune_ensemble.music.composer.loudness import high_pass, high_shelf, k_wei
 from attune_ensemble.music.composer.samples import SAMPLE_RATE
 
 BLOCK = 8192
-"""Frames that the engine renders at a time; chunks are cut from blocks, so that their size changes nothing."""
+"""Frames per block of rendering; chunks are cut from blocks, so that their size does not affect the audio."""
 
 Spectra = npt.NDArray[np.complex64]
 Frames = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class Room:
         self._next = _filters(dynamics)
 
     def process(self, mix: Frames) -> tuple[Frames, float]:
-        """Turn a block of left, right and send [3, BLOCK] into sound [2, BLOCK] and its K-weighted power."""
+        """Filter a block of left, right and send [3, BLOCK] to audio [2, BLOCK] and its K-weighted power."""
         spectra: Spectra = scipy.fft.rfft(np.concatenate([self._mix_before, mix], axis=1))  # [3, BLOCK + 1]
         self._mix_before = mix
         self._sends = np.roll(self._sends, 1, axis=0)
@@ -85,7 +85,7 @@ def _filters(dynamics: str) -> _Filters:
 
 
 def _tone(dynamics: str) -> tuple[Frames, Frames]:
-    """Impulse responses [BLOCK] of the dry path, and of the dry path heard through K-weighting."""
+    """Return impulse responses [BLOCK] of the dry path, without and with K-weighting."""
     response = high_pass(30.0, 0.7071, SAMPLE_RATE, _FFT) * high_shelf(
         _TILT_DB[dynamics], 2500.0, 0.6, SAMPLE_RATE, _FFT
     )
@@ -95,7 +95,7 @@ def _tone(dynamics: str) -> tuple[Frames, Frames]:
 
 
 def _reverb(dynamics: str) -> tuple[Spectra, Spectra]:
-    """Partitioned spectra [2, P, BLOCK + 1] of the wet path, plain and K-weighted."""
+    """Return partitioned spectra [2, P, BLOCK + 1] of the wet path, without and with K-weighting."""
     impulse = _impulse_response()
     num_points = 1 << int(np.ceil(np.log2(impulse.shape[1] + 2 * BLOCK)))
     spectrum = np.fft.rfft(impulse, num_points)
@@ -107,7 +107,7 @@ def _reverb(dynamics: str) -> tuple[Spectra, Spectra]:
 
 
 def _partitions(impulse: npt.NDArray[np.floating]) -> Spectra:
-    """Spectra [C, P, BLOCK + 1] of consecutive partitions of an impulse response [C, N]."""
+    """Return spectra [C, P, BLOCK + 1] of consecutive partitions of an impulse response [C, N]."""
     channels, length = impulse.shape
     padded = np.pad(impulse, ((0, 0), (0, -length % BLOCK))).reshape(channels, -1, BLOCK)
     return scipy.fft.rfft(padded, _FFT).astype(np.complex64)
@@ -115,7 +115,7 @@ def _partitions(impulse: npt.NDArray[np.floating]) -> Spectra:
 
 @lru_cache(maxsize=1)
 def _impulse_response() -> npt.NDArray[np.float64]:
-    """A warm hall, [2, N], of unit energy a channel: early echoes, then noise whose highs die away before its lows."""
+    """Synthesise a hall, [2, N], of unit energy per channel: early reflections, then noise whose highs decay faster."""
     length = round(_REVERB_S * SAMPLE_RATE)
     rng = np.random.Generator(np.random.PCG64(_ROOM_SEED))
     time_s = np.arange(length) / SAMPLE_RATE
@@ -136,6 +136,6 @@ def _impulse_response() -> npt.NDArray[np.float64]:
 
 
 def _band(frequency: npt.NDArray[np.float64], low: float, high: float) -> npt.NDArray[np.float64]:
-    """A band-pass from `low` to `high` with slopes of half an octave."""
+    """Return a band-pass from `low` to `high` with slopes of half an octave."""
     octave = np.log2(np.maximum(frequency, 1.0))
     return np.clip((octave - np.log2(low)) * 2 + 0.5, 0, 1) * np.clip((np.log2(high) - octave) * 2 + 0.5, 0, 1)

@@ -1,6 +1,6 @@
-"""The knowledge base: 40 emotions, where each lies in VAD space, and the music that answers it.
+"""The knowledge base: 40 emotions, the VAD anchor of each, and its music.
 
-`emotions.yaml` beside this file is the data; `load_emotions` reads it and holds it to its rules (paper, section III-E).
+`emotions.yaml` beside this file is the data; `load_emotions` reads and validates it (paper, section III-E).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONI
 __all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of", "read_anchors"]
 
 EMOTIONS_FILE = Path(__file__).with_name("emotions.yaml")
-"""The data file that ships with Attune."""
+"""The packaged data file."""
 
 OCTANTS = tuple("".join(levels) for levels in product("HL", repeat=3))
 """The 8 octants: H or L for valence, arousal and dominance, in that order."""
@@ -44,15 +44,15 @@ _FIELDS = (
 
 
 class KnowledgeError(AttuneError):
-    """The knowledge base, or the index made from it, cannot be used as it is."""
+    """The knowledge base, or the index built from it, is missing or invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emotion:
-    """One emotion and the music that answers it.
+    """One emotion and its music.
 
-    `anchor` is valence, arousal, dominance, each 1..5; `tempo_low_bpm`..`tempo_high_bpm` is the range that arousal
-    chooses from; the musical words are those of `attune_client.protocol.music_spec`.
+    `anchor` is valence, arousal, dominance, each 1..5; `tempo_low_bpm`..`tempo_high_bpm` is the range of tempi that
+    arousal selects from; the musical vocabulary is that of `attune_client.protocol.music_spec`.
     """
 
     label: str
@@ -69,15 +69,16 @@ class Emotion:
 
 
 def octant_of(vad: tuple[float, float, float]) -> str:
-    """The octant of a point on the 1..5 scales: H where a value is above 3, otherwise L (paper, section III-E)."""
+    """Return the octant of a point on the 1..5 scales: H for a value above 3, otherwise L (paper, section III-E)."""
     return "".join("H" if value > NEUTRAL_VAD else "L" for value in vad)
 
 
 def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
-    """The emotions in class order (index i is class i of the emotion classifier), from `path` or the shipped file.
+    """Load the emotions, in the order of the emotion classifier's classes, from `path` or the packaged file.
 
-    Raises `KnowledgeError`, naming the entry and the field, when the file breaks a rule: 40 entries, 5 to an octant,
-    labels and descriptions all distinct, anchors inside their octants, and only the vocabulary of the music spec.
+    Raises:
+        KnowledgeError: the file breaks a rule (40 entries, 5 per octant, distinct labels and descriptions, anchors
+            inside their octants, only the vocabulary of the music spec); the message names the entry and the field.
     """
     source = path or EMOTIONS_FILE
     entries = _read_entries(source)
@@ -87,10 +88,12 @@ def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
 
 
 def read_anchors(path: Path | None = None) -> dict[str, tuple[float, float, float]]:
-    """Label and anchor of every entry, in the order of the file: `path`, or the shipped one.
+    """Read label and anchor of every entry, in the order of the file: `path`, or the packaged one.
 
-    A file that somebody else wrote may hold as many emotions as it likes, and nothing else of them. Raises
-    `KnowledgeError`, naming the entry, where a label or an anchor is missing, wrong, or there twice.
+    Another file may have any number of emotions, and no further fields.
+
+    Raises:
+        KnowledgeError: a label or an anchor is missing, invalid or repeated; the message names the entry.
     """
     source = path or EMOTIONS_FILE
     anchors: dict[str, tuple[float, float, float]] = {}
