@@ -16,7 +16,7 @@ __all__ = ["SamplingSettings"]
 class SamplingSettings:
     """How one request samples; `temperature` 0 takes the likeliest token. `top_k` 0 and `top_p` 1 leave all tokens.
 
-    `guidance` is the scale of classifier-free guidance: 1 is none. The defaults are those of Copet et al. (2023), section 4.
+    `guidance` is the scale of classifier-free guidance: 1 is none. The defaults are those of Copet et al. (2023).
     Raises `InvalidOption` for a setting of another type or out of its range.
     """
 
