@@ -1,4 +1,4 @@
-"""Programs that measured or made a committed file once; none of them sends telemetry."""
+"""Programs that produced a committed file or measurement once; none of them sends telemetry."""
 
 import os
 

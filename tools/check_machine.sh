@@ -1,6 +1,6 @@
 #!/bin/sh
-# Whether this machine can set Attune up, asked before anything is downloaded: prints the Python to use, or says on
-# standard error what to install. Plain POSIX sh, for a machine that may have no Python at all.
+# Checks, before anything is downloaded, whether Attune can be installed on this machine: prints the path of a usable
+# Python, or on standard error what to install. Plain POSIX sh, since the machine may have no Python.
 #
 #   tools/check_machine.sh [PYTHON]     without PYTHON: the first of python3.11, 3.12, 3.13, python3 that serves, then uv's
 set -u
@@ -10,7 +10,7 @@ interpreter=$here/../ensemble/attune_ensemble/serving/launcher/interpreter.py
 managed=3.12     # the version asked of uv
 disk_gb=4        # packages 2.2, weights and server 0.5, exported models 0.5
 cuda_gb=9        # where the package index's PyTorch brings CUDA
-glibc=2.35       # the packaged server's
+glibc=2.35       # minimum version, of the packaged server
 lacking=         # a line each: sentence, tab, package
 as_root=$([ "$(id -u)" = 0 ] || echo "sudo ")
 
@@ -33,7 +33,7 @@ check_platform() {
 		echo "$free GB of disk are free: enough, but not where the package index's PyTorch brings CUDA ($cuda_gb GB)." >&2
 }
 
-# Print the path of $1 if Attune can use it; otherwise remember what it lacks.
+# Print the path of the Python $1 if it is usable; otherwise record in $lacking what it lacks.
 try() {
 	path=$(command -v "$1") || return 1
 	"$path" -c '' 2>/dev/null || return 1
@@ -42,7 +42,7 @@ try() {
 	else
 		lines=$("$path" -c 'import sys; print("%s is Python %d.%d, and Attune needs 3.11 to 3.13\t" % ((sys.argv[1],) + sys.version_info[:2]))' "$path")
 	fi
-	# What a package cures is worth more than another Python's age.
+	# Prefer the report that names an installable package to one about a Python's version.
 	case "$lacking$lines" in
 	"$lines") lacking=$lines ;;
 	*) [ -n "$(packages)" ] || lacking=$lines ;;
@@ -59,7 +59,7 @@ use_uv() {
 	try "$(uv python find --python-preference only-managed "$managed")"
 }
 
-# What Debian or Ubuntu would install as python3, where there is none: "3.13"; nothing where it does not serve.
+# Print the version of python3 that Debian or Ubuntu would install, such as "3.13"; nothing if it is unsupported.
 offered() {
 	apt-cache show python3 2>/dev/null | sed -n 's/^Version: \(3\.1[123]\)[.-].*/\1/p' | head -n 1
 }

@@ -1,11 +1,11 @@
-"""What the transcriber makes of speech, of other languages and of what is no speech: the table of hearing.md.
+"""Evaluation of the transcriber on speech, other languages and non-speech: the table of hearing.md.
 
     python -m tools.hearing model_repository/speech_to_text/1/whisper \\
         'RAVDESS=DATA/ravdess/*.flac:12' 'CREMA-D=DATA/cremad/audio/*.ogg:31' \\
         'RAVDESS backwards=reversed:DATA/ravdess/*.flac:36' made
 
-Every set is NAME=GLOB, with `:N` for every Nth file and `reversed:` for speech played backwards, which has a voice and
-no words; `made` adds laughter and humming from a formant synthesiser, noise, and music of the composer.
+Every set is NAME=GLOB, with `:N` for every Nth file and `reversed:` for time-reversed speech, a voice without words;
+`made` adds laughter and humming from a formant synthesiser, noise, and music of the composer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from attune_client.protocol.errors import NoSpeech, SilentAudio, UnsupportedLang
 from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.transcription import Transcriber
 
@@ -43,7 +44,7 @@ Waveform = npt.NDArray[np.float32]
 
 
 def laughter(pitch_hz: float, bursts_per_s: float, vowel: str, seed: int = 0) -> Waveform:
-    """A laugh [T]: bursts of a vowel, each falling in pitch and softer than the one before, with breath between."""
+    """Synthesise a laugh [T]: vowel bursts of falling pitch, each softer than the last, with breath between."""
     rng = np.random.default_rng(seed)
     count = int(rng.integers(5, 14))
     parts = [np.zeros(RATE // 3)]
@@ -58,7 +59,7 @@ def laughter(pitch_hz: float, bursts_per_s: float, vowel: str, seed: int = 0) ->
 
 
 def humming(pitch_hz: float, duration_s: float = 5.0) -> Waveform:
-    """A hum [T] that glides up and down by a tenth of its pitch."""
+    """Synthesise a hum [T] that glides up and down by a tenth of its pitch."""
     time_s = np.arange(round(duration_s * RATE)) / RATE
     return _voice(_pulses(pitch_hz * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time_s))), "m")
 
@@ -75,23 +76,23 @@ def _voice(source: npt.NDArray[np.float64], vowel: str) -> Waveform:
 
 
 def noise(seed: int, duration_s: float = 6.0) -> Waveform:
-    """White noise [T] for even seeds, brown for odd ones."""
+    """Generate white noise [T] for even seeds, brown noise for odd ones."""
     white = np.random.default_rng(seed).normal(size=round(duration_s * RATE))
     made = white if seed % 2 == 0 else lfilter([1], [1, -0.995], white)
     return (0.4 * made / np.abs(made).max()).astype(np.float32)
 
 
 def music(mode: str, seed: int, duration_s: float = 12.0) -> Waveform:
-    """A piece [T] of the composer with a choir and a flute, which are the nearest to a voice."""
+    """Render a piece [T] of the composer with choir and flute, the instruments most similar to a voice."""
     engine = ComposerEngine()
     spec = MusicSpec(60 + 20 * seed, mode, "D", ("choir", "flute", "strings"), "mf")
-    piece = np.concatenate(list(engine.generate(MusicRequest("", spec, duration_s, seed), 1.0)))
+    piece = np.concatenate(list(engine.generate(MusicRequest(ConstantPlan(spec, ""), duration_s, seed), 1.0)))
     resampled: Waveform = soxr.resample(piece.mean(axis=1), engine.sample_rate, RATE)
     return resampled
 
 
 def made_sets() -> Iterator[tuple[str, list[Waveform]]]:
-    """What needs no data: names and waveforms."""
+    """Return the synthetic sets: names and waveforms."""
     pitches = (130, 220, 320, 420)
     yield "laughter, made", [laughter(hz, bursts, v) for hz in pitches for bursts in (4, 5.2) for v in "aeoi"]
     yield "humming, made", [humming(hz) for hz in pitches]
@@ -100,7 +101,7 @@ def made_sets() -> Iterator[tuple[str, list[Waveform]]]:
 
 
 def read_set(argument: str) -> tuple[str, Iterable[Waveform]]:
-    """The name and the waveforms that NAME=[reversed:]GLOB[:N] stands for."""
+    """Read the name and the waveforms of the set NAME=[reversed:]GLOB[:N]."""
     name, _, pattern = argument.partition("=")
     backwards = pattern.startswith("reversed:")
     pattern, _, every = pattern.removeprefix("reversed:").partition(":")
@@ -111,7 +112,7 @@ def read_set(argument: str) -> tuple[str, Iterable[Waveform]]:
 
 
 def outcome(transcriber: Transcriber, waveform: Waveform) -> str:
-    """What becomes of one recording, by the names of the columns."""
+    """Return the outcome for one recording, as the name of a column."""
     try:
         heard = transcriber.hear(waveform)
     except (NoSpeech, SilentAudio):

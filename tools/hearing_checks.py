@@ -1,4 +1,4 @@
-"""The other figures of hearing.md: voice without words, narrations, and recordings that repeat themselves.
+"""The other figures of hearing.md: voice without words, narrations, and repetitive recordings.
 
     python -m tools.hearing_checks voice DATA/ravdess
     python -m tools.hearing_checks narrations DATA/cremad/audio DATA/ravdess
@@ -45,7 +45,7 @@ SENTENCES = {
     "TSI": "The surface is slick",
     "WSI": "We'll stop in a couple of minutes",
 }
-# Valence, arousal and dominance of RAVDESS's eight emotions, as they are derived for training.
+# Valence, arousal and dominance of RAVDESS's eight emotions, as derived for training.
 TARGETS = {
     **{"01": (3, 2.5, 3), "02": (3.6, 2, 3.2), "03": (4.3, 3.7, 3.5), "04": (1.9, 2.2, 2.2)},
     **{"05": (1.7, 4.2, 4), "06": (1.9, 3.8, 2.1), "07": (2, 3.1, 3.2), "08": (3.4, 4, 3)},
@@ -55,13 +55,13 @@ Waveform = npt.NDArray[np.float32]
 
 
 def sentence(file: Path) -> str:
-    """What the actor of a RAVDESS or CREMA-D clip says, by the file's name."""
+    """Return the sentence of a RAVDESS or CREMA-D clip, from its file name."""
     parts = re.split("[_-]", file.stem)
     return SENTENCES[parts[1] if "_" in file.stem else parts[4]]
 
 
 def voice(folders: Sequence[Path]) -> None:
-    """Correlation of the regressors with the targets: with the words, without, and with words that nobody said."""
+    """Correlation of the regressors with the targets: with the words, without, and with wrong words."""
     tokenizer = TextTokenizer(MODEL_FOLDER / "text_tokenizer" / "1" / "tokenizer.json")
     sessions = [
         (name, onnxruntime.InferenceSession(MODEL_FOLDER / name / "1" / "model.onnx"))
@@ -108,7 +108,7 @@ def narrations(folders: Sequence[Path]) -> None:
 
 
 def repetition(folders: Sequence[Path]) -> None:
-    """Time and lost words of recordings of three minutes that say the same again and again."""
+    """Time and lost words of recordings of three minutes with the same sentence repeated."""
     transcriber = _transcriber()
     files = sorted(folders[0].glob("*.flac"))
     one_sentence = [
@@ -149,7 +149,7 @@ def _words(text: str) -> list[str]:
 
 
 def _distance(said: list[str], heard: list[str]) -> int:
-    """Levenshtein's, of words."""
+    """Return the Levenshtein distance of two lists of words."""
     row = list(range(len(heard) + 1))
     for i, one in enumerate(said, 1):
         diagonal, row[0] = row[0], i

@@ -36,7 +36,7 @@ Audio = npt.NDArray[np.float32]  # [C, N]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one instrument is rendered: preset, pitches, and whether its notes are held or ring out."""
+    """How one instrument is rendered: preset, pitches, and whether its notes are sustained or decay."""
 
     bank: int
     program: int
@@ -49,7 +49,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Stroke:
-    """One drum stroke: the note number that the composer uses, and where the soundfont keeps it."""
+    """One drum stroke: the composer's note number, and its program and key in the soundfont."""
 
     pitch: int
     bank: int
@@ -88,7 +88,7 @@ STROKES = (
 
 
 def build(soundfont: Path, folder: Path) -> None:
-    """Write `<instrument>_<pitch>.ogg` for every recipe and `index.json` with their K-weighted level curves."""
+    """Write `<instrument>_<pitch>.ogg` for every recipe, and `index.json` with their K-weighted level curves."""
     folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, list[dict[str, object]]] = {}
     for name, recipe in RECIPES.items():
@@ -110,7 +110,7 @@ def _stroke(soundfont: Path, stroke: Stroke) -> Audio:
 def _render(
     soundfont: Path, bank: int, program: int, keys: tuple[int, ...], channel: int, recipe: Recipe
 ) -> list[Audio]:
-    """Each key as [C, N] at the composer's rate, from the moment it is struck."""
+    """Render each key as [C, N] at the composer's sample rate, from its note-on."""
     with tempfile.TemporaryDirectory() as temporary:
         midi, wav = Path(temporary, "notes.mid"), Path(temporary, "notes.wav")
         midi.write_bytes(_midi_file(bank, program, keys, channel, recipe.velocity))
@@ -126,7 +126,7 @@ def _render(
 
 
 def _midi_file(bank: int, program: int, keys: tuple[int, ...], channel: int, velocity: int) -> bytes:
-    """A type 0 MIDI file that holds each key for 8.5 s of its ten-second slot."""
+    """Return a type 0 MIDI file that holds each key for 8.5 s of its ten-second slot."""
     track = b"\x00\xff\x51\x03" + (1_000_000).to_bytes(3, "big")
     for message in ((0xB0, 0, bank), (0xC0, program), (0xB0, 7, 127)):
         track += b"\x00" + bytes([message[0] | channel, *message[1:]])
@@ -149,7 +149,7 @@ def _variable_length(value: int) -> bytes:
 
 
 def _in_tune(audio: Audio, pitch: int) -> Audio:
-    """`audio` resampled so that its fundamental or octave lies where equal temperament at A = 440 Hz wants it."""
+    """Resample `audio` so that its fundamental or octave is in equal temperament at A = 440 Hz."""
     cents = detune_cents(audio.mean(axis=0), pitch)
     if abs(cents) < 2.0:
         return audio
@@ -157,7 +157,7 @@ def _in_tune(audio: Audio, pitch: int) -> Audio:
 
 
 def detune_cents(mono: npt.NDArray[np.float32], pitch: int) -> float:
-    """How far the first two partials of `mono` lie above `pitch`, in cents, looking a quarter tone around each."""
+    """Return the deviations of the first two partials of `mono` from `pitch`, in cents, within a quarter tone."""
     segment = mono[round(0.1 * SAMPLE_RATE) : round(3.0 * SAMPLE_RATE)]
     num_points = 1 << 19
     spectrum = np.abs(np.fft.rfft(segment * np.hanning(len(segment)), num_points)) ** 2
@@ -173,7 +173,7 @@ def detune_cents(mono: npt.NDArray[np.float32], pitch: int) -> float:
 
 
 def _cut(audio: Audio, sustained: bool) -> Audio:
-    """`audio` from just before its onset; held notes for 8 s, others until they have died away."""
+    """Cut `audio` from just before its onset; sustained notes for 8 s, others until they have decayed."""
     level = np.abs(audio).max(axis=0)
     start = max(0, int(np.argmax(level > 0.02 * level.max())) - round(0.003 * SAMPLE_RATE))
     audio = audio[:, start : start + round(8.0 * SAMPLE_RATE)]
@@ -190,7 +190,7 @@ def _cut(audio: Audio, sustained: bool) -> Audio:
 
 
 def _write_zone(folder: Path, name: str, pitch: int, audio: Audio) -> dict[str, object]:
-    """Write the zone, and describe it from what a reader will decode: levels in tenths of a decibel."""
+    """Write the zone, and return its index entry, measured on the decoded file: levels in tenths of a decibel."""
     path = folder / f"{name}_{pitch}.ogg"
     soundfile.write(path, audio.T, SAMPLE_RATE, format="OGG", subtype="VORBIS", compression_level=0.55)
     decoded, _ = soundfile.read(path, dtype="float32", always_2d=True)

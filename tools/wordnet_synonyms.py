@@ -1,15 +1,15 @@
-"""Derive the table of synonyms from WordNet 3.0; run by hand, when the rules or the struck words change.
+"""Derive the table of synonyms from WordNet 3.0; run by hand when the rules or the excluded words change.
 
     python -m tools.wordnet_synonyms --wordnet DIR --output training/attune_training/artifacts/synonyms
 
-DIR holds ``data.*``, ``index.*`` and ``cntlist.rev`` (Debian's package wordnet-base puts them in /usr/share/wordnet).
-Inflection comes from lemminflect (0.2.3, MIT), which nothing else needs.
+DIR holds `data.*`, `index.*` and `cntlist.rev` (Debian's package wordnet-base puts them in /usr/share/wordnet).
+Inflection comes from lemminflect (0.2.3, MIT), which is needed here only.
 
-A word is replaceable where one sense has at least half, and its part of speech nine tenths, of the occurrences that
-WordNet counted in tagged text, over all that its form can be; so no tagger is needed. A substitute is a single
-lower-case word of that same sense, which has at least half of its occurrences too. Verbs share their sentence frames,
-nouns their countability, and a form that stands for two inflections stands for the same two in its substitute. What a
-reader still struck is in ``left_out.txt``.
+A word is replaceable if, over all lemmas of its form, one sense has at least half, and its part of speech nine tenths,
+of the occurrences that WordNet counted in tagged text; so no tagger is needed. A substitute is a single lower-case word
+of the same sense, which has at least half of its occurrences too. Verbs must share their sentence frames, nouns their
+countability, and an ambiguous inflected form must be ambiguous in the same way in its substitute. Manual exclusions are
+in `left_out.txt`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 __all__ = ["LeftOut", "Morphology", "WordNet", "main", "read_left_out", "read_wordnet", "table_lines"]
 
 _FILES = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
-# WordNet numbers the parts of speech in a sense key; 5 is an adjective that belongs to another.
+# WordNet's numbers of the parts of speech in a sense key; 5 is a satellite adjective.
 _KEY_PARTS = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}
 _TAGS = {
     "noun": ("NN", "NNS"),
@@ -38,7 +38,7 @@ _PLAIN_WORD = re.compile("[a-z]{3,}")
 _DOMINANT_SHARE = 0.5
 _DOMINANT_PART_SHARE = 0.9
 _FEWEST_COUNTED = 2
-# A sense that was never counted is not one that never occurs.
+# A sense with a count of zero may still occur.
 _UNSEEN = 0.5
 
 Lemma = tuple[str, str]  # word, part of speech
@@ -47,7 +47,7 @@ Sense = tuple[str, str]  # part of speech, synset
 
 @dataclass(frozen=True, slots=True)
 class WordNet:
-    """``senses`` of a lemma in order, how often each was ``counted``, the ``words`` of a sense, and verbs' frames."""
+    """`senses` of a lemma in order, how often each was `counted`, the `words` of a sense, and verbs' frames."""
 
     senses: dict[Lemma, tuple[str, ...]]
     counted: dict[tuple[str, str, int], int]
@@ -57,7 +57,7 @@ class WordNet:
 
 @dataclass(frozen=True, slots=True)
 class Morphology:
-    """``inflect`` gives a lemma's form for a Penn tag, or None; ``lemmas`` gives all lemmas that a form may be of."""
+    """`inflect` gives a lemma's form for a Penn tag, or None; `lemmas` gives all lemmas that a form may be of."""
 
     inflect: Callable[[str, str], str | None]
     lemmas: Callable[[str], Iterable[Lemma]]
@@ -65,20 +65,20 @@ class Morphology:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Struck by a reader: forms that are not replaced, that are no substitute, and single pairs."""
+    """Manual exclusions: forms that are not replaced, forms that are no substitutes, and pairs."""
 
     replaced: frozenset[str]
     substitutes: frozenset[str]
     pairs: frozenset[tuple[str, str]]
 
     def allows(self, form: str, substitute: str) -> bool:
-        """Say whether ``form`` may become ``substitute``."""
+        """Return whether `form` may be replaced by `substitute`."""
         struck = form in self.replaced or substitute in self.substitutes
         return not struck and (form, substitute) not in self.pairs
 
 
 def read_left_out(text: str) -> LeftOut:
-    """Read struck words: ``word``, ``word ->``, ``-> word`` or ``word -> word`` on a line."""
+    """Read the exclusions: `word`, `word ->`, `-> word` or `word -> word` on a line."""
     replaced, substitutes, pairs = set(), set(), set()
     for line in text.splitlines():
         if not line.strip() or line.startswith("#"):
@@ -155,7 +155,7 @@ def table_lines(wordnet: WordNet, morphology: Morphology, left_out: LeftOut) -> 
 
 
 def _may_stand_for(wordnet: WordNet, morphology: Morphology, new: str, form: str, sense: Sense) -> bool:
-    """Say whether the sense dominates both forms, and the one to be replaced needs no tagger."""
+    """Return whether the sense dominates both forms, and the replaced one has an unambiguous part of speech."""
     lemmas = list(morphology.lemmas(form))
     both = {_dominant(wordnet, lemmas), _dominant(wordnet, morphology.lemmas(new))}
     return both == {sense} and _is_of_part(wordnet, lemmas, sense[0])
@@ -199,14 +199,14 @@ def _counted(wordnet: WordNet, lemmas: Iterable[Lemma]) -> Counter[Sense]:
 
 
 def _is_of_part(wordnet: WordNet, lemmas: Iterable[Lemma], part: str) -> bool:
-    """Say whether these lemmas are nearly always of this part of speech."""
+    """Return whether these lemmas are nearly always of this part of speech."""
     counted = _counted(wordnet, lemmas)
     same = sum(count for (other, _), count in counted.items() if other == part)
     return same >= _DOMINANT_PART_SHARE * counted.total()
 
 
 def _same_countability(morphology: Morphology, word: str, substitute: str) -> bool:
-    """Say whether both nouns have a plural of their own or neither, and both look singular or neither does."""
+    """Return whether both nouns have a distinct plural or neither, and both look singular or neither."""
     plurals = [morphology.inflect(noun, "NNS") for noun in (word, substitute)]
     countable = [
         plural is not None and plural != noun for plural, noun in zip(plurals, (word, substitute), strict=True)
@@ -226,7 +226,7 @@ def _form_pairs(morphology: Morphology, word: str, substitute: str, part: str) -
 
 
 def main() -> None:
-    """Parse the arguments and write ``synonyms.txt`` and ``phrases.txt`` beside ``left_out.txt``."""
+    """Parse the arguments and write `synonyms.txt` and `phrases.txt` beside `left_out.txt`."""
     parser = argparse.ArgumentParser(description="Derive the table of synonyms from WordNet 3.0.")
     parser.add_argument("--wordnet", type=Path, required=True, help="folder of WordNet's database files")
     parser.add_argument("--output", type=Path, required=True, help="folder that holds left_out.txt")
@@ -250,7 +250,7 @@ def _phrases(wordnet: WordNet, forms: set[str]) -> list[str]:
 
 
 def _lemminflect(wordnet: WordNet) -> Morphology:
-    from lemminflect import getAllLemmas, getInflection  # Needed to make the table, never to use it.
+    from lemminflect import getAllLemmas, getInflection  # Needed to build the table, not to use it.
 
     parts = {"NOUN": "noun", "PROPN": "noun", "VERB": "verb", "AUX": "verb", "ADJ": "adj", "ADV": "adv"}
 

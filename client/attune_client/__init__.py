@@ -1,6 +1,6 @@
 """Client side of Attune: the public protocol, gRPC clients, and the `attune` command.
 
-The clients are imported when they are first used, so that `attune_client.protocol` stays light for
+The clients are imported on first use, so that importing `attune_client.protocol` stays light for
 the processes inside the server. Type checkers see plain imports.
 """
 
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a checker that saw it would take any name for one of ours
+if not TYPE_CHECKING:  # a type checker would accept any attribute otherwise
 
     def __getattr__(name: str) -> Any:
         if name in _MODULES:

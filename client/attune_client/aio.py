@@ -22,13 +22,12 @@ from tritonclient.utils import InferenceServerException
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio, Received
 from attune_client.protocol import models
 from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
     Patience,
     SpecSource,
-    Tensors,
     check_connection,
     deadline_inputs,
     infer_inputs,
@@ -44,10 +43,10 @@ __all__ = ["AsyncAttuneClient", "AsyncMusicStream"]
 
 
 class AsyncAttuneClient:
-    """Talks to one server over gRPC; any number of calls may be under way at once.
+    """A client of one server over gRPC; any number of calls may be concurrent.
 
-    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
-    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
+    `timeout_s` is the longest wait for a response, or for the next response of a stream, in seconds.
+    Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -69,14 +68,14 @@ class AsyncAttuneClient:
         await self._client.close()
 
     async def is_ready(self) -> bool:
-        """Whether the server answers and all of its models are ready."""
+        """Return whether the server responds and all of its models are ready."""
         try:
             return bool(await self._open().is_server_ready(client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
     async def models(self) -> list[ModelStatus]:
-        """The models of the server's repository."""
+        """Return the models of the server's repository."""
         try:
             index = await self._open().get_model_repository_index(client_timeout=self._timeout_s)
         except InferenceServerException as error:
@@ -113,7 +112,7 @@ class AsyncAttuneClient:
         other_languages: str | None = None,
         deadline_s: float | None = None,
     ) -> AsyncMusicStream:
-        """Music for a recording or a wish; returns when everything but the music is known.
+        """Generate music for a recording or options; returns once the session is known, before the audio.
 
         Arguments and errors are those of `AttuneClient.play`.
         """
@@ -162,9 +161,9 @@ class AsyncAttuneClient:
         return read_outputs(result)
 
     async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncGenerator[Tensors, None]:
-        """Call any model of the protocol that streams; closing the iterator cancels the request.
+        """Call a streaming model of the protocol; closing the iterator cancels the request.
 
-        `InvalidOption` for inputs that are not the model's.
+        Raises `InvalidOption` for inputs that are not the model's.
         """
         sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
 
@@ -187,14 +186,14 @@ class AsyncAttuneClient:
             raise patience.ended() from None
         except InferenceServerException as error:
             raise translate(error, self._url) from None
-        except AioRpcError as error:  # tritonclient translates it everywhere but in a stream
+        except AioRpcError as error:  # tritonclient translates it everywhere except in a stream
             foreign = InferenceServerException(error.details() or "the connection broke", str(error.code()))
             raise translate(foreign, self._url) from None
         finally:
             responses.cancel()
 
     async def _end(self, responses: AsyncIterator[Any]) -> None:
-        """Let the server end a stream whose last response has come; see `wire.answered`."""
+        """Let the server end a stream after its last response; see `wire.answered`."""
         with contextlib.suppress(TimeoutError, AioRpcError):
             async with asyncio.timeout(self._timeout_s):
                 async for _ in responses:
@@ -207,10 +206,10 @@ class AsyncAttuneClient:
 
 
 class AsyncMusicStream:
-    """An async iterator of audio chunks [N, C] float32 in -1..1, with the `session` that came before them.
+    """An async iterator of audio chunks [N, C] float32 in -1..1; `session` is known before the first of them.
 
-    Closing it, or leaving its `async with` block, cancels what has not been made yet. Iterating raises
-    `StreamEndedEarly` when the music ends before its length.
+    Closing it, or leaving its `async with` block, cancels the rest of the generation. Iterating raises
+    `StreamEndedEarly` if the music ends before its length.
     """
 
     def __init__(self, session: TherapySession, responses: AsyncGenerator[Tensors, None]) -> None:
@@ -221,7 +220,7 @@ class AsyncMusicStream:
 
     @property
     def received_s(self) -> float:
-        """Music that has come so far, in seconds."""
+        """Duration of the music received so far, in seconds."""
         return self._received.seconds
 
     def __aiter__(self) -> Self:
@@ -243,6 +242,6 @@ class AsyncMusicStream:
         await self.close()
 
     async def close(self) -> None:
-        """Cancel what has not been made yet."""
+        """Cancel the rest of the generation."""
         self._closed = True
         await self._responses.aclose()

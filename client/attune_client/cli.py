@@ -1,4 +1,4 @@
-"""The `attune` command: a group whose sub-commands are entry points of the rooms above.
+"""The `attune` command: a group whose sub-commands are entry points of the other packages.
 
 A sub-command is imported when it is called, so `attune --help` needs no extra; one whose extra is
 missing says which extra to install.
@@ -22,19 +22,19 @@ BENCHMARKS = "attune.benchmarks"
 
 
 class EntryPointGroup(click.Group):
-    """A click group that finds its sub-commands among the installed entry points of one group."""
+    """A click group whose sub-commands are the installed entry points of one group."""
 
     def __init__(self, name: str | None = None, *, entry_point_group: str, **options: Any) -> None:
         super().__init__(name, **options)
         self._entry_point_group = entry_point_group
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the sub-commands, sorted."""
+        """Return the names of the sub-commands, sorted."""
         return sorted({point.name for point in entry_points(group=self._entry_point_group)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The sub-command of that name, imported now; one whose extra is missing explains itself."""
-        os.environ.update(NO_TELEMETRY)  # before any library is imported, and for every process that is started
+        """Import the sub-command of that name; if its extra is missing, return a command that says so."""
+        os.environ.update(NO_TELEMETRY)  # before any library is imported, and inherited by every child process
         for point in entry_points(group=self._entry_point_group, name=cmd_name):
             return _load(point)
         return None
@@ -42,7 +42,7 @@ class EntryPointGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does; an unknown name is answered with those that resemble it."""
+        """Resolve as click does; the error for an unknown name lists similar ones."""
         names = self.list_commands(ctx)
         if not ctx.resilient_parsing and args[0] not in names and not args[0].startswith("-"):
             near = " or ".join(repr(name) for name in difflib.get_close_matches(args[0], names))
@@ -51,10 +51,10 @@ class EntryPointGroup(click.Group):
 
 
 class MainGroup(EntryPointGroup):
-    """The whole command: what any sub-command raises becomes one line."""
+    """The top-level command: any exception of a sub-command becomes one line."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Read the arguments; `--help` and `--version` are answered here."""
+        """Parse the arguments; `--help` and `--version` are handled here."""
         with one_line_errors(debug=False):
             return super().make_context(*args, **options)
 
@@ -75,7 +75,7 @@ def _load(point: EntryPoint) -> click.Command:
 
 
 def _unavailable(point: EntryPoint, missing: str) -> click.Command:
-    """A stand-in that says what to install, with the same name and any arguments."""
+    """Return a substitute command that says what to install, with the same name and any arguments."""
     install = install_command(point.extras[0] if point.extras else "client")
     help_text = f"(needs: {install})"
 

@@ -1,9 +1,9 @@
-"""What a person sees when a command fails: one line, whatever went wrong, and never a traceback unasked.
+"""Error reporting of the commands: one line for any failure, and a traceback only on request.
 
     with one_line_errors(debug=False):
         ...
 
-Imports nothing but click, because it guards the sub-commands of every room, whatever they have installed.
+Imports only click, because it wraps the sub-commands of every package, whichever extras are installed.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ import click
 __all__ = ["DEBUG_VARIABLE", "INTERRUPTED", "describe", "one_line_errors"]
 
 DEBUG_VARIABLE = "ATTUNE_DEBUG"
-"""Set to 1, errors show their traceback, as `attune --debug` does."""
+"""Environment variable; set to 1, errors show their traceback, as with `attune --debug`."""
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 and the signal's number."""
+"""Exit status after Ctrl-C, by the shells' convention: 128 plus the signal's number."""
 
 _OUR_ERRORS = "attune_client.protocol.errors"
 
 
 @contextlib.contextmanager
 def one_line_errors(*, debug: bool) -> Iterator[None]:
-    """Turn what is raised inside into one line on standard error and an exit status.
+    """Convert exceptions raised inside to one line on standard error and an exit status.
 
-    Ctrl-C ends with 130, a reader of standard output that has gone with 1 and without a word. What nobody foresaw is
-    kept in a file with its traceback. With `debug` every traceback is shown.
+    Ctrl-C exits with 130, a closed standard output with 1 and without a message. The traceback of an unexpected error
+    is kept in a file. With `debug` every traceback is shown.
     """
-    _allow_any_text(sys.stdout)
-    _allow_any_text(sys.stderr)
+    _escape_unencodable(sys.stdout)
+    _escape_unencodable(sys.stderr)
     try:
         yield
         if sys.stdout is not None:  # it may be closed
@@ -51,19 +51,19 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         raise
     except Exception as error:
         if debug or _is_closed_pipe(error):
-            raise  # click ends quietly for a closed pipe
+            raise  # click exits silently for a closed pipe
         _fail(error)
 
 
 def describe(error: BaseException) -> str:
-    """What went wrong, for a person: an error of a file names the file."""
+    """Describe an error for the user; an error of a file names the file."""
     if isinstance(error, OSError) and error.strerror:
         return f"{click.format_filename(error.filename)}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 
 def _fail(error: Exception) -> NoReturn:
-    if _is_foreseen(error):
+    if _is_expected(error):
         _drop_unwritable_output()
         raise click.ClickException(describe(error)) from None
     path = _keep_traceback(error)
@@ -75,9 +75,9 @@ def _fail(error: Exception) -> NoReturn:
     ) from None
 
 
-def _is_foreseen(error: Exception) -> bool:
-    """Errors of our own tree, of files and of text in the wrong encoding need no traceback to be understood."""
-    # Loaded already, if one was raised; a machine without numpy cannot load it.
+def _is_expected(error: Exception) -> bool:
+    """Return whether an error is expected: `AttuneError`, errors of files, and of text in another encoding."""
+    # If one was raised, its module is loaded already; without numpy it cannot be imported.
     ours = getattr(sys.modules.get(_OUR_ERRORS), "AttuneError", ())
     return isinstance(error, (OSError, UnicodeError, ours))
 
@@ -87,7 +87,7 @@ def _is_closed_pipe(error: Exception) -> bool:
 
 
 def _keep_traceback(error: Exception) -> Path | None:
-    """The file that the traceback was written to; None where nothing can be written."""
+    """Write the traceback to a file and return its path; None if no file can be written."""
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="attune-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
@@ -98,14 +98,14 @@ def _keep_traceback(error: Exception) -> Path | None:
     return Path(file.name)
 
 
-def _allow_any_text(stream: IO[str]) -> None:
-    """Let a terminal or pipe that cannot show a character show its number instead of failing."""
+def _escape_unencodable(stream: IO[str]) -> None:
+    """Escape characters that a terminal or pipe cannot encode, instead of failing."""
     with contextlib.suppress(AttributeError, ValueError):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
 
 def _drop_unwritable_output() -> None:
-    """Text that could not be written to a full disk would fail once more when Python ends."""
+    """Discard unwritten output, whose flush would fail again at the interpreter's exit, as on a full disk."""
     if sys.stdout is None:
         return
     try:

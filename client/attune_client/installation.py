@@ -1,7 +1,7 @@
-"""How this installation came to be, and so the command that adds an extra to it.
+"""The origin of this installation, and the command that adds an extra to it.
 
-On the package index the name `attune` belongs to somebody else's package, and Attune is not published there: it is
-installed from a clone or from a wheel (`make wheel`), which pip remembers (PEP 610).
+On the package index the name `attune` belongs to another project, and Attune is not published there: it is installed
+from a clone or from a wheel (`make wheel`), which pip records (PEP 610).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DISTRIBUTION = "attune-music"
 
 
 def install_command(extra: str) -> str:
-    """The pip command that installs `extra` from where this installation came from."""
+    """Return the pip command that installs `extra` from the origin of this installation."""
     origin = _origin()
     url = str(origin.get("url", ""))
     if origin.get("dir_info", {}).get("editable"):
@@ -30,8 +30,8 @@ def install_command(extra: str) -> str:
 
 
 def _origin() -> dict[str, Any]:
-    """What pip wrote of the source; empty where another installer wrote nothing."""
-    # A clone's own metadata, on the path where Python was started in it, has no such file.
+    """Return pip's record of the origin; empty if another installer wrote none."""
+    # The metadata of a clone that is itself on the path has no such file.
     for found in distributions(name=DISTRIBUTION):
         if written := found.read_text("direct_url.json"):
             return dict(json.loads(written))

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from attune_client.client import BaseClient
-from attune_client.protocol.tensors import ModelSpec
-from attune_client.wire import Tensors
+from attune_client.protocol.tensors import ModelSpec, Tensors
 
 __all__ = ["LocalClient", "Models"]
 

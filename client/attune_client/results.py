@@ -1,4 +1,4 @@
-"""What the clients return: plain data with units, made from the tensors of the protocol."""
+"""Results of the clients: plain data with units, made from the tensors of the protocol."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.models import PROMPT_TIME, RECOGNISE_TIME, TRANSCRIBE_TIME, VAD_DIMENSIONS
+from attune_client.protocol.stages import PROMPT, RECOGNISE, TRANSCRIBE
+from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
 
 __all__ = ["VAD", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
-
-Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class VAD:
 
     @classmethod
     def from_array(cls, values: npt.NDArray[np.float32]) -> VAD:
-        """From an array [3]."""
+        """Convert an array [3]."""
         valence, arousal, dominance = (float(value) for value in values)
         return cls(valence, arousal, dominance)
 
@@ -36,12 +37,12 @@ class VAD:
 
     def to_dict(self) -> dict[str, float]:
         """As JSON-ready numbers, to four decimals."""
-        return {name: round(getattr(self, name), 4) for name in ("valence", "arousal", "dominance")}
+        return {name: round(getattr(self, name), 4) for name in VAD_DIMENSIONS}
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech between two pauses, at most 8 s long, and how it feels."""
+    """A speech segment between two pauses, at most 8 s long, and its emotion."""
 
     start_s: float
     end_s: float
@@ -62,11 +63,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SpeechEmotion:
-    """What a recording says and how it feels: overall, and segment by segment.
+    """Transcript and emotion of a recording, overall and by segment.
 
     `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
-    server's own times, in seconds. `language` is the code of the language that the speech was taken for, with its
-    probability; where it is not English, or nothing was said, there are no words.
+    server's processing times, in seconds. `language` is the code of the identified language, with its probability; if
+    it is not English, or there are no intelligible words, the transcript is empty.
     """
 
     transcript: str
@@ -98,11 +99,11 @@ class SpeechEmotion:
             emotion=_text(tensors, "emotion"),
             probabilities=_probabilities(tensors),
             segments=tuple(
-                Segment(float(start), float(end), words.decode(), VAD.from_array(vad), emotion.decode())
+                Segment(float(start), float(end), decode(words), VAD.from_array(vad), decode(emotion))
                 for start, end, words, vad, emotion in path
             ),
-            transcribe_s=_number(tensors, "transcribe_s"),
-            recognise_s=_number(tensors, "recognise_s"),
+            transcribe_s=_number(tensors, TRANSCRIBE_TIME.name),
+            recognise_s=_number(tensors, RECOGNISE_TIME.name),
         )
 
     @property
@@ -120,17 +121,17 @@ class SpeechEmotion:
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,
             "probabilities": _ranked(self.probabilities),
-            "timings_s": {"transcribe": round(self.transcribe_s, 3), "recognise": round(self.recognise_s, 3)},
+            "timings_s": {TRANSCRIBE.name: round(self.transcribe_s, 3), RECOGNISE.name: round(self.recognise_s, 3)},
         }
 
 
 @dataclass(frozen=True, slots=True)
 class MusicPrompt:
-    """What the knowledge base holds for an emotion, and the prompt made of it.
+    """The knowledge base's entry for an emotion, and the prompt made of it.
 
     `similarity` is the cosine similarity of query and entry; `music_spec` has tempo_bpm, mode, tonic,
-    instruments and dynamics; `prompt_writer` says who wrote the prompt. Where the music was specified by the caller,
-    nothing is retrieved: entry, similarity and description are None.
+    instruments and dynamics; `prompt_writer` is the name of the prompt's writer. If the music was specified by the
+    caller, nothing is retrieved: entry, similarity and description are None.
     """
 
     retrieved_emotion: str | None
@@ -154,7 +155,7 @@ class MusicPrompt:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON-ready object; what was not retrieved is missing."""
+        """As a JSON-ready object, without the fields that were not retrieved."""
         values = {
             "retrieved_emotion": self.retrieved_emotion,
             "similarity": None if self.similarity is None else round(self.similarity, 4),
@@ -168,13 +169,13 @@ class MusicPrompt:
 
 @dataclass(frozen=True, slots=True)
 class TherapySession:
-    """Everything about a piece of music but the music: it comes first, before any audio.
+    """Everything about a piece of music except the audio; received before any audio.
 
-    `speech` is None for music without a recording; `emotion`, `vad` and `probabilities` are those of the speech, or as
-    many as the caller gave or the server worked out. `engine` plays `duration_s` seconds at `sample_rate` Hz from
+    `speech` is None for music without a recording; `emotion`, `vad` and `probabilities` are those of the speech, or
+    those that the caller gave or the server derived. `engine` generates `duration_s` seconds at `sample_rate` Hz from
     `seed`; `prompt_s` is the server's time for retrieval and prompt, in seconds.
 
-    The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` give the same piece again:
+    The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` reproduce the piece:
     `client.play(spec=..., text=..., ...)`.
     """
 
@@ -199,7 +200,7 @@ class TherapySession:
             vad=VAD.from_array(tensors["vad"]) if "vad" in tensors else None,
             probabilities=_probabilities(tensors) if "emotion_probabilities" in tensors else None,
             prompt=MusicPrompt.from_tensors(tensors),
-            prompt_s=_number(tensors, "prompt_s"),
+            prompt_s=_number(tensors, PROMPT_TIME.name),
             engine=_text(tensors, "engine"),
             sample_rate=int(tensors["sample_rate"][0]),
             duration_s=round(_number(tensors, "duration_s"), 4),  # 3.3 is 3.299999952 in 32 bits
@@ -208,9 +209,9 @@ class TherapySession:
         )
 
     def to_dict(self, *, first_audio_s: float | None = None, total_s: float | None = None) -> dict[str, Any]:
-        """As a JSON-ready object, with the caller's own times in seconds; what there is not is missing."""
+        """As a JSON-ready object, with the caller's own times in seconds, without missing fields."""
         speech = self.speech.to_dict() if self.speech else self._wish()
-        timings = speech.pop("timings_s", {}) | {"prompt": round(self.prompt_s, 3)}
+        timings = speech.pop("timings_s", {}) | {PROMPT.name: round(self.prompt_s, 3)}
         own_times = {"first_audio": first_audio_s, "total": total_s}
         return (
             speech
@@ -236,7 +237,7 @@ class TherapySession:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model of the server's repository: whether it can be called, and why not."""
+    """One model of the server's repository: its state, and the reason if it is not ready."""
 
     name: str
     version: str
@@ -246,18 +247,17 @@ class ModelStatus:
 
 def _probabilities(tensors: Tensors) -> dict[str, float]:
     pairs = zip(tensors["emotion_labels"], tensors["emotion_probabilities"], strict=True)
-    return {label.decode(): float(probability) for label, probability in pairs}
+    return {decode(label): float(probability) for label, probability in pairs}
 
 
 def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
-    """The likeliest first, to six decimals."""
+    """Sort by probability, highest first, rounded to six decimals."""
     ranked = sorted(probabilities.items(), key=lambda pair: -pair[1])
     return {label: round(probability, 6) for label, probability in ranked}
 
 
 def _text(tensors: Tensors, name: str) -> str:
-    value: bytes = tensors[name][0]
-    return value.decode()
+    return text_of(tensors[name])
 
 
 def _number(tensors: Tensors, name: str) -> float:

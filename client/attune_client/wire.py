@@ -1,6 +1,6 @@
-"""Between the protocol's tensors and tritonclient's messages; shared by both clients.
+"""Conversion between the protocol's tensors and tritonclient's messages; shared by both clients.
 
-Whatever a caller hands over that cannot be sent becomes the `AttuneError` that fits.
+Arguments that cannot be sent raise subclasses of `AttuneError`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import numpy.typing as npt
 from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from attune_client.protocol.bounds import MAX_AUDIO_BYTES
 from attune_client.protocol.checks import (
     check_deadline,
     check_duration,
-    check_number,
     check_other_languages,
     check_seed,
     check_sources,
     check_text,
+    check_timeout,
     check_vad,
     printable,
     quote,
@@ -33,6 +34,7 @@ from attune_client.protocol.errors import (
     AttuneError,
     AudioTooLong,
     InvalidOption,
+    InvalidRequest,
     RequestCancelled,
     RequestTimeout,
     ServerError,
@@ -41,20 +43,15 @@ from attune_client.protocol.errors import (
     from_wire,
 )
 from attune_client.protocol.inputs import check_inputs
-from attune_client.protocol.models import DEADLINE, MAX_AUDIO_BYTES
+from attune_client.protocol.models import DEADLINE
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
 
 SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
-
-Tensors = dict[str, npt.NDArray[Any]]
-
-MAX_TIMEOUT_S = 1e6
-"""Longest timeout, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
 
 GRACE_S = 1.0
 """How much longer than the deadline a client waits, in seconds: the answer of the server says what was not done."""
@@ -68,20 +65,21 @@ _BY_STATUS: dict[str, type[AttuneError]] = {
 _Answer = TypeVar("_Answer")
 
 
-# --- what a caller hands over ---
+# --- arguments of the caller ---
 
 
 def check_connection(url: str, timeout_s: float) -> None:
-    """Raise `InvalidOption` for an address or a timeout that no connection can use."""
+    """Raise `InvalidOption` for an invalid address or timeout."""
     check_text("url", url)
-    if not 0 < check_number("timeout_s", timeout_s) <= MAX_TIMEOUT_S:
-        raise InvalidOption(f"timeout_s must lie above 0 and at most at {MAX_TIMEOUT_S:,.0f} s, not {timeout_s:g}")
+    check_timeout(timeout_s)
 
 
 def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
-    """The recording as a BYTES tensor [1].
+    """Return the recording as a BYTES tensor [1].
 
-    Raises `UnreadableFile` when the file cannot be read, `AudioTooLong` when it is larger than any server takes.
+    Raises:
+        UnreadableFile: the file cannot be read.
+        AudioTooLong: it is larger than a server accepts.
     """
     encoded = _read_audio(audio)
     if len(encoded) > MAX_AUDIO_BYTES:
@@ -90,7 +88,7 @@ def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
 
 
 def _read_audio(audio: Any) -> bytes:
-    """All bytes of a recording, or one more than may be sent: a device has no end."""
+    """Read a recording, at most one byte more than may be sent, since a device may be endless."""
     if isinstance(audio, bytes | bytearray | memoryview):
         return bytes(audio)
     name = getattr(audio, "name", "the open file")
@@ -105,16 +103,11 @@ def _read_audio(audio: Any) -> bytes:
             raise InvalidOption(f"audio must be bytes, a path or a file open for reading, not {quote(audio)}")
     except OSError as error:
         raise UnreadableFile(f"cannot read {printable(str(name))}: {error.strerror or error}") from error
-    except (ValueError, TypeError) as error:  # no path may hold NUL or half a character; a closed file cannot be read
+    except (ValueError, TypeError) as error:  # a path with NUL or a lone surrogate, or a closed file
         raise UnreadableFile(f"cannot read {printable(str(name))}: {printable(str(error))}") from error
     if not isinstance(encoded, bytes):
         raise InvalidOption(f"audio must be open for reading bytes (mode 'rb'), and gave a {type(encoded).__name__}")
     return encoded
-
-
-def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
-    """A BYTES tensor [1]."""
-    return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
 def deadline_inputs(deadline_s: float | None) -> Tensors:
@@ -123,12 +116,12 @@ def deadline_inputs(deadline_s: float | None) -> Tensors:
 
 
 def text_inputs(text: str) -> Tensors:
-    """The inputs of `music_prompt` for words; raises `InvalidOption` for words that cannot be searched by."""
+    """Return the inputs of `music_prompt` for a text; raises `InvalidOption` for an invalid query."""
     return {"text": bytes_tensor(check_text("text", text))}
 
 
 def speech_inputs(audio: AudioSource, other_languages: str | None = None) -> Tensors:
-    """The inputs of `speech_emotion`; raises as `audio_tensor` does."""
+    """Return the inputs of `speech_emotion`; raises as `audio_tensor` does."""
     option = {} if other_languages is None else {"other_languages": check_other_languages(other_languages)}
     return {name: bytes_tensor(value) for name, value in option.items()} | {"audio": audio_tensor(audio)}
 
@@ -146,7 +139,7 @@ def therapy_inputs(
     other_languages: str | None = None,
     deadline_s: float | None = None,
 ) -> Tensors:
-    """The inputs of `music_therapy`; raises `InvalidOption` for what is out of range, before a recording is read."""
+    """Return the inputs of `music_therapy`; raises `InvalidOption` before a recording is read."""
     given = {"audio": audio, "text": text, "emotion": emotion, "vad": vad, "music_spec": spec}
     check_sources([name for name, value in given.items() if value is not None])
     inputs = deadline_inputs(deadline_s)
@@ -221,7 +214,7 @@ def _infer_input(model: ModelSpec, name: str, value: npt.NDArray[Any]) -> InferI
 
 
 def read_outputs(result: InferResult) -> Tensors:
-    """Every tensor that a response carries, by name; `ServerError` for one that is not what it says it is."""
+    """Return every tensor of a response, by name; raises `ServerError` for a malformed one."""
     return {output.name: _read_output(result, output.name) for output in result.get_response().outputs}
 
 
@@ -233,11 +226,11 @@ def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
     return values
 
 
-def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) -> _Answer:
+def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
     """A result made of an answer's tensors; `ServerError` when they are not those of this protocol."""
     try:
         answer: _Answer = kind.from_tensors(tensors)  # type: ignore[attr-defined]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, InvalidRequest) as error:
         raise ServerError(
             f"the server's answer is not one of this protocol ({error!r}); is its version of Attune another one?"
         ) from error
@@ -245,24 +238,24 @@ def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) ->
 
 
 def is_final(result: InferResult) -> bool:
-    """Whether this response ends its stream."""
+    """Return whether this is the final response of its stream."""
     parameters = result.get_response().parameters
     return "triton_final_response" in parameters and bool(parameters["triton_final_response"].bool_param)
 
 
 def answered(error: InferenceServerException) -> bool:
-    """Whether an error is a stream's last response, and not the end of its connection.
+    """Return whether an error is a stream's last response, and not a broken connection.
 
-    Such a request is over and must not be cancelled: Triton 2.51 then holds it for ever now and then, and waits for it
-    when it stops.
+    Such a request is finished and must not be cancelled: Triton 2.51 sometimes never releases it then, and waits for it
+    at shutdown.
     """
     return error.status() is None
 
 
 def translate(error: InferenceServerException, url: str) -> AttuneError:
-    """The error of our own tree for one of tritonclient's."""
+    """Convert an exception of tritonclient to an `AttuneError`."""
     told = from_wire(error.message())
-    if type(told) is not ServerError:  # the server's own words say more than a status
+    if type(told) is not ServerError:  # the server's message says more than a status
         return told
     kind = _BY_STATUS.get(error.status() or "")
     if kind is ServerUnavailable:

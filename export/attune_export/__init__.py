@@ -1,1 +1,1 @@
-"""Merging, ONNX export, the knowledge-base index, and assembling the model repository."""
+"""Merging of adapters, ONNX export, the knowledge-base index, and assembly of the model repository."""

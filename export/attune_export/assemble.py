@@ -53,6 +53,7 @@ from attune_export.profiles import (
     plain_name,
 )
 from attune_weights import WeightsError, fetch, manifest
+from attune_weights.files import sha256_of, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -259,7 +260,7 @@ class _Record:
 
     def _write(self, unfinished: str) -> None:
         content = {"unfinished": unfinished, "command": self._command, "labels": self._labels, "parts": self._parts}
-        _write_json(self._path, content)
+        write_json(self._path, content)
 
 
 def place(
@@ -336,7 +337,7 @@ def _build(repository: Path, part: Part, profile: Profile, force: bool, before_c
     finally:
         shutil.rmtree(building, ignore_errors=True)
     stamp = {"fingerprint": part.fingerprint(), "files": sizes, "max_deviation": deviation, "made_from": part.made_from}
-    _write_json(_stamp_file(repository, part, profile), stamp)
+    write_json(_stamp_file(repository, part, profile), stamp)
     return Placed(part.model, sum(sizes.values()), time.monotonic() - started, deviation)
 
 
@@ -389,19 +390,12 @@ def _renew_engine_script(folder: Path, spec: ModelSpec) -> None:
     from attune_export.tensorrt import build_script
 
     graph = folder / exported_name(MODEL_FILE, Profile.TENSORRT)
-    script, text = folder / ENGINE_SCRIPT, build_script(spec, graph.name, _digest_of(graph))
+    script, text = folder / ENGINE_SCRIPT, build_script(spec, graph.name, sha256_of(graph))
     if script.is_file() and script.read_text(encoding="utf-8") == text:
         return
     (folder / ENGINE_FILE).unlink(missing_ok=True)
     script.write_text(text, encoding="utf-8")
     script.chmod(0o755)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write beside and move, so that a kill never leaves half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)
 
 
 def plan(
@@ -592,13 +586,7 @@ def _package_dir(package: str) -> Path:
 def _digests_of(folder: Path, pattern: str = "*") -> Digests:
     """Digests of a folder's data files; what is written (*.md) and drawn (*.png) about them decides nothing."""
     files = (path for path in _files(folder) if path.match(pattern) and path.suffix not in (".md", ".png"))
-    return {f"{folder.name}/{path.relative_to(folder)}": _digest_of(path) for path in files}
-
-
-def _digest_of(file: Path) -> str:
-    """A file's digest, read in pieces: a checkpoint may be larger than the memory."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {f"{folder.name}/{path.relative_to(folder)}": sha256_of(path) for path in files}
 
 
 def _files(root: Path) -> Iterator[Path]:

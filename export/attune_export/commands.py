@@ -81,5 +81,5 @@ def export(
             find_package()  # what `attune serve` runs, so that serving needs no network
     except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
-    except OSError as error:  # a full disk, a repository that may not be written
+    except OSError as error:  # a full disk, or a repository without write permission
         raise click.ClickException(f"{error.filename or repository}: {error.strerror or error}") from error

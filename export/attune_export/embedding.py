@@ -1,4 +1,4 @@
-"""Sentence embeddings from the exported encoder, exactly as the served models make them."""
+"""Sentence embeddings from the exported encoder, equal to those of the served models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from attune_client.protocol.models import EMBEDDING, MAX_TOKENS
+from attune_client.protocol.bounds import MAX_TOKENS
+from attune_client.protocol.models import EMBEDDING
 
 __all__ = ["SentenceEmbedder"]
 
@@ -21,7 +22,7 @@ class SentenceEmbedder:
     def __init__(self, model: Path, tokenizer: Path) -> None:
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
-        # The file asks for texts cut and padded to 128 tokens; the served tokenizer does neither.
+        # The file configures truncation and padding to 128 tokens; the served tokenizer does neither.
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.enable_padding()
 

@@ -1,4 +1,4 @@
-"""What can go wrong while models are exported.
+"""Errors of the export.
 
 AttuneError
 └── ExportError      a model could not be exported, or its export differs from the original
@@ -14,6 +14,6 @@ __all__ = ["ExportError"]
 
 
 class ExportError(AttuneError):
-    """A model could not be exported, or the exported model does not answer as the original does."""
+    """A model could not be exported, or the exported model's outputs differ from the original's."""
 
     code = "export"

@@ -1,6 +1,6 @@
 """Building the knowledge index: every emotion's description, embedded, in ChromaDB (paper, section III-E).
 
-`attune export` calls it with the exported sentence encoder, so that index and server embed alike.
+`attune export` calls it with the exported sentence encoder, so that index and server use the same embeddings.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ Embed = Callable[[list[str]], npt.NDArray[np.float32]]
 
 
 def build_index(emotions: Sequence[Emotion], embed: Embed, directory: Path) -> None:
-    """Build the index of `emotions` in `directory`, in place of what is there.
+    """Build the index of `emotions` in `directory`, replacing an existing one.
 
-    `embed` turns N texts into [N, 384]. The index is built beside `directory` and moved into place when it is
-    complete. Raises ExportError when the embeddings have another shape or are not finite.
+    `embed` maps N texts to [N, 384]. The index is built beside `directory` and moved into place when it is complete.
+
+    Raises:
+        ExportError: the embeddings have another shape or are not finite.
     """
     documents = [document_text(emotion) for emotion in emotions]
     embeddings = np.asarray(embed(documents), np.float32)
@@ -52,7 +54,7 @@ def _write_collection(
 
     client: Any = chromadb.PersistentClient(str(folder), settings=chromadb.Settings(anonymized_telemetry=False))
     try:
-        # The embeddings are ours: without an embedding function chromadb has nothing to download.
+        # Embeddings are given, so no embedding function is set: chromadb's default would be downloaded.
         collection = client.create_collection(
             COLLECTION, embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
         )

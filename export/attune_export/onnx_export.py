@@ -1,9 +1,9 @@
-"""Exporting PyTorch models to ONNX, and checking each export against the original before it counts.
+"""Export of PyTorch models to ONNX, and validation of each export against the original.
 
 Names, element types and shapes come from the protocol's declarations. The graphs hold standard operators of opset 20
-only, all weights inside one file, so that the native onnxruntime backend and TensorRT load them as they are.
+only, all weights inside one file, so that the native onnxruntime backend and TensorRT load them unchanged.
 
-Letters: B batch, T samples, L tokens.
+Dimensions: B batch, T samples, L tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from torch.export import Dim
 from torch.nn import functional
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
-from attune_client.protocol.models import MAX_SEGMENT_S, MAX_TOKENS, SPEECH_SAMPLE_RATE
+from attune_client.protocol.bounds import MAX_SEGMENT_S, MAX_TOKENS
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_export.errors import ExportError
 from attune_training.config import TextTowerConfig
 from attune_training.models.layers import masked_mean
 from attune_training.models.towers import MIN_SAMPLES, TextTower
+from attune_weights.files import whole_file
 
 __all__ = [
     "CHECK_SIZES",
@@ -47,18 +49,18 @@ __all__ = [
 
 OPSET = 20
 MAX_IR_VERSION = 10
-"""Newest file format that onnxruntime 1.20 reads, the oldest that NVIDIA's images of interest carry."""
+"""Newest IR version that onnxruntime 1.20 reads, the oldest one in the supported NVIDIA images."""
 
 TOLERANCE = 1e-4
-"""Largest deviation from PyTorch that an export may show, in absolute terms; outputs are of the order of 1."""
+"""Tolerated absolute deviation of an export from PyTorch; outputs are of the order of 1."""
 
 _MIN_TOKENS = 2  # [CLS] and [SEP]
-_FIRST_WORD, _LAST_WORD = 1000, 30_000  # of the BERT-uncased vocabulary; below 1000 there is punctuation and reserve
+_FIRST_WORD, _LAST_WORD = 1000, 30_000  # of the BERT-uncased vocabulary; ids below 1000 are punctuation and unused
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """One point at which an export is compared: values of the named dynamic axes."""
+    """Sizes of the named dynamic axes at which an export is compared."""
 
     batch: int
     samples: int = SPEECH_SAMPLE_RATE
@@ -72,7 +74,7 @@ CHECK_SIZES = (
     Sizes(3, 40_001, 17),
     Sizes(4, 8_000, MAX_TOKENS),
 )
-"""Smallest, usual, longest, odd, and a full text."""
+"""Smallest, typical, longest and odd sizes, and a text of maximum length."""
 
 _RANGES = {"samples": (MIN_SAMPLES, int(MAX_SEGMENT_S * SPEECH_SAMPLE_RATE)), "tokens": (_MIN_TOKENS, MAX_TOKENS)}
 _AXES = {"waveform": "samples", "input_ids": "tokens", "attention_mask": "tokens"}
@@ -80,17 +82,17 @@ _AXES = {"waveform": "samples", "input_ids": "tokens", "attention_mask": "tokens
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What an export gave: the largest deviation from PyTorch over all checked sizes, and the file's size."""
+    """Result of an export: the largest deviation from PyTorch over all checked sizes, and the file's size."""
 
     max_deviation: float
     size_bytes: int
 
 
 class SentenceEncoder(nn.Module):
-    """all-MiniLM-L6-v2 with its mean pooling and L2 normalisation inside the graph."""
+    """all-MiniLM-L6-v2 with its mean pooling and L2 normalisation as part of the graph."""
 
     def __init__(self, config: TextTowerConfig, weights: Path | None) -> None:
-        """Build it from a folder of transformers' BERT; None leaves random weights.
+        """Build it from a folder of transformers' BERT; None: random weights.
 
         Raises:
             ValueError: the folder holds no BERT of the configured shape.
@@ -105,7 +107,7 @@ class SentenceEncoder(nn.Module):
 
 
 def random_inputs(spec: ModelSpec, sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs of the given sizes for a declared model, by name; rows differ in their true lengths.
+    """Draw inputs of the given sizes for a declared model, by name; rows differ in their true lengths.
 
     Raises KeyError for a tensor that no maker is known for.
     """
@@ -158,25 +160,25 @@ def export_model(
 ) -> ExportReport:
     """Export `module` as the declared model `spec` to the file `target`.
 
-    The file appears only once it has passed `check_graph` and `check_export`. Raises ExportError, which names the
-    model and what went wrong, weights that are no finite numbers among it; nothing is left behind then.
+    The file is created only after `check_graph` and `check_export` have passed.
+
+    Raises:
+        ExportError: the export or a check failed, or a weight is not finite; the message names the model and the
+        reason,
+            and no file is left.
     """
     _check_weights(module, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole_file(target) as partial:
         _export(module.eval(), spec, partial)
         check_graph(partial, spec)
         deviation = check_export(partial, module, spec, sizes=sizes, tolerance=tolerance)
         size_bytes = partial.stat().st_size
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return ExportReport(deviation, size_bytes)
 
 
 def _check_weights(module: nn.Module, spec: ModelSpec) -> None:
-    """Raise ExportError for a weight that is no finite number: one row of an embedding may hide from every check."""
+    """Raise ExportError for a weight that is not finite: in a row of an embedding it may be missed by every check."""
     for name, value in module.state_dict().items():
         if not torch.isfinite(value).all():
             raise ExportError(f"{spec.name}: the weight '{name}' holds values that are not finite numbers")
@@ -204,7 +206,7 @@ def _export(module: nn.Module, spec: ModelSpec, path: Path) -> None:
 
 
 def _free_public_names(program: torch.onnx.ONNXProgram) -> None:
-    """Rename inner values that bear an output's name: the exporter names outputs without looking for a clash."""
+    """Rename inner values with an output's name: the exporter does not check the names of outputs for collisions."""
     graph = program.model.graph
     outputs = set(graph.outputs)
     taken = {value.name for value in outputs}
@@ -214,7 +216,7 @@ def _free_public_names(program: torch.onnx.ONNXProgram) -> None:
 
 
 def _dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, Dim]]:
-    """Axis 0 of every input is the batch; every axis of any size has its name and range."""
+    """Return the dynamic axes of every input, axis 0 being the batch, with their names and ranges."""
     ranges = {name: axis_range(spec, name) for name in ("batch", *_RANGES)}
     dims = {name: Dim(name, min=low, max=high) for name, (low, high) in ranges.items()}
     return {
@@ -224,18 +226,18 @@ def _dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, Dim]]:
 
 
 def axis_range(spec: ModelSpec, name: str) -> tuple[int, int]:
-    """Smallest and largest size of a named axis: `batch`, `samples` or `tokens`."""
+    """Return smallest and largest size of a named axis: `batch`, `samples` or `tokens`."""
     return (1, spec.max_batch_size) if name == "batch" else _RANGES[name]
 
 
 def axis_names(tensor: TensorSpec) -> dict[int, str]:
-    """Names of a tensor's axes of any size, counted with the batch axis in front."""
+    """Return the names of a tensor's dynamic axes by index, with the batch axis in front."""
     return {axis: _AXES[tensor.name] for axis, size in enumerate(tensor.shape, start=1) if size == -1}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the exporter's chatter about operators that no model here uses."""
+    """Suppress the exporter's messages about operators that no model here uses."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -250,10 +252,12 @@ def _quiet() -> Iterator[None]:
 
 
 def check_graph(path: Path, spec: ModelSpec) -> None:
-    """Check that the file says what the protocol declares, and that any ONNX runtime of today can load it.
+    """Check that the file agrees with the protocol's declaration, and that current ONNX runtimes can load it.
 
-    Raises ExportError for a tensor of another name, element type or shape, for an operator outside the standard set,
-    a newer opset or file format, or weights outside the file.
+    Raises:
+        ExportError: a tensor has another name, element type or shape, an operator is outside the standard set, the
+        opset
+            or the IR version is too new, or weights are outside the file.
     """
     model = onnx.load(path, load_external_data=False)
     try:
@@ -298,8 +302,10 @@ def check_export(
 ) -> float:
     """Compare onnxruntime with PyTorch at every size; return the largest absolute deviation.
 
-    Raises ExportError that names the model, the size and the deviation if it is above `tolerance` (or not a number),
-    or the size at which onnxruntime fails or an output is not finite.
+    Raises:
+        ExportError: the deviation is above `tolerance` or NaN, onnxruntime fails, or an output is not finite; the
+        message
+            names the model and the size.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -317,7 +323,7 @@ def _deviation(
             raise ExportError(f"{spec.name}: '{tensor.name}' is not finite at {sizes}")
     try:
         got = session.run([tensor.name for tensor in spec.outputs], _as_numpy(inputs))
-    except Exception as error:  # onnxruntime's own exceptions share no base below this
+    except Exception as error:  # onnxruntime's exceptions have no other common base
         raise ExportError(f"{spec.name}: onnxruntime fails at {sizes}: {error}") from error
     deviations = [_largest_difference(ours, theirs) for ours, theirs in zip(got, expected, strict=True)]
     for tensor, deviation in zip(spec.outputs, deviations, strict=True):

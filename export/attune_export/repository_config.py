@@ -143,17 +143,6 @@ DEPLOYMENTS: dict[str, Deployment] = {
     "music_therapy": Deployment(Kind.PYTHON, places=_PUBLIC, gpu_places=_MUSICGEN_PUBLIC),
 }
 
-STEPS = (
-    protocol.TEXT_TOKENIZER,
-    protocol.VALENCE_MODEL,
-    protocol.AROUSAL_DOMINANCE_MODEL,
-    protocol.EMOTION_CLASSIFIER,
-)
-"""The ensemble: tokenizer, then the two regressors side by side, then the classifier.
-
-A tensor keeps its name all the way through, so the maps follow from the models' own declarations.
-"""
-
 
 def model_config(name: str, profile: Profile) -> pb.ModelConfig:
     """The configuration of one model in one profile, as the server's own message."""
@@ -165,7 +154,7 @@ def model_config(name: str, profile: Profile) -> pb.ModelConfig:
         config.model_transaction_policy.decoupled = True
     if deployment.kind is Kind.ENSEMBLE:
         config.platform = "ensemble"
-        config.ensemble_scheduling.step.extend(_step(step) for step in STEPS)
+        config.ensemble_scheduling.step.extend(_step(step) for step in spec.steps)
         return config
     _set_backend(config, deployment, profile)
     _set_instances(config, deployment, profile)

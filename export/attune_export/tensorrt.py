@@ -1,6 +1,6 @@
-"""The command that turns an exported graph into a TensorRT engine, for the machine that has the GPU.
+"""The script that builds a TensorRT engine from an exported graph, on the machine with the GPU.
 
-An engine holds for one GPU, one TensorRT release: it is built where it will run, inside NVIDIA's image, never here.
+An engine is specific to one GPU model and one TensorRT release, so it is built where it runs, inside NVIDIA's image.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _USUAL_S, _USUAL_TOKENS = 4.5, 20
 _USUAL = Sizes(
     batch=4, samples=bucket_length(round(_USUAL_S * SPEECH_SAMPLE_RATE)), tokens=bucket_tokens(_USUAL_TOKENS)
 )
-"""The size that the engine is tuned for: a few segments of 4.5 s and their words, as they are padded to be served."""
+"""Sizes that the engine is optimised for: a few segments of 4.5 s and their tokens, padded as served."""
 
 
 def build_script(spec: ModelSpec, graph: str, sha256: str) -> str:
-    """A shell script for the model's version folder: `graph` in, model.plan out, for every size that is served.
+    """Return a shell script for the model's version folder: `graph` to model.plan, for the range of served sizes.
 
-    It refuses any other graph than the one with this digest, so that an engine is never that of a former export.
+    It rejects a graph with another digest, so that an engine never belongs to an earlier export.
     """
     shapes = {
         "min": _shapes(spec, _bound(spec, 0)),
@@ -54,7 +54,7 @@ def _bound(spec: ModelSpec, end: int) -> Sizes:
 
 
 def _shapes(spec: ModelSpec, sizes: Sizes) -> str:
-    """`name:AxBxC` of every input, as trtexec reads it."""
+    """Return `name:AxBxC` of every input, in trtexec's format."""
     texts = []
     for tensor in spec.inputs:
         named = axis_names(tensor)

@@ -1,6 +1,6 @@
 """Pinned downloads: pretrained weights and the packaged server, fetched once into the user's cache.
 
-A ground floor: it imports none of the other packages.
+A base package: it imports none of the other packages.
 """
 
 from attune_weights.weights import WeightsError, fetch, manifest

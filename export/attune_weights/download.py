@@ -1,13 +1,16 @@
-"""Downloads that can be taken up again, and where a wheel lies on the user's own package index.
+"""Resumable downloads, of addresses and of wheels from the user's own package index.
 
 The index is the one that pip is configured for: pip resolves the wheel's address, so that mirrors, extra indexes,
-`--find-links` and credentials work as they do for an installation. The wheel is then taken as a file; it is never
+`--find-links` and credentials work as they do for an installation. The wheel is used as an archive; it is never
 installed.
+
+The library pooch (1.9) does not replace this module: it does not resume interrupted downloads, supports one address per
+file, and neither resolves by pip nor joins parts of several wheels. Digests and the cache, which it has, are a few
+lines here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,31 +25,29 @@ from urllib.request import url2pathname
 import certifi
 import httpx
 
-__all__ = ["DownloadError", "download_url", "download_wheel", "sha256_of"]
+from attune_weights.files import sha256_of
+
+__all__ = ["DownloadError", "download_url", "download_wheel"]
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
 _TIMEOUT_S = 60.0
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes that have arrived since the last call."""
+"""Called with the number of bytes received since the last call."""
 
 
 class DownloadError(Exception):
-    """One attempt to get one file failed; the text says why."""
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """An attempt to get a file failed; the message says why."""
 
 
 def download_wheel(name: str, version: str, sha256: str, target: Path, advance: Advance) -> None:
     """Download the wheel `name==version` from the user's package index to `target`.
 
-    An earlier attempt's `target.part` is continued. Raises DownloadError when the index cannot be reached, does not
-    have the wheel, or gives a file of another sha256.
+    An earlier attempt's `target.part` is resumed.
+
+    Raises:
+        DownloadError: the index cannot be reached, does not have the wheel, or returns a file of another sha256.
     """
     if target.exists() and sha256_of(target) == sha256:
         return
@@ -54,15 +55,16 @@ def download_wheel(name: str, version: str, sha256: str, target: Path, advance: 
         try:
             return download_url(url, sha256, target, advance)
         except httpx.HTTPError:
-            pass  # pip knows ways that a plain download does not: client certificates, keyrings, credentials
+            pass  # fall back to pip, which supports client certificates, keyrings and other credentials
     _pip_download(f"{name}=={version}", sha256, target)
 
 
 def download_url(url: str, sha256: str, target: Path, advance: Advance) -> None:
-    """Download `url` (http, https or file) to `target`, continuing `target.part` where there is one.
+    """Download `url` (http, https or file) to `target`, resuming `target.part` if it exists.
 
-    Raises DownloadError if the sha256 differs (the partial file is then thrown away), httpx.HTTPError if the
-    network fails (the partial file is kept for the next attempt).
+    Raises:
+        DownloadError: the sha256 differs; the partial file is deleted.
+        httpx.HTTPError: the network failed; the partial file is kept for the next attempt.
     """
     part = target.with_name(target.name + ".part")
     if urlparse(url).scheme == "file":
@@ -93,13 +95,13 @@ def _download_http(url: str, part: Path, advance: Advance) -> None:
 
 
 def _continue(client: httpx.Client, url: str, part: Path, advance: Advance) -> None:
-    """Fetch what `part` still lacks; a server that knows no ranges sends all of it again."""
+    """Fetch the rest of `part`; a server without range requests sends the whole file again."""
     have = part.stat().st_size if part.exists() else 0
-    # Wheels and weights are compressed already; any further encoding would make ranges meaningless.
+    # Wheels and weights are compressed already, and a content encoding would change the meaning of ranges.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # `part` is complete already, or longer than the file: its digest decides
+            return  # `part` is complete already, or longer than the file: the check of its digest follows
         response.raise_for_status()
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         if have and not resumed:
@@ -111,7 +113,7 @@ def _continue(client: httpx.Client, url: str, part: Path, advance: Advance) -> N
 
 
 def _tls() -> ssl.SSLContext:
-    """The system's certificates (or SSL_CERT_FILE), certifi's, and the one that pip was told of."""
+    """Return a context with the certificates of the system (or SSL_CERT_FILE), certifi and pip's configuration."""
     context = ssl.create_default_context()
     context.load_verify_locations(certifi.where())
     if extra := os.environ.get("PIP_CERT"):
@@ -120,9 +122,9 @@ def _tls() -> ssl.SSLContext:
 
 
 def _locate(name: str, version: str) -> str | None:
-    """The address of the wheel, as pip's own configuration finds it; None where pip does not tell.
+    """Return the address of the wheel by pip's own configuration; None if pip does not print it.
 
-    pip's report on a dry run would say it too, but older versions of pip download the whole wheel to make it.
+    pip's dry-run report would contain it too, but older versions of pip download the whole wheel for that.
     """
     listing = _pip("index", "versions", name, "-vv")
     wanted = f"{name.replace('-', '_')}-{version}-"
@@ -146,7 +148,7 @@ def _pip_download(requirement: str, sha256: str, target: Path) -> None:
 
 
 def _pip(*arguments: str) -> str:
-    """pip's standard output; DownloadError with the reason that it gives."""
+    """Run pip and return its standard output; raises DownloadError with pip's reason."""
     command = [sys.executable, "-m", "pip", *arguments, "--no-input", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -155,7 +157,7 @@ def _pip(*arguments: str) -> str:
 
 
 def _reason(output: str) -> str:
-    """The telling line of pip's complaints: a broken connection first, for it makes pip report an unknown version."""
+    """Return the decisive line of pip's errors: connection errors first, since they also cause "unknown version"."""
     if "connection broken by" in output or "connection error" in output:
         return "the package index cannot be reached (is there a network?)"
     if "No module named pip" in output:

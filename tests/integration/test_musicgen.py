@@ -24,6 +24,7 @@ from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen.music_engine import load_engine
 from attune_ensemble.music.musicgen.statistics import METRICS
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_export.repository_config import Profile, model_config, render
 from tests.conftest import ROOT
@@ -96,7 +97,7 @@ def wait_for(server: Server, name: str, fits: Callable[[float], bool]) -> None:
 
 def test_served_music_is_that_of_the_engine(client, repository):
     engine = load_engine(repository / MUSIC_GENERATOR.name / "1" / "musicgen", "cpu", "float32", 1, 1)
-    alone = np.concatenate(list(engine.generate(MusicRequest("calm", SPEC, 1.0, seed=3), 1.0)))
+    alone = np.concatenate(list(engine.generate(MusicRequest(ConstantPlan(SPEC, "calm"), 1.0, seed=3), 1.0)))
     assert alone.shape == (RATE, 1)
     np.testing.assert_array_equal(play(client), alone)
 

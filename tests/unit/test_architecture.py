@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from attune_ensemble.music.registry import ENGINES
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,29 +25,25 @@ ALLOWED = {
     "ensemble/attune_ensemble/speech": (
         "attune_client.protocol",
         "attune_ensemble.serving.call",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/prompting": (
         "attune_client.protocol",
         "attune_ensemble.serving.call",
         "attune_ensemble.serving.scratch",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/music": (
         "attune_client.protocol",
         "attune_client.bench.report",
         "attune_ensemble.serving.call",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/serving": (
         "attune_client.protocol",
         "attune_ensemble.prompting.knowledge",
-        "attune_ensemble.tensors",
         "attune_weights",
     ),
     "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
     "export/attune_weights": (),
-    "training/attune_training": (),
+    "training/attune_training": ("attune_weights",),
     "training/attune_training/models": ("attune_training.config",),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }
@@ -66,7 +65,6 @@ AV_PROCESS = "av_worker"
 
 # MusicGen runs on torch, in the process of `music_generator` alone and only where it is chosen.
 MUSICGEN = "musicgen"
-MUSICGEN_PACKAGE = f"attune_ensemble.music.{MUSICGEN}"
 ALLOWED_IN_MUSICGEN = ("torch", "transformers")
 
 
@@ -96,6 +94,41 @@ def test_imports_flow_one_way(folder):
                 assert any(is_within(module, package) for package in allowed), f"{file} imports {module}"
 
 
+# The ground floors, and all that they may stand on beside the standard library.
+GROUND_FLOORS = {
+    "attune_client.protocol": {"numpy"},
+    "attune_weights": {"certifi", "filelock", "httpx", "huggingface_hub", "platformdirs", "rich", "yaml"},
+}
+
+# Imports every module of a package, and says what the interpreter then holds.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+    importlib.import_module(module.name)
+print(*(name for name in sys.modules if name.startswith("attune_")))
+"""
+
+
+@pytest.mark.parametrize(("package", "libraries"), GROUND_FLOORS.items())
+def test_a_ground_floor_stands_on_nothing_of_the_others(package, libraries):
+    allowed = libraries | sys.stdlib_module_names
+    [folder] = [folder for folder in ALLOWED if folder.partition("/")[2].replace("/", ".") == package]
+    for file in (ROOT / folder).rglob("*.py"):
+        for module in imports(file):
+            assert is_within(module, package) or module.split(".")[0] in allowed, f"{file} imports {module}"
+    loaded = subprocess.run([sys.executable, "-c", IMPORT_ALL, package], capture_output=True, text=True, check=True)
+    parents = {package.rpartition(".")[0], package}
+    others = {name for name in loaded.stdout.split() if not is_within(name, package) and name not in parents}
+    assert not others, f"{package} loads {others}"
+
+
+def test_every_room_has_its_rule():
+    packages = {str(file.parent.relative_to(ROOT)) for file in ROOT.glob("*/attune_*/__init__.py")}
+    assert len(packages) >= 5
+    assert packages <= set(ALLOWED)
+
+
 @pytest.mark.parametrize("folder", ["client/attune_client", "ensemble/attune_ensemble", "model_repository"])
 def test_what_is_served_names_no_training_library(folder):
     for file in (ROOT / folder).rglob("*.py"):
@@ -111,12 +144,46 @@ def test_nothing_imports_the_process_that_decodes_with_pyav():
             assert not any(is_within(name, f"attune_ensemble.speech.{AV_PROCESS}") for name in imports(file)), file
 
 
-def test_only_the_choice_of_an_engine_imports_musicgen_and_only_when_it_is_chosen():
+MUSIC = ROOT / "ensemble/attune_ensemble/music"
+
+
+def engine_of(file: Path) -> str | None:
+    """The music engine whose folder a file lies in."""
+    return next((name for name in ENGINES if MUSIC / name in file.parents), None)
+
+
+def test_an_engine_is_imported_by_itself_alone():
+    """The registry names it in a string, and imports it when it is chosen."""
+    assert {folder.name for folder in MUSIC.iterdir() if (folder / "__init__.py").is_file()} == set(ENGINES)
     for file in (ROOT / "ensemble").rglob("*.py"):
-        if MUSICGEN not in file.parts and any(is_within(name, MUSICGEN_PACKAGE) for name in imports(file)):
-            assert file == ROOT / "ensemble/attune_ensemble/music/registry.py"
-    program = "import sys, attune_ensemble.music.service; sys.exit('torch' in sys.modules)"
+        for name in ENGINES:
+            if name != engine_of(file):
+                package = f"attune_ensemble.music.{name}"
+                assert not any(is_within(module, package) for module in imports(file)), f"{file} imports {package}"
+
+
+def test_whoever_asks_which_engines_there_are_loads_none_of_their_libraries():
+    program = (
+        "import sys; from attune_ensemble.music import registry, service;"
+        "registry.engine_metrics(registry.EngineOptions());"
+        "sys.exit(bool({'torch', 'scipy', 'soundfile'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "client/attune_client/protocol",
+        "model_repository/music_generator/1",
+        *(f"ensemble/attune_ensemble/music/{name}.py" for name in ("engine", "plan", "service")),
+        "ensemble/attune_ensemble/serving/services.py",
+    ],
+)
+def test_no_engine_is_named_where_all_are_served(place):
+    path = ROOT / place
+    for file in [path] if path.is_file() else path.glob("*.py"):
+        assert not re.findall("|".join(ENGINES), file.read_text(), re.IGNORECASE), file
 
 
 def test_no_folder_shadows_the_triton_compiler():

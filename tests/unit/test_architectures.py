@@ -213,7 +213,7 @@ def test_the_rows_of_table_one_share_their_sizes_and_have_no_adapters(reference)
 @every_model
 def test_a_model_learns_a_toy_batch(config):
     model = model_of(config)
-    lively(model.audio_tower)  # A random tower as it is made hears next to nothing but positions.
+    lively(model.audio_tower)  # A randomly initialised tower's features depend on little but the positions.
     model.train()
     ids, target = words(6, 5), torch.linspace(1.5, 4.5, 6)[:, None]
     # A higher tone has a larger target.
@@ -256,7 +256,7 @@ def test_padding_never_matters(config):
     clip, ids = speech(1, 5077), words(1, 4)
     alone = predict(model, clip, [5077], ids)
     waveform, more_ids = speech(3, 20_000, seed=5), words(3, 11, seed=6)
-    waveform[1, :5077], more_ids[1, :4] = clip, ids  # What follows is garbage, not zeros.
+    waveform[1, :5077], more_ids[1, :4] = clip, ids  # The padding is noise, not zeros.
     mask = torch.ones_like(more_ids)
     mask[1, 4:] = 0
     beside = predict(model, waveform, [9000, 5077, 20_000], more_ids, mask)
@@ -266,7 +266,7 @@ def test_padding_never_matters(config):
 
 
 @pytest.mark.parametrize("name", UNIMODAL)
-def test_a_unimodal_model_hears_and_does_not_read(name):
+def test_a_unimodal_model_uses_audio_and_ignores_text(name):
     model = lively(model_of(*architecture_configs(name, tiny_config("valence"))))
     waveform, lengths = speech(2, 6000), [6000, 5000]
     one = predict(model, waveform, lengths, words(2, 6))

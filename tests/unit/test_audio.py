@@ -88,6 +88,26 @@ def test_a_stream_of_unknown_length_is_not_called_truncated():
     assert len(decode_speech(bytes(piped))) == 16_000
 
 
+@pytest.mark.parametrize(("kind", "order"), [("WAV", "little"), ("AIFF", "big")])
+@pytest.mark.parametrize("told", ["what is left", "nothing"])
+def test_sound_that_goes_on_beyond_its_file_was_cut_off(kind, order, told):
+    """Whatever the header says of the file as a whole: a program that copies half a recording may set that right."""
+    half = bytearray(encode(tone(1.0, 16_000), 16_000, kind)[:16_000])
+    half[4:8] = (len(half) - 8 if told == "what is left" else 0).to_bytes(4, order)
+    with pytest.raises(errors.TruncatedAudio, match="header announces"):
+        decode_speech(bytes(half))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "RF64", "CAF", "AU"])
+def test_a_whole_file_with_an_odd_chunk_before_its_sound_is_whole(kind):
+    assert len(decode_speech(encode(tone(1.0, 16_001), 16_001, kind, "PCM_24"))) > 15_000
+    if kind in ("WAV", "AIFF"):
+        order, whole = ("little", WAV) if kind == "WAV" else ("big", encode(tone(1.0, 16_000), 16_000, "AIFF"))
+        note = (b"LIST" if kind == "WAV" else b"NAME") + (3).to_bytes(4, order) + b"abc\0"
+        longer = whole[:4] + (len(whole) + len(note) - 8).to_bytes(4, order) + whole[8:12] + note + whole[12:]
+        assert len(decode_speech(longer)) == 16_000
+
+
 def test_length_is_checked_before_decoding(monkeypatch):
     monkeypatch.setattr(audio_module, "_read_mono_16k", lambda file: pytest.fail("decoded an over-long file"))
     with pytest.raises(errors.AudioTooLong):

@@ -146,7 +146,7 @@ def test_foreign_errors_join_our_tree(status, message, kind):
     assert type(translate(InferenceServerException(message, status), "host:1")) is kind
 
 
-def test_a_server_that_says_why_it_is_unavailable_is_believed():
+def test_the_servers_reason_for_being_unavailable_is_kept():
     told = InferenceServerException("music_therapy has 16 at work; try again in 8 s", "StatusCode.UNAVAILABLE")
     assert "no server answers" in str(translate(told, "host:1"))
     busy = errors.ServerBusy("speech_emotion has 16 requests at work and 16 waiting", 8)

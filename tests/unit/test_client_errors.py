@@ -1,4 +1,4 @@
-"""Whatever is handed to the clients, what they raise is of the tree: `pytest tests/unit/test_client_errors.py`."""
+"""The clients raise only `AttuneError`s, whatever their arguments: `pytest tests/unit/test_client_errors.py`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ import attune_client
 from attune_client import AsyncAttuneClient, AsyncMusicStream, AttuneClient, AttuneError, MusicSpec, MusicStream, wire
 from attune_client import client as client_module
 from attune_client.protocol import errors
-from attune_client.protocol.checks import LENGTH_TOLERANCE_S, quote
+from attune_client.protocol.bounds import LENGTH_TOLERANCE_S
+from attune_client.protocol.checks import quote
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MUSIC_GENERATOR, MUSIC_PROMPT
 from attune_client.results import VAD, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import audio_tensor, therapy_inputs
@@ -72,14 +73,14 @@ def test_the_clients_have_the_same_methods_and_parameters(blocking, awaited):
         assert inspect.signature(method).parameters == other.parameters, name
 
 
-def test_every_method_without_a_server_says_so(call):
+def test_every_method_without_a_server_raises_server_unavailable(call):
     for method, arguments in {"models": (), "analyse": (b"x",), "prompt": ("x",), "play_text": ("x",)}.items():
         with pytest.raises(errors.ServerUnavailable, match="attune serve"):
             call(method, *arguments)
     assert call("is_ready") is False
 
 
-def test_a_type_checker_knows_what_is_public(tmp_path):
+def test_a_type_checker_resolves_the_public_names(tmp_path):
     snippet = tmp_path / "snippet.py"
     snippet.write_text(
         "from attune_client import AsyncAttuneClient, AttuneClient\n"
@@ -106,7 +107,7 @@ def test_every_public_name_is_there():
         _ = attune_client.Attune
 
 
-# --- what is handed over ---
+# --- arguments ---
 
 
 @pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
@@ -290,7 +291,7 @@ def test_tensors_that_are_not_the_models_are_refused(call, model, inputs):
         next(client.stream(model, inputs))
 
 
-def test_a_closed_client_says_so():
+def test_a_closed_client_raises():
     client = AttuneClient(NOWHERE)
     client.close()
     for method, arguments in {"is_ready": (), "models": (), "prompt": ("x",), "analyse": (b"x",)}.items():
@@ -300,7 +301,7 @@ def test_a_closed_client_says_so():
         client.play_text("x")
 
 
-async def test_a_closed_asyncio_client_says_so():
+async def test_a_closed_asyncio_client_raises():
     client = AsyncAttuneClient(NOWHERE)
     await client.close()
     for method, arguments in {"is_ready": (), "models": (), "prompt": ("x",), "play_text": ("x",)}.items():
@@ -315,7 +316,7 @@ def test_values_are_quoted_short_and_printable():
         assert text.isprintable()
 
 
-# --- what comes back ---
+# --- responses ---
 
 
 @pytest.mark.parametrize("kind", [SpeechEmotion, MusicPrompt, TherapySession])
@@ -327,6 +328,12 @@ def test_an_answer_of_another_version_is_a_server_error(kind, name):
             wire.read_answer(kind, tensors)
     with pytest.raises(errors.ServerError, match="version"):
         wire.read_answer(kind, {})
+
+
+def test_an_answer_whose_text_is_none_is_the_server_s_fault():
+    broken = SESSION | {"prompt": np.array([b"\xff"], dtype=np.object_)}
+    with pytest.raises(errors.ServerError, match="not one of this protocol"):
+        wire.read_answer(TherapySession, broken)
 
 
 def chunks(count, end=None):
@@ -369,7 +376,7 @@ async def test_an_asyncio_stream_that_ends_early_is_the_same_error(end):
     assert (caught.value.received_s, stream.received_s) == (2.0, 2.0)
 
 
-async def test_a_stream_that_is_complete_or_was_closed_ends_in_peace():
+async def test_a_stream_that_is_complete_or_was_closed_ends_without_an_error():
     assert len(list(MusicStream(chunks(4)))) == 4
     assert len([chunk async for chunk in await async_stream(4)]) == 4
     stream, other = MusicStream(chunks(2)), await async_stream(2)

@@ -158,7 +158,7 @@ def test_another_format_is_refused_before_anything_is_sent(client, folder, optio
     assert {path.name for path in folder.iterdir()} == {"speech.wav"}
 
 
-def test_a_format_may_be_said_where_the_name_says_none(client, folder):
+def test_a_format_may_be_given_where_the_name_has_none(client, folder):
     assert attune("play", "speech.wav", "-o", "music", "--format", "flac").exit_code == 0
     assert sf.info("music").format == "FLAC"
 
@@ -489,7 +489,7 @@ def test_a_session_file_asks_for_the_same_piece(client, folder):
     assert client.asked == [same, same | {"duration_s": 9.0, "seed": 3}]
 
 
-def test_the_seed_is_told(client, folder):
+def test_the_seed_is_printed(client, folder):
     assert "seed\t41\n" in attune("play", "speech.wav").stdout
 
 
@@ -518,7 +518,7 @@ def test_models_as_json_and_as_lines(client):
     assert attune("models").stdout.splitlines()[0].split("\t")[:2] == ["valence", "READY"]
 
 
-def test_without_a_recording_the_wish_is_told(client, folder):
+def test_without_a_recording_the_options_are_printed(client, folder):
     client.session = FakeSession(vad=VAD(4, 2, 3))
     out = attune("play", "--vad", "4,2,3").stdout
     assert "transcript" not in out
@@ -585,7 +585,7 @@ def test_any_sub_command_fails_in_one_line(client, monkeypatch, error, line):
     assert len(result.output.splitlines()) == 1
 
 
-def test_what_nobody_foresaw_keeps_its_traceback(client, monkeypatch, tmp_path):
+def test_an_unexpected_error_keeps_its_traceback(client, monkeypatch, tmp_path):
     monkeypatch.setattr(FakeClient, "models", lambda self: {}["missing"])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = attune("models")

@@ -1,4 +1,4 @@
-"""What the composer writes, checked on the score: `pytest tests/unit/test_composer_score.py`."""
+"""The composer's scores: `pytest tests/unit/test_composer_score.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import pytest
 
-from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS, MusicSpec
 from attune_ensemble.music.composer.composition import Composer, compose
 from attune_ensemble.music.composer.engine import ComposerEngine
@@ -15,14 +14,14 @@ from attune_ensemble.music.composer.harmony import INTERVALS, Chord, Key, progre
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.orchestration import cast
 from attune_ensemble.music.composer.score import Score
-from attune_ensemble.music.registry import EngineOptions, create_engine
+from attune_ensemble.music.plan import ConstantPlan
 from tests.scales import pitch_classes
 
 QUARTET = ("piano", "strings", "cello", "flute")
 
 
 def score_of(spec: MusicSpec, seed: int = 1, duration_s: float = 40.0) -> Score:
-    return Score.of(compose(spec, seed, duration_s))
+    return Score.of(compose(ConstantPlan(spec, ""), seed, duration_s))
 
 
 def random_specs(count: int) -> list[tuple[MusicSpec, float]]:
@@ -108,7 +107,7 @@ def test_progressions_have_the_asked_length_and_cadence(mode, num_bars):
                 assert fifth - root == 7
 
 
-def test_voices_move_little_and_never_rub():
+def test_voice_leading_has_little_motion_and_no_semitone_clashes():
     key = Key.named("D", "dorian")
     previous: tuple[int, ...] = ()
     for degree in (0, 3, 4, 0, 6, 2, 3, 0):
@@ -154,7 +153,7 @@ def test_melodies_move_mostly_by_step():
 
 
 def test_a_theme_comes_back():
-    """The rhythm of the first bar of the theme is heard again later in the piece."""
+    """The rhythm of the first bar of the theme recurs later in the piece."""
     for seed in range(10):
         score = score_of(MusicSpec(70, "ionian", "C", QUARTET, "mp"), seed, 60.0)
         bars = []
@@ -197,7 +196,7 @@ def test_a_score_is_the_same_for_a_seed_and_another_for_another():
 
 
 def test_phrases_are_composed_one_at_a_time():
-    phrases = compose(MusicSpec(70, "ionian", "C", QUARTET, "mp"), 1, 600.0)
+    phrases = compose(ConstantPlan(MusicSpec(70, "ionian", "C", QUARTET, "mp"), ""), 1, 600.0)
     assert next(phrases).start_s == 0.0
 
 
@@ -222,9 +221,3 @@ def test_the_specification_may_change_from_phrase_to_phrase():
 )
 def test_roles(instruments, role, players):
     assert getattr(cast(instruments), role) == players
-
-
-def test_engines_are_created_by_name():
-    assert create_engine("composer", EngineOptions()).name == "composer"
-    with pytest.raises(InvalidOption, match="composer"):
-        create_engine("pianola", EngineOptions())

@@ -26,6 +26,7 @@ from attune_ensemble.music.composer.renderer import Renderer
 from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.plan import ConstantPlan
 from tests.scales import pitch_classes
 
 ENGINE = ComposerEngine()
@@ -42,7 +43,7 @@ DURATION_S = 20.0
 
 
 def request_for(spec: MusicSpec, duration_s: float = DURATION_S, seed: int = 1) -> MusicRequest:
-    return MusicRequest("", spec, duration_s, seed)
+    return MusicRequest(ConstantPlan(spec, ""), duration_s, seed)
 
 
 def play(request: MusicRequest, chunk_s: float = 1.0) -> npt.NDArray[np.float32]:
@@ -219,7 +220,7 @@ def library() -> SampleLibrary:
 @lru_cache
 def loudness(instrument: str | None) -> float:
     """Gated loudness of one instrument's strokes in the tutti (all of them for None), before mastering."""
-    phrases = compose(SPECS["tutti"], 1, DURATION_S)
+    phrases = compose(ConstantPlan(SPECS["tutti"], ""), 1, DURATION_S)
     strokes = [s for phrase in phrases for s in perform(phrase, 1) if instrument in (None, s.instrument)]
     renderer = Renderer(iter(strokes), library())
     dry = np.concatenate([renderer.block()[:2] for _ in range(round(DURATION_S * SAMPLE_RATE) // BLOCK)], axis=1)

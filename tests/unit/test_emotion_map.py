@@ -185,15 +185,31 @@ def test_a_missing_lexicon_is_named(tmp_path):
 
 
 def test_anchors_come_from_the_knowledge_base():
-    anchors = read_anchors(EMOTIONS_FILE)
+    anchors = read_anchors()
     assert list(anchors.labels) == LABELS
     assert anchors.vad.tolist() == [list(emotion.anchor) for emotion in EMOTIONS]
 
 
 def test_a_file_without_anchors_is_refused(tmp_path):
-    (tmp_path / "emotions.yaml").write_text("emotions: [{label: joy}]")
-    with pytest.raises(AnchorsError, match="needs a list 'emotions' with label and anchor"):
-        read_anchors(tmp_path / "emotions.yaml")
+    for text, told in {
+        "emotions: [{label: joy}]": "emotions.yaml, entry 1 .joy.: anchor must be numbers for valence",
+        "emotions: [{anchor: {valence: 3, arousal: 3, dominance: 3}}]": "entry 1: needs a label of its own",
+        "emotions: 3": "emotions.yaml must hold a list named 'emotions'",
+    }.items():
+        (tmp_path / "emotions.yaml").write_text(text)
+        with pytest.raises(AnchorsError, match=told):
+            read_anchors(tmp_path / "emotions.yaml")
+    with pytest.raises(AnchorsError, match=r"cannot read the emotions of .*nowhere\.yaml"):
+        read_anchors(tmp_path / "nowhere.yaml")
+
+
+def test_other_emotions_than_the_knowledge_base_s_may_be_given(tmp_path):
+    here = "{valence: 3, arousal: 3, dominance: 4.5}"
+    entries = ", ".join(f"{{label: {label}, anchor: {here}}}" for label in ("calm", "at ease"))
+    (tmp_path / "two.yaml").write_text(f"emotions: [{entries}]")
+    anchors = read_anchors(tmp_path / "two.yaml")
+    assert anchors.labels == ("calm", "at ease")
+    assert anchors.vad.tolist() == [[3.0, 3.0, 4.5]] * 2
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +378,8 @@ def test_the_command_reports_bad_input_in_one_line(tmp_path):
     assert "Give it with --scale LOW HIGH" in run_command(tmp_path).output
     outcome = run_command(tmp_path, anchors=tmp_path / "lexicon.txt")
     assert outcome.exit_code == 1
-    assert "needs a list 'emotions'" in outcome.output
+    assert outcome.output.startswith("Error: cannot read the emotions of")
+    assert outcome.output.count("\n") == 1
 
 
 def test_training_repeats_itself(lexicon):

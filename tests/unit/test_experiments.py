@@ -243,7 +243,7 @@ def test_every_session_in_turn_is_pooled(folder, table1):
         assert pooled.count == sum(fold[name].count for fold in cell.folds.values()) == total
         squared = sum(fold[name].count * fold[name].rmse ** 2 for fold in cell.folds.values())
         assert pooled.rmse == pytest.approx((squared / total) ** 0.5, rel=1e-4)
-    (planned[0].folder / "model" / "head.safetensors").unlink()  # what was predicted once is not asked again
+    (planned[0].folder / "model" / "head.safetensors").unlink()  # predictions are read back, not recomputed
     assert measure(planned, subject, options, lines.append).dimensions == cell.dimensions
 
 
@@ -269,7 +269,7 @@ def test_two_tables_do_not_share_a_folder(folder, table1):
         (["--data", "manifest=missing.csv"], 1, "is not a manifest"),
     ],
 )
-def test_what_is_wrong_is_said(arguments, status, message, tmp_path):
+def test_an_error_is_reported_in_one_line(arguments, status, message, tmp_path):
     result = CliRunner().invoke(experiments, ["table1", *arguments, "--output", str(tmp_path)])
     assert result.exit_code == status
     assert message in result.stderr

@@ -1,4 +1,4 @@
-"""Exporting: the graphs say what the protocol declares, answer as PyTorch does, and a wrong one does not count.
+"""Export: graphs agree with the protocol's declarations and with PyTorch's outputs, and a wrong one is rejected.
 
 Run: pytest tests/unit/test_export_onnx.py
 """
@@ -46,7 +46,7 @@ SIZES = (Sizes(1, 400, 2), Sizes(3, 20_001, 17), Sizes(2, 9_000, 512))
 
 
 def tiny_regressor(target, audio: AudioTowerConfig) -> Regressor:
-    """A random regressor whose adapters and outputs are far from nothing."""
+    """A random regressor whose adapters and outputs are far from zero."""
     torch.manual_seed(5)
     model = build_regressor(
         RegressorConfig(
@@ -111,7 +111,7 @@ def test_the_export_answers_as_the_unmerged_model(valence):
     assert check_export(path, adapted, VALENCE_MODEL, sizes=SIZES) <= TOLERANCE
 
 
-def test_a_model_without_its_adapters_is_found_out(valence):
+def test_a_model_without_its_adapters_is_detected(valence):
     _, path, _ = valence
     torch.manual_seed(5)
     plain = tiny_regressor("valence", WHISPER)
@@ -157,7 +157,7 @@ def tiny_classifier(kind: type[EmotionClassifier] = EmotionClassifier) -> Emotio
 
 
 class Restless(EmotionClassifier):
-    """Never answers the same twice."""
+    """A module whose outputs differ at every call."""
 
     def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         vad, probabilities = super().forward(valence, arousal_dominance)
@@ -165,7 +165,7 @@ class Restless(EmotionClassifier):
 
 
 class Broken(EmotionClassifier):
-    """Answers with what is not a number."""
+    """A module whose outputs are NaN."""
 
     def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         vad, probabilities = super().forward(valence, arousal_dominance)
@@ -210,7 +210,7 @@ def test_the_sentence_encoder_embeds_as_sentence_transformers_does():
 
 
 def test_a_weight_that_is_no_number_is_refused_though_no_check_meets_it(tmp_path):
-    """The row of a word that is never drawn: the graph would answer well until somebody says that word."""
+    """The embedding of a token that is never drawn: the outputs are right until an input contains it."""
     model = merge_adapters(tiny_regressor("valence", WHISPER))
     with torch.no_grad():
         model.text_tower.encoder.embeddings.word_embeddings.weight[7] = float("nan")

@@ -1,4 +1,4 @@
-"""The knowledge base: the shipped file keeps its promises, and a broken one is refused by name.
+"""The knowledge base: the packaged file is valid, and an invalid one is rejected with the name of the entry.
 
 Run: pytest tests/unit/test_knowledge.py
 """

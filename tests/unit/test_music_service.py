@@ -15,16 +15,16 @@ from attune_client.protocol.errors import (
     RequestCancelled,
     RequestTimeout,
     ServerError,
-    ServerUnavailable,
     StreamEndedEarly,
 )
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
+from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.music import service as service_module
-from attune_ensemble.music.registry import EngineOptions, available_engines, default_engine
-from attune_ensemble.music.sampling import SamplingSettings
+from attune_ensemble.music.plan import ConstantPlan
+from attune_ensemble.music.registry import EngineOptions
 from attune_ensemble.music.service import MusicService, read_request
 from attune_ensemble.serving.call import CallContext
-from attune_ensemble.tensors import bytes_tensor
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 
@@ -89,7 +89,7 @@ def test_defaults_and_options_reach_the_engine(engine):
         announcement, *_ = service.play(inputs(**options))
         assert engine.request.duration_s == duration_s
         assert announcement["seed"] == [engine.request.seed]
-        assert (engine.request.spec, engine.request.prompt) == (SPEC, "slow")
+        assert engine.request.plan == ConstantPlan(SPEC, "slow")
     assert engine.request.seed == 7
 
 
@@ -158,7 +158,7 @@ def test_settings_of_sampling_are_read_and_the_composer_refuses_them():
     assert read_request(inputs(), 30.0, 1).sampling is None
     responses = MusicService("composer", 1.0, EngineOptions()).play(inputs(top_k=np.array([5], np.int32)))
     next(responses)
-    with pytest.raises(InvalidOption, match="are for musicgen"):
+    with pytest.raises(InvalidOption, match="the composer samples nothing"):
         next(responses)
 
 
@@ -296,38 +296,3 @@ def test_what_was_sent_is_not_sent_back_whole(options):
     with pytest.raises(InvalidOption, match="xxx") as caught:
         next(MusicService("composer", 1.0, EngineOptions()).play(inputs(**options)))
     assert len(caught.value.to_wire()) < 1_000
-
-
-# Which engines can play, by what `attune export` placed for the profile
-
-
-def exported(folder, *files, weights="musicgen.gpu"):
-    """The options of a model whose checkpoint folder holds these files."""
-    for file in files:
-        (folder / weights).mkdir(exist_ok=True)
-        (folder / weights / file).touch()
-    return EngineOptions.of({"weights": "musicgen.gpu"}, "cpu", folder)
-
-
-def test_the_profiles_own_checkpoint_is_played(tmp_path):
-    options = exported(tmp_path, "config.json", "model.safetensors")
-    assert options.musicgen == tmp_path / "musicgen.gpu"
-    assert available_engines(options) == ("composer", "musicgen")
-    assert default_engine("musicgen", options) == "musicgen"
-    assert default_engine("composer", options) == "composer"
-
-
-def test_another_profiles_checkpoint_is_not(tmp_path):
-    options = exported(tmp_path, "config.json", weights="musicgen")
-    assert available_engines(options) == ("composer",)
-
-
-def test_the_composer_plays_where_musicgen_was_left_out_on_purpose(tmp_path):
-    options = exported(tmp_path, "none")
-    assert available_engines(options) == ("composer",)
-    assert default_engine("musicgen", options) == "composer"
-
-
-def test_musicgen_that_was_forgotten_is_refused_when_the_model_loads(tmp_path):
-    with pytest.raises(ServerUnavailable, match=r"run `attune export` with this --profile, and --musicgen none"):
-        default_engine("musicgen", exported(tmp_path))

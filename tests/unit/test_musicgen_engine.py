@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
-from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
+from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout, ServerError
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
@@ -23,7 +25,6 @@ from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.music.musicgen.failures import EngineBusy
 from attune_ensemble.music.musicgen.loading import as_served, engine_of, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]
@@ -217,6 +218,93 @@ def test_music_does_not_depend_on_who_else_is_there_nor_on_when_it_joined(offere
         assert torch.equal(made, alone[index][:, : made.shape[1]])
         assert cancelled or made.shape == alone[index].shape
     assert engine.statistics().failed == 0
+
+
+# Plans whose prompt changes on the way
+
+
+TURN_S, PIECE_FRAMES = 0.9, 75  # longer than a window
+
+
+def made(engine, *requests):
+    """The codes [K, frames] of requests that play at once."""
+    codes = recorded(engine)
+    streams = [engine.submit(request) for request in requests]
+    for stream in streams:
+        whole(stream)
+    return [torch.cat(codes[id(stream)], dim=1) for stream in streams]
+
+
+def turning(first, then, **more):
+    return generation(first, PIECE_FRAMES, later=lambda time_s: first if time_s < TURN_S else then, **more)
+
+
+def first_difference(one, other):
+    return int((one != other).any(dim=0).nonzero()[0])
+
+
+def test_a_plan_that_stays_changes_nothing(engine):
+    constant, planned = made(engine, generation("abc", PIECE_FRAMES, seed=3), turning("abc", "abc", seed=3))
+    assert torch.equal(constant, planned)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingSettings()])
+def test_the_music_follows_a_prompt_that_changes_and_goes_on(engine, sampling):
+    (constant,) = made(engine, generation("abc", PIECE_FRAMES, seed=3, sampling=sampling))
+    (turned,) = made(engine, turning("abc", "hello, world", seed=3, sampling=sampling))
+    (other,) = made(engine, generation("hello, world", PIECE_FRAMES, seed=3, sampling=sampling))
+    assert turned.shape == constant.shape
+    turn, delay = round(TURN_S * FRAME_RATE), engine._state.pattern.longest_delay
+    longest_chunk = round(SETTINGS.longest_chunk_s * FRAME_RATE)
+    assert turn - delay <= first_difference(constant, turned) <= turn + longest_chunk + 4
+    assert not torch.equal(turned[:, turn:], other[:, turn:])  # it goes on from what was there
+
+
+def test_who_plays_beside_a_prompt_that_changes_does_not_notice(offered):
+    parts, alone = offered
+    engine = engine_of(parts, SETTINGS)
+    for index, request in enumerate(REQUESTS):
+        _turned, beside = made(engine, turning("abc", "hello, world"), request)
+        assert torch.equal(beside, alone[index])
+    engine.close()
+
+
+def test_a_window_that_slides_asks_the_plan_where_no_chunk_does(parts):
+    """Nothing is sent before the first window is full: the prompt changes where it slides."""
+    engine = MusicGenEngine(*parts, replace(SETTINGS, first_chunk_s=10.0))
+    asked = []
+
+    def later(time_s):
+        asked.append(time_s)
+        return "abc" if time_s < TURN_S else "hello, world"
+
+    (constant,) = made(engine, generation("abc", PIECE_FRAMES, seed=3))
+    (turned,) = made(engine, generation("abc", PIECE_FRAMES, seed=3, later=later))
+    engine.close()
+    window = round(SETTINGS.window_s * FRAME_RATE)
+    assert asked == [pytest.approx(window / FRAME_RATE)]
+    assert first_difference(constant, turned) >= window - engine._decoder.shape.codebooks
+
+
+def broken(time_s):
+    raise OSError("the plan is gone")
+
+
+@pytest.mark.parametrize(
+    ("later", "error"),
+    [(lambda time_s: "abc" if time_s < TURN_S else "a" * 65, InvalidOption), (broken, ServerError)],
+)
+def test_a_plan_that_fails_ends_its_own_piece_alone(engine, later, error):
+    (alone,) = made(engine, REQUESTS[2])
+    codes = recorded(engine)
+    failing, beside = engine.submit(generation(frames=PIECE_FRAMES, later=later)), engine.submit(REQUESTS[2])
+    with pytest.raises(error) as caught:
+        whole(failing)
+    assert "gone" not in str(caught.value)
+    whole(beside)
+    assert torch.equal(torch.cat(codes[id(beside)], dim=1), alone)
+    assert engine.statistics().failed == 1
+    assert engine.healthy
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen import sampling as sampling_module
 from attune_ensemble.music.musicgen.codec import ChunkedCodec
@@ -28,9 +29,10 @@ from attune_ensemble.music.musicgen.music_engine import load_engine
 from attune_ensemble.music.musicgen.sampling import choose, gumbel, uniform_noise
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import METRICS
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions, create_engine
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicgen
+from tests.plans import Turn
 
 # The delay pattern
 
@@ -308,7 +310,9 @@ def served(checkpoint):
 
 
 def asked(prompt="calm", duration_s=1.0, **more):
-    return MusicRequest(prompt, MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), duration_s, seed=3, **more)
+    return MusicRequest(
+        ConstantPlan(MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), prompt), duration_s, seed=3, **more
+    )
 
 
 def test_a_checkpoint_plays_in_chunks_of_the_asked_length(served):
@@ -325,6 +329,18 @@ def test_sampling_is_the_requests_own(served):
 
     assert np.array_equal(play(), play(sampling=SamplingSettings()))
     assert not np.array_equal(play(), play(sampling=SamplingSettings(temperature=0.0)))
+
+
+def test_the_adapter_follows_the_plans_prompt(served):
+    spec = MusicSpec(72.0, "dorian", "D", ("piano",), "mp")
+
+    def play(plan):
+        return np.concatenate(list(served.generate(MusicRequest(plan, 3.0, seed=3), chunk_s=1.0)))
+
+    constant, other = ConstantPlan(spec, "calm"), ConstantPlan(spec, "wild and loud")
+    turned, stayed = play(Turn(constant, other, 1.5)), play(constant)
+    assert np.array_equal(turned[:160], stayed[:160])
+    assert not np.array_equal(turned[-80:], stayed[-80:])
 
 
 def test_a_listener_in_the_queue_is_called_back_until_its_turn(served):
@@ -345,12 +361,14 @@ def test_a_program_may_end_while_music_plays(checkpoint):
     program = f"""
 from pathlib import Path
 from attune_ensemble.music.engine import MusicRequest
+from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions, create_engine
 from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.music.musicgen.music_engine import load_engine
 
 engine = load_engine(Path({str(checkpoint)!r}), "cpu", "float32", slots=1, queue=1)
-music = engine.generate(MusicRequest("calm", MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), 600.0, seed=3), 1.0)
+plan = ConstantPlan(MusicSpec(72.0, "dorian", "D", ("piano",), "mp"), "calm")
+music = engine.generate(MusicRequest(plan, 600.0, seed=3), 1.0)
 while not len(next(music)):
     pass
 """
@@ -360,9 +378,10 @@ while not len(next(music)):
 
 def test_workers_stay_awake_where_musicgen_plays(checkpoint, monkeypatch):
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    create_engine("composer", EngineOptions(musicgen=checkpoint))
+    options = EngineOptions({"weights": checkpoint.name, "slots": "1"}, folder=checkpoint.parent)
+    create_engine("composer", options)
     assert "OMP_WAIT_POLICY" in os.environ
-    create_engine("musicgen", EngineOptions(musicgen=checkpoint))
+    create_engine("musicgen", options)
     assert "OMP_WAIT_POLICY" not in os.environ
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from attune_client.protocol import errors
-from attune_client.protocol.models import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
+from attune_client.protocol.bounds import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
 from attune_ensemble.speech import audio as audio_module
 from attune_ensemble.speech import av_process
 from attune_ensemble.speech.audio import Decoder, MonoStream, decode_speech
@@ -158,7 +158,7 @@ def test_a_decoder_that_crashes_or_hangs_fails_for_its_request_alone(monkeypatch
         decode_speech(M4A)
 
 
-def test_a_recording_that_nobody_waits_for_any_more_is_not_decoded_on(monkeypatch):
+def test_decoding_ends_when_its_request_is_cancelled(monkeypatch):
     worker_is(monkeypatch, "import time; time.sleep(60)")
     started_s, calls, before = time.monotonic(), [], children()
 
@@ -323,7 +323,7 @@ def test_one_loud_click_is_named_where_it_drowns_the_rest():
     [(0x7FFFF024, 0x7FFFF000), (0x80000024, 0x80000000), (0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFF024, 0xFFFFF000), (0, 0)],
     ids=["sox", "arecord", "ffmpeg", "4 GB", "none"],
 )
-def test_a_recording_in_a_pipe_says_any_size_that_none_has(riff, data):
+def test_placeholder_sizes_of_streamed_files_are_recognised(riff, data):
     encoded = bytearray(with_soundfile(SAMPLES, RATE))
     place = encoded.find(b"data") + 4
     encoded[4:8], encoded[place : place + 4] = struct.pack("<I", riff), struct.pack("<I", data)

@@ -90,7 +90,7 @@ def test_tower_features_ignore_padding(kind):
     with torch.inference_mode():
         alone, alone_mask = tower(clip, torch.tensor([[CLIP]]))
         longer = speech(2, MAX_SAMPLES, seed=3)
-        longer[0, :CLIP] = clip  # What follows is garbage, not zeros.
+        longer[0, :CLIP] = clip  # The padding is noise, not zeros.
         beside, mask = tower(longer, torch.tensor([[CLIP], [MAX_SAMPLES]]))
         padded, _ = tower(nn.functional.pad(clip, (0, MAX_SAMPLES - CLIP)), torch.tensor([[CLIP]]))
         other, _ = tower(speech(1, CLIP, seed=4), torch.tensor([[CLIP]]))
@@ -275,7 +275,7 @@ def test_layer_mix_is_a_softmax_of_normed_layers():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merged_model_is_plain_and_says_the_same(kind):
+def test_merged_model_has_plain_layers_and_equal_outputs(kind):
     model = tiny_regressor(kind)
     merged = merge_adapters(model)
     assert any(isinstance(module, LoraLayer) for module in model.modules())
@@ -478,7 +478,7 @@ def test_encoder_layer_equals_torchs_own():
         torch.testing.assert_close(ours(values, mask), theirs(values))
 
 
-def test_masked_audio_counts_for_nothing_and_words_still_do():
+def test_masked_audio_has_no_effect_and_text_has():
     model = tiny_regressor()
     ids = words(2, 7)
     mask = torch.ones_like(ids)
@@ -500,14 +500,14 @@ def test_present_audio_is_the_default():
 
 
 def with_lower_layers(model) -> Regressor:
-    """The same weights, and the layers below the text tower's last one heard as well."""
+    """Return a regressor with the same weights that also takes the layers below the text tower's last one."""
     more = build_regressor(replace(model.config, lower_text_layers=True), None)
     missing, unexpected = more.load_state_dict(model.state_dict(), strict=False)
     assert (missing, unexpected) == (["lower_text_projection.weight"], [])
     return more.eval()
 
 
-def test_lower_text_layers_begin_as_nothing_and_then_count():
+def test_lower_text_layers_have_no_effect_at_first_and_are_trained():
     model = tiny_regressor()
     more, ids = with_lower_layers(model), words(2, 7)
     inputs = (speech(2, 9000), [9000, 9000], ids, torch.ones_like(ids))

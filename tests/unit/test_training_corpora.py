@@ -79,6 +79,14 @@ def test_a_file_cut_short_is_found_without_decoding_it(kind):
     assert audio_fault(whole[: len(whole) // 2]) != ""
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_sound_that_is_shorter_than_announced_is_cut_short(kind):
+    half = bytearray(encoded(kind)[:2000])
+    # As long as the header says of the whole file, unlike the sound in it.
+    half[4:8] = (len(half) - 8).to_bytes(4, "little" if kind == "WAV" else "big")
+    assert audio_fault(bytes(half)) == "is cut short"
+
+
 def test_a_streamed_wav_file_of_unknown_length_is_whole():
     streamed = bytearray(encoded("WAV"))
     streamed[40:44] = b"\xff" * 4
@@ -378,7 +386,7 @@ def test_turns_without_a_transcription_file_are_listed(iemocap):
         ("", None),
     ],
 )
-def test_a_turn_tells_who_speaks(text, expected):
+def test_a_turns_name_gives_its_speaker(text, expected):
     assert find_turn_name(text) == expected
 
 
@@ -535,7 +543,7 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
 # RAVDESS
 
 
-def test_clip_name_says_what_was_acted():
+def test_a_clips_name_gives_its_emotion():
     assert parse_clip_name("03-01-05-02-01-02-24") == ClipName("angry", "strong", 1, 2, 24)
     assert parse_clip_name("03-01-01-01-02-01-01") == ClipName("neutral", "normal", 2, 1, 1)
 

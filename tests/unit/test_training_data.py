@@ -32,7 +32,7 @@ def example(samples, words="a", weight=1.0):
     return Example(waveform, words, np.array([2.0, 3.0, 4.0], np.float32), weight)
 
 
-def test_batch_is_padded_and_says_what_is_real(tokens):
+def test_a_batch_is_padded_and_has_an_attention_mask(tokens):
     batch = Collator(tokens, "arousal_dominance", 8.0)([example(500, "a b"), example(None, "a b c d", weight=3.0)])
     assert batch.waveform.shape == (2, 500)
     assert batch.num_samples.tolist() == [[500], [400]]

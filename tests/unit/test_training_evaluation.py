@@ -1,4 +1,4 @@
-"""Evaluation: worked numbers, pairs that a person would try, and the command on a miniature.
+"""Evaluation: worked numbers, pairwise order checks, and the command on a miniature.
 
 .venv/bin/pytest tests/unit/test_training_evaluation.py
 ATTUNE_DATA=DIR .venv/bin/pytest tests/unit/test_training_evaluation.py    (with ravdess/ in DIR)
@@ -7,10 +7,14 @@ ATTUNE_DATA=DIR .venv/bin/pytest tests/unit/test_training_evaluation.py    (with
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
+import re
+import tomllib
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +22,9 @@ import soundfile
 import torch
 from click.testing import CliRunner
 
+from attune_client.bench import report
 from attune_ensemble.pipeline import weighted_mean
+from attune_ensemble.prompting.knowledge import OCTANTS, load_emotions
 from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.commands import evaluate
@@ -38,7 +44,8 @@ from attune_training.evaluation.pairs import (
 )
 from attune_training.evaluation.predictions import Predictions, predict
 from attune_training.evaluation.report import markdown, score
-from attune_training.evaluation.segments import Segment, deal_words, given_segments, recognised_segments
+from attune_training.evaluation.segments import Segment, distribute_words, given_segments, recognised_segments
+from attune_training.machine import hardware_line
 from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
 from tests.miniature import write_manifest
@@ -142,7 +149,7 @@ def test_a_check_that_finds_no_pair_says_so():
 
 
 class Loudness(torch.nn.Module):
-    """Says how loud the longest stretch of one value is, and how many tokens it was given: 1 and 2 of two outputs."""
+    """A model with two outputs: the value of the longest constant span, and the number of tokens."""
 
     class Config:
         output_names = ("arousal", "dominance")
@@ -177,7 +184,7 @@ def speech_is_what_is_loud(monkeypatch):
     monkeypatch.setattr("attune_training.evaluation.segments.segmenter", lambda: find)
 
 
-def test_a_long_recording_is_heard_to_its_end_and_averaged_by_length(tmp_path, speech_is_what_is_loud):
+def test_a_long_recording_is_evaluated_to_its_end_and_averaged_by_length(tmp_path, speech_is_what_is_loud):
     """The 8 s at its start would say 0.2."""
     item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
     found = predict(Loudness(), [item, item], collator())
@@ -215,11 +222,11 @@ def test_words_that_are_given_go_to_the_segments_in_order(tmp_path, speech_is_wh
         ("a b c d", [1, 1, 2], ["a", "b", "c d"]),
     ],
 )
-def test_words_are_dealt_out_by_length_and_none_is_lost(transcript, lengths, expected):
-    assert deal_words(transcript, lengths) == expected
+def test_words_are_distributed_by_length_and_none_is_lost(transcript, lengths, expected):
+    assert distribute_words(transcript, lengths) == expected
 
 
-def test_where_no_speech_is_found_the_sound_is_heard_in_equal_parts(tmp_path, monkeypatch):
+def test_where_no_speech_is_found_the_audio_is_cut_into_equal_parts(tmp_path, monkeypatch):
     monkeypatch.setattr("attune_training.evaluation.segments.segmenter", lambda: lambda waveform: [])
     [segments] = given_segments([recording(tmp_path, (5.0, 0.0), (20.0, 0.3), (5.0, 0.0))])
     lengths = [segment.end - segment.start for segment in segments]
@@ -230,7 +237,7 @@ def test_where_no_speech_is_found_the_sound_is_heard_in_equal_parts(tmp_path, mo
 
 def test_recognised_segments_are_the_recognisers_own(tmp_path, speech_is_what_is_loud):
     item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
-    heard = [providers.HeardSegment(0, 10, "well"), providers.HeardSegment(20, 40, "hello there")]
+    heard = [providers.RecognisedSegment(0, 10, "well"), providers.RecognisedSegment(20, 40, "hello there")]
     assert recognised_segments([item], lambda waveform: heard) == [
         (Segment(0, 10, "well"), Segment(20, 40, "hello there"))
     ]
@@ -243,11 +250,11 @@ def test_the_finding_of_speech_is_the_served_one(samples):
     assert providers.segmenter()(waveform) == [(span.start, span.end) for span in find_speech(waveform)] != []
 
 
-def test_training_says_before_it_starts_what_measuring_would_lack(monkeypatch):
+def test_training_checks_before_it_starts_that_it_can_be_evaluated(monkeypatch):
     def find(waveform):
         raise ImportError("No module named 'faster_whisper'")
 
-    monkeypatch.setattr(providers, "_load", lambda name: find)
+    monkeypatch.setattr(providers, "_module", lambda name: SimpleNamespace(find_speech=find))
     with pytest.raises(providers.ProviderError, match=r"finding speech needs more .*install"):
         providers.segmenter()
 
@@ -298,7 +305,7 @@ def test_recognised_words_take_the_place_of_the_corpus_s(models, manifest, monke
 
     def transcribe(waveform):
         heard.append(len(waveform))
-        return [providers.HeardSegment(0, len(waveform), "good joy")]
+        return [providers.RecognisedSegment(0, len(waveform), "good joy")]
 
     monkeypatch.setattr("attune_training.evaluation.command.transcriber", lambda: transcribe)
     arguments = ("--model", models / "valence", "--data", manifest, "--json")
@@ -315,7 +322,7 @@ def test_recognised_words_take_the_place_of_the_corpus_s(models, manifest, monke
         (("--data", "x.csv", "--pairs", "arousal"), "is no check of pairs"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(models, arguments, message):
+def test_an_error_is_reported_in_one_line(models, arguments, message):
     result = CliRunner().invoke(evaluate, ["--model", str(models), *arguments])
     assert result.exit_code == 1
     assert message in result.stderr
@@ -324,11 +331,25 @@ def test_what_is_wrong_is_said_in_one_line(models, arguments, message):
 
 def test_words_that_nothing_provides_are_explained(monkeypatch):
     monkeypatch.setattr(providers, "entry_points", lambda **_: [])
-    with pytest.raises(providers.ProviderError, match="install the extras train and serve"):
-        providers.weights("whisper-base-ct2")
+    providers._module.cache_clear()
+    with pytest.raises(providers.ProviderError, match="install the extra train"):
+        providers.transcriber()
 
 
-# What the shipped models make of sentences that a person would try
+def test_octants_anchors_and_the_machine_are_those_of_the_others():
+    assert providers.anchors() == {emotion.label: emotion.anchor for emotion in load_emotions()}
+    assert {providers.octant_of(emotion.anchor) for emotion in load_emotions()} == set(OCTANTS)
+    assert hardware_line("cpu").startswith(report.hardware_line().removeprefix("hardware: "))
+
+
+def test_every_provider_that_is_declared_is_one_that_training_uses():
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
+    used = set(re.findall(r'_module\("(\w+)"\)', Path(providers.__file__).read_text()))
+    assert set(declared[providers.GROUP]) == used
+    assert all(importlib.import_module(module) for module in declared[providers.GROUP].values())
+
+
+# The packaged models on sentences of clear emotion
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Training from recipe to run folder, on a miniature: it learns, resumes exactly after a kill, and says what is wrong.
+"""Training from recipe to run folder, on a miniature: it learns, resumes exactly after a kill, and reports errors.
 
 .venv/bin/pytest tests/unit/test_training_fitting.py
 """
@@ -88,7 +88,7 @@ def run_process(arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(manifest, tmp_path):
+def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(manifest, tmp_path):
     optimisation = {**RECIPE["optimisation"], "epochs": 30, "patience": 30}
     recipe = write_recipe(tmp_path / "recipe.yaml", optimisation=optimisation)
     whole = CliRunner().invoke(train, arguments("valence", recipe, manifest, tmp_path / "whole"))
@@ -139,7 +139,7 @@ def test_valence_starts_from_a_joint_run(manifest, tmp_path):
         ("words_rate", {"text_tower", "text_projection"}),
     ],
 )
-def test_a_stream_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path, rate, stays):
+def test_a_stream_with_learning_rate_zero_is_frozen(manifest, tmp_path, rate, stays):
     joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
     CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / "joint"))
     recipe = write_recipe(tmp_path / "recipe.yaml", optimisation={**RECIPE["optimisation"], rate: 0.0})
@@ -157,7 +157,7 @@ def test_a_stream_without_a_rate_stays_as_the_start_has_it(manifest, tmp_path, r
     assert {name.split(".")[0] for name in after} - {name.split(".")[0] for name in moved} == stays
 
 
-def test_the_words_may_come_from_another_model(manifest, tmp_path):
+def test_the_text_stream_may_come_from_another_model(manifest, tmp_path):
     joint = write_recipe(tmp_path / "joint.yaml", model=JOINT)
     for name, seed in (("voice", "1"), ("words", "2")):
         CliRunner().invoke(train, arguments("joint", joint, manifest, tmp_path / name, "--seed", seed))
@@ -173,7 +173,7 @@ def test_the_words_may_come_from_another_model(manifest, tmp_path):
     assert not torch.equal(voice["text_projection.weight"], words["text_projection.weight"])
 
 
-def test_what_is_wrong_is_said_in_one_line(manifest, tmp_path):
+def test_an_error_is_reported_in_one_line(manifest, tmp_path):
     recipe = write_recipe(tmp_path / "recipe.yaml")
     unknown = CliRunner().invoke(train, ["valence", "--data", "nothing=x", "--output", str(tmp_path / "run")])
     assert unknown.exit_code == 2
@@ -221,7 +221,7 @@ def test_an_unknown_recipe_names_those_that_ship():
         load_recipe("nothing")
 
 
-def test_voice_and_words_add_up_about_neutral():
+def test_deviations_of_audio_and_words_from_neutral_add_up():
     both = with_foreign_words(example(4.5, "voice"), example(4.0, "words", spoken=False))
     assert both.vad.tolist() == [5.0, 5.0, 5.0]
     assert with_foreign_words(example(4.0), example(2.5)).vad.tolist() == [3.5, 3.5, 3.5]

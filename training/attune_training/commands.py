@@ -1,4 +1,4 @@
-"""The commands of this room: `attune train`, `attune evaluate`, `attune experiments`, `attune synthesise`."""
+"""The commands of this package: `attune train`, `attune evaluate`, `attune experiments`, `attune synthesise`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Configurations of the regressors: frozen, typed, and exact in JSON.
 
-A configuration says everything about a model's shape, so that a model can be built without its pretrained
-weights (random towers for tests) and a saved one can be rebuilt and checked name by name.
+A configuration defines a model's architecture completely, so that a model can be built without its pretrained
+weights (random towers for tests) and a saved one can be rebuilt and its parameters checked by name.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
-"""Sampling rate of every waveform the regressors see, in Hz."""
+"""Sampling rate of the regressors' input waveforms, in Hz."""
 
 Target = Literal["valence", "arousal_dominance", "valence_arousal_dominance"]
 
@@ -56,7 +56,7 @@ DIMENSIONS = TARGET_NAMES["valence_arousal_dominance"]
 """All dimensions, in the order in which they are written everywhere."""
 
 MIN_VAD, NEUTRAL_VAD, MAX_VAD = 1.0, 3.0, 5.0
-"""The scale of every dimension: its ends and its middle."""
+"""Lower end, midpoint and upper end of the scale of every dimension."""
 
 UnimodalName = Literal["gru-shared", "gru-separate", "transformer-shared", "transformer-separate"]
 
@@ -68,8 +68,8 @@ ArchitectureName = Literal[UnimodalName, "cross-modal-joint", "cross-modal-separ
 class PretrainedSources:
     """Where the frozen towers' weights are.
 
-    ``audio`` is a folder: Whisper in CTranslate2's format for a ``whisper`` tower, transformers' HuBERT for a
-    ``hubert`` tower. ``text`` is a folder of transformers' BERT.
+    `audio` is a folder: Whisper in CTranslate2's format for a `whisper` tower, transformers' HuBERT for a
+    `hubert` tower. `text` is a folder of transformers' BERT.
     """
 
     audio: Path
@@ -80,7 +80,7 @@ class PretrainedSources:
 class AudioTowerConfig:
     """Shape of the audio tower; the defaults are Whisper base's encoder.
 
-    ``max_samples`` is the longest waveform (8 s in the paper). With ``layer_mix`` the tower returns a learned
+    `max_samples` is the longest waveform (8 s in the paper). With `layer_mix` the tower returns a learned
     softmax mix of all its layers' outputs in place of the last one.
     """
 
@@ -113,7 +113,7 @@ class TextTowerConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Low-rank adapters (paper, equations 1-2): the scale of the update is ``alpha / rank``."""
+    """Low-rank adapters (paper, equations 1-2): the scale of the update is `alpha / rank`."""
 
     rank: int = 16
     alpha: int = 32
@@ -128,7 +128,7 @@ TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 
 @dataclass(frozen=True, slots=True)
 class _ModelShape:
-    """What the configuration of any model has, beside a ``target`` (a field, or the same for all of its kind)."""
+    """Base of the model configurations; a subclass has a `target`, as a field or as a property."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -142,10 +142,10 @@ class _ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class RegressorConfig(_ModelShape):
-    """Shape of one regressor (paper, section III-C); ``lora`` None leaves the towers frozen as they are (Table I).
+    """Shape of one regressor (paper, section III-C); `lora` None: frozen towers without adapters (Table I).
 
-    With ``lower_text_layers`` the text stream also sees the layers below the text tower's last one, which the paper's
-    does not: a sentence encoder's last layer is about meaning, and what words feel like lies lower.
+    With `lower_text_layers` the text stream also takes the outputs of the layers below the text tower's last one. The
+    paper's does not; a sentence encoder's last layer encodes meaning, and affect is encoded in lower layers.
     """
 
     target: Target
@@ -161,7 +161,7 @@ class RegressorConfig(_ModelShape):
 
     @classmethod
     def from_json(cls, text: str) -> RegressorConfig:
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is not JSON, a field is missing or unknown, or the target is unknown.
@@ -177,10 +177,10 @@ class RegressorConfig(_ModelShape):
 
 @dataclass(frozen=True, slots=True)
 class UnimodalConfig(_ModelShape):
-    """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from the voice.
+    """Shape of one unimodal baseline (paper, section IV-B), which predicts all three dimensions from audio alone.
 
-    The paper gives no sizes. These are the regressor's audio stream, so that the rows of Table I differ in what their
-    names say and in nothing else.
+    The paper gives no sizes. These are those of the regressor's audio stream, so that the rows of Table I differ in the
+    architecture alone.
     """
 
     architecture: UnimodalName
@@ -197,7 +197,7 @@ class UnimodalConfig(_ModelShape):
 
     @classmethod
     def from_json(cls, text: str) -> UnimodalConfig:
-        """Read what :meth:`to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             ValueError: the text is not JSON, a field is missing or unknown, or the architecture is unknown.
@@ -213,10 +213,10 @@ ModelConfig = RegressorConfig | UnimodalConfig
 
 
 def config_from_json(text: str) -> ModelConfig:
-    """Read either configuration; a unimodal one is known by its field ``architecture``.
+    """Read either configuration; a unimodal one is recognised by its field `architecture`.
 
     Raises:
-        ValueError: the text is neither.
+        ValueError: the text is neither configuration.
     """
     raw = json.loads(text)
     if isinstance(raw, dict) and "architecture" in raw:
@@ -225,12 +225,12 @@ def config_from_json(text: str) -> ModelConfig:
 
 
 def architecture_configs(name: ArchitectureName, reference: RegressorConfig) -> tuple[ModelConfig, ...]:
-    """Return the models of one row of Table I, on the towers and with the sizes of ``reference``, without adapters.
+    """Return the models of one row of Table I, on the towers and with the sizes of `reference`, without adapters.
 
     They are one model, or two where valence is trained apart from arousal and dominance.
 
     Raises:
-        ValueError: the name is none of Table I's.
+        ValueError: the architecture is unknown.
     """
     if name in get_args(UnimodalName):
         unimodal = UnimodalConfig(
@@ -259,7 +259,7 @@ def _lora_settings(raw: object) -> LoraSettings:
 
 
 def _checked(kind: type, raw: object) -> dict[str, Any]:
-    """Return ``raw`` if its keys are exactly the fields of ``kind``."""
+    """Return `raw` if its keys are exactly the fields of `kind`."""
     names = {item.name for item in dataclasses.fields(kind)}
     if not isinstance(raw, dict) or set(raw) != names:
         found = sorted(raw) if isinstance(raw, dict) else raw
@@ -268,7 +268,7 @@ def _checked(kind: type, raw: object) -> dict[str, Any]:
 
 
 def embedded_config(target: Target) -> RegressorConfig:
-    """Return the ``embedded`` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
+    """Return the `embedded` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
     return RegressorConfig(target, lower_text_layers=True)
 
 
@@ -284,7 +284,7 @@ def paper_config(target: Target) -> RegressorConfig:
 
 
 def tiny_config(target: Target, kind: Literal["whisper", "hubert"] = "whisper") -> RegressorConfig:
-    """Return a model small enough for a test: the same layers, a few dozen wide, random weights, 100 tokens."""
+    """Return a configuration small enough for tests: hidden sizes of 16 to 64 and a vocabulary of 100 tokens."""
     return RegressorConfig(
         target,
         audio=AudioTowerConfig(

@@ -1,4 +1,4 @@
-"""What the commands of this room share: options, and errors in one line."""
+"""Shared by the commands of this package: options, and errors in one line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 from attune_training.data.corpus import CORPUS_KINDS
 from attune_training.machine import is_first_process
 from attune_training.providers import ProviderError
+from attune_weights import WeightsError
 
-__all__ = ["bad_rows_option", "data_option", "named_paths", "plain_errors", "say"]
+__all__ = ["bad_rows_option", "data_option", "echo", "named_paths", "plain_errors"]
 
 bad_rows_option = click.option(
     "--bad-rows",
@@ -26,14 +27,14 @@ bad_rows_option = click.option(
 
 
 def data_option(meaning: str) -> Callable[[Any], Any]:
-    """Return the option ``--data NAME=PATH``, which may be given several times."""
+    """Return the option `--data NAME=PATH`, which may be given several times."""
     kinds = ", ".join(CORPUS_KINDS)
     text = f"{meaning[0].upper()}{meaning[1:]} ({kinds}). May be repeated."
     return click.option("--data", multiple=True, required=True, metavar="NAME=PATH", help=text)
 
 
 def named_paths(data: Sequence[str], default_name: str = "") -> dict[str, Path]:
-    """Read ``NAME=PATH`` arguments; a path alone takes ``default_name``.
+    """Read `NAME=PATH` arguments; a path alone takes `default_name`.
 
     Raises:
         click.UsageError: an argument has no name, or a name comes twice.
@@ -53,16 +54,16 @@ def named_paths(data: Sequence[str], default_name: str = "") -> dict[str, Path]:
 
 @contextmanager
 def plain_errors(threads: int | None = None) -> Iterator[None]:
-    """Show what a user can set right as one message, without a traceback; use ``threads`` CPU threads."""
+    """Report errors that a user can correct as one message, without a traceback; use `threads` CPU threads."""
     if threads:
         torch.set_num_threads(threads)
     try:
         yield
-    except (ValueError, FileNotFoundError, ProviderError) as error:
+    except (ValueError, FileNotFoundError, ProviderError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def say(line: str) -> None:
-    """Say one line of progress, once where several processes train together."""
+def echo(line: str) -> None:
+    """Print one line of progress to standard error; in distributed training, from the first process only."""
     if is_first_process():
         click.echo(line, err=True)

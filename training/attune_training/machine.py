@@ -1,4 +1,4 @@
-"""What a result was made with: the machine, its processes, and the revision of the sources."""
+"""Provenance of a result: the machine, the rank of the process, and the revision of the sources."""
 
 from __future__ import annotations
 
@@ -8,34 +8,28 @@ from pathlib import Path
 
 import torch
 
+from attune_training.providers import hardware
+
 __all__ = ["git_revision", "hardware_line", "is_first_process"]
 
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # as Lightning looks for them
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # in Lightning's order
 
 
 def is_first_process() -> bool:
-    """Tell whether this process measures, writes and speaks: of several that train together, one each device, one."""
+    """Return whether this process has rank 0, the only one that measures, writes and prints in distributed training."""
     return next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0) == 0
 
 
 def hardware_line(accelerator: str) -> str:
-    """Return the machine in one line: CPU model, cores, threads in use, and the GPU if one may be used."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    line = f"{_cpu_model()}, {cores} cores, {torch.get_num_threads()} threads"
+    """Return a one-line description of the machine: the benchmarks' one, threads in use, and the GPU if it is used."""
+    line = f"{hardware()}, {torch.get_num_threads()} threads"
     if accelerator != "cpu" and torch.cuda.is_available():
         line += f"; {torch.cuda.get_device_name()}"
     return line
 
 
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "unknown CPU")
-
-
 def git_revision() -> str:
-    """Return the revision of the sources, with a mark if they were changed; empty outside a repository."""
+    """Return the revision of the sources, marked `-dirty` if they were changed; empty outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,7 +1,7 @@
-"""The towers that a model stands on, by name: their shapes, their pinned weights, and their tokenizer.
+"""The pretrained towers by name: their configurations, pinned weights and tokenizer.
 
-``embedded``: Whisper base's encoder and all-MiniLM-L6-v2. ``paper``: HuBERT-base and BERT-base-uncased (section
-III-C2). ``tiny``: random and small, the same in every process, for trying a command in seconds.
+`embedded`: Whisper base's encoder and all-MiniLM-L6-v2. `paper`: HuBERT-base and BERT-base-uncased (section
+III-C2). `tiny`: small, with random weights from a fixed seed, for trying a command in seconds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from attune_training.config import (
 from attune_training.data.batches import Collator, TextTokens
 from attune_training.models.building import Model, build_model
 from attune_training.models.checkpoints import load_model, read_config
-from attune_training.providers import weights
+from attune_weights import fetch
 
 __all__ = ["ReadyModel", "TowersName", "build", "load"]
 
@@ -46,41 +46,41 @@ _TINY_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class ReadyModel:
-    """A model on its towers, and the tokenizer of its text tower."""
+    """A model with its towers, their name, and the tokenizer of the text tower."""
 
     model: Model
     towers: TowersName
     tokens: TextTokens
 
     def collator(self) -> Collator:
-        """Return what makes batches for this model."""
+        """Return the collator of this model's batches."""
         config = self.model.config
         return Collator(self.tokens, config.target, config.audio.max_samples / SAMPLE_RATE)
 
 
 def build(towers: TowersName, architecture: ArchitectureName, target: Target, lora: LoraSettings | None) -> ReadyModel:
-    """Return a fresh model of one of Table I's architectures; ``lora`` None leaves the towers as they are.
+    """Return a new model of one of Table I's architectures; `lora` None: no adapters.
 
     Raises:
         ValueError: the architecture does not predict the target, or takes no adapters.
-        ProviderError: the towers' weights cannot be fetched.
+        WeightsError: the towers' weights cannot be fetched.
     """
     config = _config(towers, architecture, target, lora)
-    with _steady_towers(towers):
+    with _reproducible_towers(towers):
         model = build_model(config, _sources(towers))
     return ReadyModel(model, towers, _tokens(towers))
 
 
 def load(folder: Path) -> ReadyModel:
-    """Return a saved model in evaluation mode, on the towers that it was trained on.
+    """Return a saved model in evaluation mode, with the towers that it was trained with.
 
     Raises:
         FileNotFoundError: the folder holds no saved model.
-        ValueError: it stands on towers that have no name here, or its files do not fit.
-        ProviderError: the towers' weights cannot be fetched.
+        ValueError: its towers have no name here, or its files do not fit.
+        WeightsError: the towers' weights cannot be fetched.
     """
     towers = _towers_of(read_config(folder), folder)
-    with _steady_towers(towers):
+    with _reproducible_towers(towers):
         model = load_model(folder, _sources(towers))
     return ReadyModel(model, towers, _tokens(towers))
 
@@ -105,8 +105,8 @@ def _towers_of(config: ModelConfig, folder: Path) -> TowersName:
     raise ValueError(f"{folder}: its towers are none of {', '.join(_CONFIGS)}")
 
 
-def _steady_towers(towers: TowersName) -> AbstractContextManager[None]:
-    """Return a context in which random towers come out the same every time, for they are not saved."""
+def _reproducible_towers(towers: TowersName) -> AbstractContextManager[None]:
+    """Return a context in which random towers are reproducible, since they are not saved with the model."""
     return _seeded() if towers == "tiny" else nullcontext()
 
 
@@ -121,11 +121,11 @@ def _sources(towers: TowersName) -> PretrainedSources | None:
     if towers == "tiny":
         return None
     if towers == "paper":
-        return PretrainedSources(weights("hubert-base-ls960"), weights("bert-base-uncased"))
-    return PretrainedSources(weights("whisper-base-ct2"), weights("all-minilm-l6-v2"))
+        return PretrainedSources(fetch("hubert-base-ls960"), fetch("bert-base-uncased"))
+    return PretrainedSources(fetch("whisper-base-ct2"), fetch("all-minilm-l6-v2"))
 
 
 def _tokens(towers: TowersName) -> TextTokens:
     if towers == "tiny":
         return TextTokens.of_letters()
-    return TextTokens.of_folder(weights("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))
+    return TextTokens.of_folder(fetch("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))

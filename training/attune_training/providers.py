@@ -1,15 +1,16 @@
-"""What training needs from the rooms above it, found by entry point and never imported by name.
+"""What training takes from the packages above it, found by entry point and never imported by name.
 
-The group is ``attune.providers``: ``weights`` is a callable from the name of pinned weights to the folder that holds
-them; ``anchors`` is the path of the knowledge base, which lists the 40 emotions; ``segmenter`` finds the segments of
-speech in a waveform as they are served; ``transcriber`` makes the transcriber that is also served, from the folder of
-Whisper's weights.
+The group is `attune.providers`; each entry is a module of which a function or two are needed here, so that training and
+serving do the same thing: `knowledge` reads the anchors of the emotions and names octants, `transcription` finds speech
+and transcribes it, `containers` detects truncated recordings, and `report` describes the machine. The base package
+`attune_weights` is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,34 +18,38 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from attune_weights import fetch
+
 __all__ = [
     "GROUP",
     "FindSpeech",
-    "HeardSegment",
     "ProviderError",
+    "RecognisedSegment",
     "Transcribe",
-    "anchors_file",
+    "anchors",
+    "hardware",
+    "is_cut_off",
+    "octant_of",
     "segmenter",
     "transcriber",
-    "weights",
 ]
 
 GROUP = "attune.providers"
 _TRANSCRIBER_WEIGHTS = "whisper-base-ct2"
-_INSTALL = "install the extras train and serve"
+_INSTALL = "install the extra train"
 
 
 class ProviderError(RuntimeError):
-    """A provider is not installed, or cannot give what was asked for."""
+    """A provider is not installed, or lacks something that it needs."""
 
 
 FindSpeech = Callable[[npt.NDArray[np.float32]], list[tuple[int, int]]]
-"""Finds the segments of speech in waveform [T], 16 kHz mono: of each the first sample, and the one after its last."""
+"""Finds the speech segments of waveform [T], 16 kHz mono, as (first sample, sample after the last)."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeardSegment:
-    """Samples ``start`` up to ``end`` of a waveform, and the words that were heard in it."""
+class RecognisedSegment:
+    """Samples `start` up to `end` of a waveform, and the words recognised in it."""
 
     start: int
     end: int
@@ -52,44 +57,71 @@ class HeardSegment:
 
 
 class Transcribe(Protocol):
-    """Give the segments and their words of waveform [T], 16 kHz mono; none where there is no speech."""
+    """Transcribes waveform [T], 16 kHz mono, into segments with their words; empty without speech."""
 
-    def __call__(self, waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
+    def __call__(self, waveform: npt.NDArray[np.float32]) -> list[RecognisedSegment]:
         """Transcribe one recording."""
         ...
 
 
-def weights(name: str) -> Path:
-    """Return the folder of the pinned weights ``name``, fetched on first use.
+def anchors(path: Path | None = None) -> dict[str, tuple[float, float, float]]:
+    """Return the anchor, VAD on 1..5, of every emotion by its label, in class order.
+
+    They are those of `path`, a file like that of the knowledge base, or of the knowledge base itself.
 
     Raises:
-        ProviderError: no provider is installed, or the weights cannot be fetched.
+        ProviderError: no provider is installed.
+        ValueError: the file cannot be read, or an entry lacks its label or anchor.
     """
-    fetch = _load("weights")
+    knowledge = _module("knowledge")
     try:
-        folder: Path = fetch(name)
-    except Exception as error:
-        raise ProviderError(str(error)) from error
-    return folder
+        found: dict[str, tuple[float, float, float]] = knowledge.read_anchors(path)
+    except knowledge.KnowledgeError as error:
+        raise ValueError(str(error)) from error
+    return found
 
 
-def anchors_file() -> Path:
-    """Return the file that lists the 40 emotions with their anchors.
+def octant_of(vad: tuple[float, float, float]) -> str:
+    """Return the octant of a point on 1..5: a letter for each dimension, H where it is above the middle, otherwise L.
 
     Raises:
         ProviderError: no provider is installed.
     """
-    path: Path = _load("anchors")
-    return path
+    octant: str = _module("knowledge").octant_of(vad)
+    return octant
+
+
+def is_cut_off(encoded: bytes) -> bool:
+    """Return whether a recording is shorter than its header announces, by the server's rule.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    containers = _module("containers")
+    try:
+        containers.check_complete(encoded)
+    except containers.TruncatedAudio:
+        return True
+    return False
+
+
+def hardware() -> str:
+    """Return a one-line description of the machine, as in benchmarks: processor, cores, memory, system and Python.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    line: str = _module("report").hardware()
+    return line
 
 
 def segmenter() -> FindSpeech:
-    """Return the finding of speech that is also served.
+    """Return the segmenter that is also served.
 
     Raises:
-        ProviderError: a provider is not installed, or lacks something: said at once, not after hours of training.
+        ProviderError: a provider is not installed, or lacks a dependency; raised before hours of training.
     """
-    find = _load("segmenter")
+    find = _module("transcription").find_speech
     try:
         find(np.zeros(1600, np.float32))
     except ImportError as error:
@@ -101,23 +133,24 @@ def transcriber() -> Transcribe:
     """Return the transcriber that is also served, with its pinned weights.
 
     Raises:
-        ProviderError: a provider is not installed, or the weights cannot be fetched.
+        ProviderError: a provider is not installed.
+        WeightsError: the weights cannot be fetched.
     """
-    made = _load("transcriber")(weights(_TRANSCRIBER_WEIGHTS))
+    transcription = _module("transcription")
+    made = transcription.Transcriber(fetch(_TRANSCRIBER_WEIGHTS))
 
-    def transcribe(waveform: npt.NDArray[np.float32]) -> list[HeardSegment]:
+    def transcribe(waveform: npt.NDArray[np.float32]) -> list[RecognisedSegment]:
         try:
             found = made.transcribe(waveform)
-        except Exception as error:
-            if getattr(error, "code", "") == "no_speech":
-                return []
-            raise
-        return [HeardSegment(item.span.start, item.span.end, item.transcript) for item in found]
+        except transcription.NoSpeech:
+            return []
+        return [RecognisedSegment(item.span.start, item.span.end, item.transcript) for item in found]
 
     return transcribe
 
 
-def _load(name: str) -> Any:
+@cache
+def _module(name: str) -> Any:
     found = list(entry_points(group=GROUP, name=name))
     if not found:
         raise ProviderError(f"nothing provides {name!r} (entry points {GROUP!r}): {_INSTALL}")

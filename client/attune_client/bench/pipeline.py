@@ -1,4 +1,4 @@
-"""`attune bench pipeline`: the served pipeline as a user meets it.
+"""`attune bench pipeline`: end-to-end times of the served pipeline.
 
     attune serve -- attune bench pipeline samples/*.wav
 
@@ -63,7 +63,7 @@ def _first_audio(client: AttuneClient, audio: Sequence[Path], runs: int) -> list
 
 
 def _minute_of_music(client: AttuneClient, path: Path, runs: int) -> list[Row]:
-    """From the first answer, which holds everything but the music, to the last chunk."""
+    """Time a minute of music, from the session's response to the last chunk."""
 
     def play() -> float:
         with client.play(path, duration_s=MUSIC_S) as stream:
@@ -79,7 +79,7 @@ def _drain(stream: MusicStream) -> None:
 
 
 def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float) -> list[Row]:
-    """The same ten recordings one after the other, and all at once; in turn, so that a slow minute hits both."""
+    """Time ten recordings sequentially and concurrently, in alternation, so that noise affects both."""
     clips = [path.read_bytes() for path in itertools.islice(itertools.cycle(audio), CLIPS)]
     apart, together = f"{CLIPS} recordings, one after the other", f"{CLIPS} recordings, at once"
     times: dict[str, list[float]] = {apart: [], together: []}
@@ -89,7 +89,7 @@ def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float
             before = _executions(url)
             times[name].append(asyncio.run(_analyse(clips, url, timeout_s, at_once)))
             batches[name].append(_mean_batch(before, _executions(url)))
-    # The first round warmed up, and is not counted.
+    # The first round is a warm-up and not counted.
     notes = {name: f"{median(sizes[1:]):.1f} segments an execution" for name, sizes in batches.items()}
     return [
         Row(apart, tuple(times[apart][1:]), note=notes[apart]),
@@ -98,7 +98,7 @@ def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float
 
 
 async def _analyse(clips: Sequence[bytes], url: str, timeout_s: float, at_once: int) -> float:
-    """Seconds until every clip is analysed, with `at_once` of them on their way at a time."""
+    """Return the seconds until every clip is analysed, with `at_once` concurrent requests."""
     limit = asyncio.Semaphore(at_once)
     async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
 
@@ -112,19 +112,19 @@ async def _analyse(clips: Sequence[bytes], url: str, timeout_s: float, at_once: 
 
 
 def _executions(url: str) -> tuple[int, int]:
-    """How many rows and how many batches the server's valence model has run since it started."""
+    """Return the numbers of rows and of batches that the server's valence model has run since its start."""
     with contextlib.closing(InferenceServerClient(url)) as server:
         [statistics] = server.get_inference_statistics(VALENCE_MODEL.name).model_stats
     return statistics.inference_count, statistics.execution_count
 
 
 def _mean_batch(before: tuple[int, int], after: tuple[int, int]) -> float:
-    """Rows a batch between two readings of `_executions`."""
+    """Return the mean batch size between two results of `_executions`."""
     return (after[0] - before[0]) / (after[1] - before[1])
 
 
 def _times(work: Callable[[], None], runs: int) -> tuple[float, ...]:
-    work()  # to warm up
+    work()  # warm-up
     return tuple(_time(work) for _ in range(runs))
 
 
@@ -135,7 +135,7 @@ def _time(work: Callable[[], None]) -> float:
 
 
 def peak_memory_gib(server_pid: int) -> float:
-    """Sum of the peak resident memory of a server and its models, in GiB; what they share counts for each."""
+    """Return the sum of peak resident memory of a server's processes, in GiB; shared memory counts for each."""
     peaks_kb = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -143,5 +143,5 @@ def peak_memory_gib(server_pid: int) -> float:
                 status = (process / "status").read_text().splitlines()
                 peaks_kb += next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         except (FileNotFoundError, ProcessLookupError, StopIteration):
-            continue  # it ended meanwhile
+            continue  # the process has ended meanwhile
     return peaks_kb / 2**20

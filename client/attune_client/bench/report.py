@@ -1,4 +1,4 @@
-"""How every benchmark reports: the hardware, a table with ratios against a named baseline, one JSON line last."""
+"""Reports of the benchmarks: the hardware, a table with ratios against a named baseline, one JSON line last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured thing: its times in seconds, the row of the same table that it is compared with, and a remark."""
+    """One measurement: its times in seconds, the row of the same table that is its baseline, and a remark."""
 
     name: str
     times_s: tuple[float, ...]
@@ -22,18 +22,23 @@ class Row:
 
     @property
     def median_s(self) -> float:
-        """The median time, in seconds."""
+        """Median time, in seconds."""
         return statistics.median(self.times_s)
 
 
 def hardware_line() -> str:
-    """Processor, cores, memory, system and Python: what a figure belongs to."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    """Return the line above a benchmark's figures."""
+    return f"hardware: {hardware()}"
+
+
+def hardware() -> str:
+    """Describe the machine: processor, usable cores, memory, system and Python."""
+    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory_kb = [int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")]
     processor = names[0] if names else platform.processor() or platform.machine()
     memory = f", {memory_kb[0] / 2**20:.0f} GiB" if memory_kb else ""
-    cores = len(os.sched_getaffinity(0))
-    return f"hardware: {processor}, {cores} cores{memory}; {platform.system()}, Python {platform.python_version()}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor}, {cores} cores{memory}; {platform.system()}, Python {platform.python_version()}"
 
 
 def _lines(path: str) -> list[str]:
@@ -42,7 +47,7 @@ def _lines(path: str) -> list[str]:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """Medians, ranges, and how many times faster than its baseline each row is."""
+    """Return a Markdown table of medians, ranges, and the speed-up of each row over its baseline."""
     medians = {row.name: row.median_s for row in rows}
     lines = ["| what | median s | min..max s | runs | against |", "|---|---:|---:|---:|---|"]
     for row in rows:
@@ -54,5 +59,5 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def json_line(rows: Sequence[Row], **more: float) -> str:
-    """Everything measured, as one line for programs."""
+    """Return all measurements as one line of JSON."""
     return json.dumps({"rows": [asdict(row) | {"median_s": row.median_s} for row in rows]} | more)

@@ -1,4 +1,4 @@
-"""The sub-commands that talk to a server: `attune analyse`, `attune play`, `attune models`; one subject a file."""
+"""The sub-commands that talk to a server: `attune analyse`, `attune play`, `attune models`; one topic per module."""
 
 from attune_client.commands.analysis import analyse
 from attune_client.commands.listing import models

@@ -1,4 +1,4 @@
-"""`attune analyse`: what recordings say and how they feel."""
+"""`attune analyse`: transcripts and emotions of recordings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from attune_client.results import VAD, SpeechEmotion
 __all__ = ["analyse", "speech_rows", "vad_text"]
 
 MAX_IN_FLIGHT = 8
-"""How many recordings `attune analyse` sends at once: enough for the server to batch them."""
+"""Number of concurrent requests of `attune analyse`: enough for the server to batch them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
 
 
 def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
-    """What was understood, as labels and values."""
+    """Return the result as labels and values."""
     yield "transcript", speech.transcript
     if speech.language != ENGLISH:
         yield "language", f"{speech.language} (probability {speech.language_probability:.2f}); by the voice alone"
@@ -121,5 +121,5 @@ def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
 
 
 def vad_text(vad: VAD) -> str:
-    """The three numbers with their names."""
+    """Format the three values with their names."""
     return f"valence {vad.valence:.2f}  arousal {vad.arousal:.2f}  dominance {vad.dominance:.2f}"

@@ -1,8 +1,8 @@
-"""Where music goes: a file in the format of its name, or a pipe; whole at every moment that it may have to end.
+"""Audio output to a file, in the format of its extension, or to a pipe; complete whenever writing is interrupted.
 
-Files are written through libsndfile into streams of our own, because libsndfile hides why a disk refused, and cannot
-write to what has no way back: a pipe gets the bytes in order, and what would be corrected afterwards stays open, as
-every program leaves it that streams (a WAV of unknown length, a FLAC without a count).
+libsndfile writes into custom streams, because by itself it hides the reason of a failed write, and cannot write to
+unseekable files: a pipe gets the bytes in order, and header fields that would be corrected afterwards stay unknown, as
+in other streamed files (a WAV of unknown length, a FLAC without a count of samples).
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ FORMATS = {
     "ogg": AudioFormat("OGG", "VORBIS"),
     "mp3": AudioFormat("MP3", "MPEG_LAYER_III"),
 }
-"""What can be written, by the extension of its files."""
+"""Output formats by file extension."""
 
-_BLOCK_FRAMES = 4_096  # libsndfile crashes on one long OGG write
+_BLOCK_FRAMES = 4_096  # libsndfile crashes on a single long OGG write
 _UNKNOWN_SIZE = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A file, or standard output, and the format that it gets."""
+    """A file or standard output, and its format."""
 
     path: Path
     format_name: str
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name for messages."""
         return "standard output" if self.is_stdout else click.format_filename(self.path)
 
     @property
     def is_stdout(self) -> bool:
-        """Whether the music goes to standard output."""
+        """Whether the output is standard output."""
         return self.path == STDOUT
 
     @property
@@ -76,9 +76,10 @@ class Destination:
         return not self.is_stdout and (not self.path.exists() or self.path.is_file())
 
     def open(self, *, overwrite: bool) -> FileIO:
-        """The raw stream; a file that exists is opened only if it may be overwritten.
+        """Open the raw stream; an existing file is opened only if it may be overwritten.
 
-        Raises OSError, FileExistsError among them.
+        Raises:
+            OSError: it cannot be opened; FileExistsError if it exists.
         """
         if self.is_stdout:
             sys.stdout.flush()
@@ -87,16 +88,16 @@ class Destination:
 
 
 class AudioOutput:
-    """Writes music as it comes; `seconds` counts what was taken.
+    """Streaming writer of music; `seconds` counts what was written.
 
     Args:
-        destination: where, and in which format.
-        rate: in Hz.
-        channels: of the music.
-        overwrite: whether a file that exists may be written over.
+        destination: the output and its format.
+        rate: sample rate in Hz.
+        channels: number of channels.
+        overwrite: whether an existing file may be overwritten.
 
     Raises:
-        OSError: as every method does, where the disk, the pipe or the permissions end; `filename` is set.
+        OSError: as every method does, for a full disk, a closed pipe or missing permissions; `filename` is set.
     """
 
     def __init__(self, destination: Destination, rate: int, channels: int, *, overwrite: bool = False) -> None:
@@ -105,7 +106,7 @@ class AudioOutput:
         self._name = destination.name
         self._raised: Exception | None = None
         raw = destination.open(overwrite=overwrite)
-        self._stream = _Stream(raw, can_go_back=destination.is_regular)
+        self._stream = _Stream(raw, seekable=destination.is_regular)
         form = FORMATS[destination.format_name]
         container = form.container
         if container == "WAV" and not destination.is_regular:
@@ -117,7 +118,7 @@ class AudioOutput:
 
     @property
     def seconds(self) -> float:
-        """Seconds of music that were taken."""
+        """Seconds of music written."""
         return self._frames / self._rate
 
     def write(self, audio: Audio) -> None:
@@ -128,14 +129,14 @@ class AudioOutput:
             self._frames += len(block)
 
     def close(self) -> None:
-        """Complete the file, its header too; an error that was raised before is not raised again."""
+        """Complete the file and its header; an error that was raised before is not raised again."""
         try:
             self._guarded(self._file.close)
         finally:
             self._guarded(self._stream.close)
 
     def _guarded(self, work: Callable[[], T]) -> T:
-        """Do something that writes; the error that the stream met counts, not what libsndfile made of it."""
+        """Run an operation that writes; raises the stream's own error instead of libsndfile's."""
         result, failure = None, None
         try:
             result = work()
@@ -149,15 +150,15 @@ class AudioOutput:
 
 
 class _Stream:
-    """A binary stream for libsndfile, through whose C code no exception passes: the first one is kept in `error`.
+    """A binary stream for libsndfile, through whose C code no exception propagates: the first is kept in `error`.
 
-    Without `can_go_back` it is a pipe or a device, and corrections of what has gone out are dropped.
+    Without `seekable` it is a pipe or a device, and corrections of bytes already written are dropped.
     """
 
-    def __init__(self, raw: FileIO, *, can_go_back: bool) -> None:
+    def __init__(self, raw: FileIO, *, seekable: bool) -> None:
         self.error: OSError | None = None
         self._raw = raw
-        self._can_go_back = can_go_back
+        self._seekable = seekable
         self._position = 0
         self._end = 0
 
@@ -173,24 +174,24 @@ class _Stream:
         return b""
 
     def write(self, data: bytes) -> int:
-        """How many bytes were taken: fewer than were given where the disk is full."""
+        """Write, and return the number of bytes written: fewer than given if the disk is full."""
         at_end = self._position >= self._end
         if at_end and self.error is not None:
             return 0
-        done = self.write_all(data) if at_end or self._can_go_back else len(data)
+        done = self.write_all(data) if at_end or self._seekable else len(data)
         self._position += done
         self._end = max(self._end, self._position)
         return done
 
     def write_all(self, data: bytes) -> int:
-        """A raw write may stop after some of the bytes; the next one then says why."""
+        """Write all bytes: a raw write may be partial, and the next one then raises the reason."""
         rest = memoryview(data)
         try:
-            if self._can_go_back:
+            if self._seekable:
                 self._raw.seek(self._position)
             while rest:
                 written = self._raw.write(rest)
-                if written is None:  # a pipe that does not block
+                if written is None:  # a non-blocking pipe
                     select.select([], [self._raw], [])
                 rest = rest[written or 0 :]
         except OSError as error:
@@ -202,14 +203,14 @@ class _Stream:
 
 
 def _endless_wav_header(rate: int, channels: int) -> bytes:
-    """44 bytes that announce 16-bit samples up to the end of the stream."""
+    """Return a 44-byte header of 16-bit samples up to the end of the stream."""
     frame_bytes = 2 * channels
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * frame_bytes, frame_bytes, 16)
     return struct.pack("<4sI4s", b"RIFF", _UNKNOWN_SIZE, b"WAVE") + fmt + struct.pack("<4sI", b"data", _UNKNOWN_SIZE)
 
 
 def readable_s(path: Path) -> float:
-    """Seconds of music that a file really holds: it is read to its end, or to where it breaks off."""
+    """Return the seconds of music in a file, by decoding it to its end, or to where it is truncated."""
     frames, rate = 0, 1
     with contextlib.suppress(OSError, sf.LibsndfileError), sf.SoundFile(path) as file:
         rate = file.samplerate
@@ -219,11 +220,11 @@ def readable_s(path: Path) -> float:
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Find out whether a file can be written, and leave none behind; the folders to it are made.
+    """Check that a file can be written, without creating it; its parent folders are created.
 
     Raises:
-        OSError: it cannot.
-        click.ClickException: it exists, and may not be written over.
+        OSError: it cannot be written.
+        click.ClickException: it exists, and may not be overwritten.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -236,5 +237,5 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     elif not path.exists():
         path.open("xb").close()
         path.unlink()
-    elif not os.access(path, os.W_OK):  # a device, or a pipe that waits for its reader
+    elif not os.access(path, os.W_OK):  # a device, or a pipe whose opening would block until it has a reader
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

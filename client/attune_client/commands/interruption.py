@@ -1,4 +1,4 @@
-"""Ctrl-C, and SIGTERM as the same, that never fall into the middle of a write."""
+"""Handling of Ctrl-C and SIGTERM that never interrupts a write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(KeyboardInterrupt):
-    """Somebody wants an end; `status` is the exit status that tells so: 128 and the signal's number."""
+    """A request to terminate; `status` is the exit status by convention: 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Interruption(KeyboardInterrupt):
 
 
 class Interruptions:
-    """While its context lasts, the signals raise `Interruption`; inside `held` only at the end of it."""
+    """A context in which the signals raise `Interruption`; inside `held` they are deferred to its end."""
 
     def __init__(self) -> None:
         self._holding = False
@@ -30,7 +30,7 @@ class Interruptions:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Outside the main thread there are no signals to handle.
+        # Signals can be handled in the main thread only.
         with contextlib.suppress(ValueError):
             self._before = {number: signal.signal(number, self._arrived) for number in _SIGNALS}
         return self
@@ -41,7 +41,7 @@ class Interruptions:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """What is done here is done whole."""
+        """Defer the signals while the block runs."""
         self._holding = True
         try:
             yield

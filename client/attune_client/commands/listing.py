@@ -1,4 +1,4 @@
-"""`attune models`: what a server has."""
+"""`attune models`: the models of a server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _as_object(status: ModelStatus) -> dict[str, object]:
 
 
 def _tensors(name: str) -> tuple[list[str], list[str]]:
-    """Names of a model's inputs and outputs; a question mark follows an optional one."""
+    """Format the names of a model's inputs and outputs; optional ones have a question mark."""
     spec = MODELS.get(name)
     return ([], []) if spec is None else (_names(spec.inputs), _names(spec.outputs))
 

@@ -1,4 +1,4 @@
-"""Options that several sub-commands share, and the types of their values: checked before anything is sent."""
+"""Options shared by several sub-commands, and the types of their values, validated before anything is sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from attune_client.protocol.models import MAX_AUDIO_BYTES, MAX_DEADLINE_S, OtherLanguages
+from attune_client.protocol.bounds import MAX_AUDIO_BYTES, MAX_DEADLINE_S, MAX_TIMEOUT_S
+from attune_client.protocol.models import OtherLanguages
 
 __all__ = [
     "AUDIO_FILE",
@@ -31,21 +32,19 @@ __all__ = [
 ]
 
 STDIN = Path("-")
-"""A recording that is read from standard input."""
+"""Path that denotes standard input."""
 
 AUDIO_NAME = click.Path(allow_dash=True, path_type=Path)
-"""A recording among several, of which one may be missing."""
+"""Option type of a recording among several, which need not exist."""
 
 AUDIO_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path)
 
-_MAX_TIMEOUT_S = 86_400.0
-
 
 class RealRange(click.FloatRange):
-    """A range of numbers that has no room for nan, which no comparison ever excludes, nor for infinity."""
+    """A range of finite numbers; click's own accepts nan, which no comparison excludes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; fails for one that is not finite or lies outside the range."""
+        """Convert to a number; fails if it is not finite or outside the range."""
         number: float = click.FLOAT.convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)
@@ -53,12 +52,12 @@ class RealRange(click.FloatRange):
 
 
 class Words(click.ParamType):
-    """Text that can be sent: not empty, and with a form in UTF-8."""
+    """Text that can be sent: not empty, and encodable in UTF-8."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
+        """Return the text unchanged."""
         text = str(value)
         if not text.strip():
             self.fail("it is empty", param, ctx)
@@ -70,7 +69,7 @@ class Words(click.ParamType):
 
 
 class Numbers(click.ParamType):
-    """Several numbers with commas between, each within the same range."""
+    """Several numbers separated by commas, each within the same range."""
 
     name = "numbers"
 
@@ -79,11 +78,11 @@ class Numbers(click.ParamType):
         self._range = RealRange(least, most)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Such as V,A,D."""
+        """Return the names, such as V,A,D."""
         return ",".join(self._names)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """As many numbers as there are names."""
+        """Convert to as many numbers as there are names."""
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
@@ -99,12 +98,12 @@ class JsonObject(click.ParamType):
     _file = click.File("rb")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
-        """The object."""
+        """Read the object."""
         if isinstance(value, dict):
             return value
         try:
             content = json.loads(self._file.convert(value, param, ctx).read())
-        except (ValueError, RecursionError) as error:  # JSON's and Unicode's errors alike
+        except (ValueError, RecursionError) as error:  # errors of JSON and of Unicode
             self.fail(f"{click.format_filename(value)} is not JSON: {error}", param, ctx)
         if not isinstance(content, dict):
             self.fail(f"{click.format_filename(value)} holds no JSON object", param, ctx)
@@ -116,7 +115,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--timeout",
         "timeout_s",
-        type=RealRange(min=0, min_open=True, max=_MAX_TIMEOUT_S),
+        type=RealRange(min=0, min_open=True, max=MAX_TIMEOUT_S),
         default=DEFAULT_TIMEOUT_S,
         show_default=True,
         help="Longest wait for an answer, in seconds.",
@@ -142,12 +141,12 @@ def deadline_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def json_option(command: Callable[..., None]) -> Callable[..., None]:
-    """`--json`: every command that prints results has it."""
+    """`--json`, for every command that prints results."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON in place of text.")(command)
 
 
 def other_languages_option(command: Callable[..., None]) -> Callable[..., None]:
-    """`--other-languages`: every command that takes recordings has it."""
+    """`--other-languages`, for every command that takes recordings."""
     return click.option(
         "--other-languages",
         type=click.Choice([choice.value for choice in OtherLanguages]),
@@ -156,14 +155,14 @@ def other_languages_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_audio(path: Path) -> bytes | Path:
-    """What a client takes: the bytes that standard input holds, or the path."""
+    """Return the argument for a client: the bytes of standard input, or the path."""
     if path != STDIN:
         return path
     if sys.stdin is None:
         raise click.UsageError("there is no standard input")
-    return sys.stdin.buffer.read(MAX_AUDIO_BYTES + 1)  # the client refuses that, and memory is not filled without end
+    return sys.stdin.buffer.read(MAX_AUDIO_BYTES + 1)  # the client rejects one byte too many, and memory stays bounded
 
 
 def audio_name(path: Path) -> str:
-    """The recording for people: a name that is not UTF-8 can be shown, too."""
+    """Return the recording's name for messages; names that are not UTF-8 are escaped."""
     return "standard input" if path == STDIN else click.format_filename(path)

@@ -1,4 +1,4 @@
-"""`attune play`: music for a recording, for words, or for a feeling, written as it comes."""
+"""`attune play`: music for a recording, a text or an emotion, written as it is received."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from attune_client.commands.options import (
 )
 from attune_client.commands.printing import Printer, echo_json, json_text
 from attune_client.failures import INTERRUPTED, describe
+from attune_client.protocol.bounds import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError, ServerError
-from attune_client.protocol.models import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.results import TherapySession
 
 __all__ = ["play"]
@@ -139,7 +139,7 @@ def play(
 
 @dataclass(slots=True)
 class _Wish:
-    """What the music is for, and what it should be."""
+    """The source of the music and its options."""
 
     audio: Path | None
     text: str | None
@@ -153,7 +153,7 @@ class _Wish:
     deadline_s: float | None
 
     def check(self) -> None:
-        """Fails unless there is one source: an emotion may have a VAD, and a specification a text."""
+        """Fail unless there is exactly one source; an emotion may have a VAD, and a specification a text."""
         sources = {"AUDIO": self.audio, "--text": self.text, "--emotion": self.emotion, "--vad": self.vad}
         given = {name for name, value in (sources | {"--spec": self.spec}).items() if value is not None}
         if not given:
@@ -162,7 +162,7 @@ class _Wish:
             raise click.UsageError(f"{' and '.join(sorted(given))} exclude each other")
 
     def take_session(self) -> None:
-        """A session file in place of a specification: what was not said otherwise is as it was."""
+        """Take a session file as the specification; options that were not given are those of the session."""
         if self.spec is None or "music_spec" not in self.spec:
             return
         session, self.spec = self.spec, self.spec["music_spec"]
@@ -172,7 +172,7 @@ class _Wish:
         self.engine = self.engine or session.get("engine")
 
     def send(self, client: AttuneClient) -> MusicStream:
-        """Ask for the music; returns when everything but the music is known."""
+        """Request the music; returns once the session is known, before the audio."""
         return client.play(
             None if self.audio is None else read_audio(self.audio),
             text=self.text,
@@ -188,7 +188,7 @@ class _Wish:
 
 
 def _destination(path: Path, format_name: str | None) -> Destination:
-    """Where the music goes, in the format that was asked for or that the name has."""
+    """Return the destination, in the requested format or that of the extension."""
     named = path.suffix.lower().removeprefix(".")
     if path == STDOUT:
         return Destination(path, format_name or "wav")
@@ -208,7 +208,7 @@ def _destination(path: Path, format_name: str | None) -> Destination:
 def _check_places(
     destination: Destination, session_file: Path | None, audio: Path | None, *, as_json: bool, overwrite: bool
 ) -> None:
-    """Refuse what cannot be written, and what must not be written over."""
+    """Fail for files that cannot be written or must not be overwritten."""
     if session_file == STDOUT:
         raise click.UsageError("--json prints to standard output what --session writes to a file")
     if destination.is_stdout and as_json:
@@ -234,9 +234,9 @@ def _same(one: Path, other: Path) -> bool:
 
 
 class _Recorder:
-    """Writes a stream's music until it ends, or somebody or something ends it.
+    """Writes a stream's music until it ends or is interrupted.
 
-    What was written is complete in itself whatever happens; `stopped_by` is what ended it before its time.
+    The file is valid in any case; `stopped_by` is the exception that ended it early.
     """
 
     def __init__(self, destination: Destination, *, overwrite: bool, started_s: float) -> None:
@@ -250,7 +250,7 @@ class _Recorder:
         self.stopped_by: BaseException | None = None
 
     def record(self, stream: MusicStream, interruptions: Interruptions) -> None:
-        """Write every chunk as it comes; nothing is raised here."""
+        """Write every chunk as it is received; exceptions are stored in `stopped_by`."""
         try:
             with _progress(stream.session.duration_s) as show:
                 for chunk in stream:
@@ -288,7 +288,7 @@ class _Recorder:
                 self._destination.path.unlink(missing_ok=True)
 
     def result(self, session: TherapySession) -> dict[str, Any] | None:
-        """Everything about the piece and how it was written; None where there is no music."""
+        """Return the session and how it was written; None if there is no music."""
         if not self._kept_s:
             return None
         return session.to_dict(first_audio_s=self._first_audio_s, total_s=self._total_s) | {
@@ -301,12 +301,12 @@ class _Recorder:
         }
 
     def rows(self) -> Iterable[tuple[str, str]]:
-        """The last lines of what is printed."""
+        """Return the last rows of the printed output."""
         yield "first audio", f"after {self._first_audio_s:.2f} s"
         yield "total", f"{self._total_s:.2f} s for {self._kept_s:.1f} s of music in {self._destination.name}"
 
     def raise_what_stopped_it(self) -> None:
-        """End the command as it has to end, and say what was kept."""
+        """Raise the error that ended the recording, with a note on the file that was kept."""
         kept = (
             f"{self._kept_s:.1f} s of music were kept in {self._destination.name}"
             if self._kept_s
@@ -326,7 +326,7 @@ class _Recorder:
 
 @contextlib.contextmanager
 def _progress(total_s: float) -> Iterator[Callable[[float], None]]:
-    """A bar on standard error, if that is a terminal; takes the seconds of music so far."""
+    """Show a progress bar on standard error, if that is a terminal; yields a setter of the seconds received."""
     console = Console(stderr=True)
     columns = (
         TextColumn("writing"),
@@ -339,7 +339,7 @@ def _progress(total_s: float) -> Iterator[Callable[[float], None]]:
         yield lambda seconds: progress.update(task, completed=seconds)
 
 
-# --- what is told ---
+# --- output ---
 
 
 def _tell(result: dict[str, Any], session_file: Path | None, *, as_json: bool) -> None:

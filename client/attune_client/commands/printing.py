@@ -1,4 +1,4 @@
-"""How results are printed: a table for a terminal, plain lines for a pipe, or JSON."""
+"""Printing of results: a table for a terminal, plain lines for a pipe, or JSON."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Row = tuple[str, str]
 
 
 class Printer:
-    """Prints labelled values: two columns on a terminal; otherwise a line for each, label and value with a tab between.
+    """Prints labelled values: two columns on a terminal; otherwise a line each, label and value separated by a tab.
 
-    `err`: to standard error, because standard output carries something else.
+    `err`: print to standard error, because standard output is used for other data.
     """
 
     def __init__(self, *, err: bool = False) -> None:
@@ -29,14 +29,14 @@ class Printer:
         self._console = Console(stderr=err, highlight=False)
 
     def heading(self, label: str, value: str) -> None:
-        """What the rows that follow are about."""
+        """Print a heading of the following rows."""
         if self._console.is_terminal:
             self._console.print(Text(value, style="bold underline"))
         else:
             self._line(label, value)
 
     def rows(self, *rows: Row) -> None:
-        """The values are plain text, whatever brackets the words hold."""
+        """Print rows; values are plain text, so brackets are not markup."""
         if not self._console.is_terminal:
             for label, value in rows:
                 self._line(label, value)
@@ -49,7 +49,7 @@ class Printer:
         self._console.print(grid)
 
     def table(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-        """A table with a heading; in a pipe the rows alone, with tabs between."""
+        """Print a table with a heading; in a pipe the rows alone, separated by tabs."""
         if not self._console.is_terminal:
             for row in rows:
                 self._line(*row)
@@ -64,11 +64,11 @@ class Printer:
 
 
 def echo_json(value: Any) -> None:
-    """Print JSON to standard output; where that is not UTF-8, in ASCII alone."""
+    """Print JSON to standard output, in ASCII if its encoding is not UTF-8."""
     encoding = "utf-8" if sys.stdout is None else codecs.lookup(sys.stdout.encoding).name
     click.echo(json_text(value, ascii_only=encoding != "utf-8"))
 
 
 def json_text(value: Any, *, ascii_only: bool = False) -> str:
-    """As indented JSON, which never holds NaN."""
+    """Return indented JSON, without NaN."""
     return json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False)

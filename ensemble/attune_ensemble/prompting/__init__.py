@@ -1,1 +1,1 @@
-"""From an emotion to the music that answers it: the knowledge base, retrieval, and the writers of prompts."""
+"""From an emotion to a music prompt: the knowledge base, retrieval, and the prompt writers."""

@@ -1,4 +1,4 @@
-"""From an emotion, or free words, to a music description and a prompt: what `music_prompt` serves."""
+"""The service behind `music_prompt`: from an emotion or free text to a music description and a prompt."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
 from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, query_text
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import specification_prompt
 from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
 from attune_ensemble.serving.call import Call, CallContext
-from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
 
 
 class MusicDescriber:
@@ -57,7 +57,7 @@ class MusicDescriber:
         }
 
     def _query(self, inputs: Tensors) -> tuple[str, str | None]:
-        """What to embed, and the octant to search in."""
+        """Return the text to embed, and the octant to search in (None: all)."""
         if ("emotion" in inputs) == ("text" in inputs):
             raise InvalidOption("send either an emotion or text, and not both" if "text" in inputs else _NEITHER)
         if "text" in inputs:

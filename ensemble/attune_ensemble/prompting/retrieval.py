@@ -45,29 +45,30 @@ class Retrieved:
 
 
 def query_text(label: str) -> str:
-    """What to embed in order to find a predicted emotion."""
+    """Return the query text of a predicted emotion."""
     return f"{label} music for a {label} mood"
 
 
 def document_text(emotion: Emotion) -> str:
-    """What is embedded for an emotion: the query that has to find it, the aim of the music, and how it sounds.
+    """Return the text that is indexed for an emotion: its query, therapeutic objective and description.
 
-    The label stands at both ends: with it only in front, neighbouring moods are confused.
+    The label is repeated at the end: with it only in front, similar emotions are confused.
     """
     return f"{query_text(emotion.label)}. {emotion.objective} {emotion.description} {emotion.label}."
 
 
 class KnowledgeIndex:
-    """The opened index.
+    """An open knowledge index.
 
-    A database writes to its files even when it is only read. So a private copy is opened (under half a megabyte): the
-    model repository may be read-only, and several processes may share it.
+    The database writes to its files even for queries. So a private copy is opened (under half a megabyte): the model
+    repository may be read-only, and several processes may share it.
     """
 
     def __init__(self, directory: Path, emotions: Sequence[Emotion]) -> None:
         """Open the index in `directory` for the knowledge base that it was built from.
 
-        Raises `KnowledgeError` when there is no index, or it was built from other emotions.
+        Raises:
+            KnowledgeError: there is no index, or it was built from other emotions.
         """
         if not (directory / _DATABASE_FILE).is_file():
             raise KnowledgeError(f"there is no knowledge index in {directory}; `attune export` builds it")
@@ -83,9 +84,10 @@ class KnowledgeIndex:
         self._check_content(directory)
 
     def search(self, query_embedding: npt.NDArray[np.float32], octant: str | None) -> Retrieved:
-        """The entry nearest to `query_embedding` [384], within `octant` or, for None, among all.
+        """Return the entry nearest to `query_embedding` [384], within `octant` or, for None, among all.
 
-        Raises `InvalidOption` for an embedding of another shape, without direction or not finite, or an unknown octant.
+        Raises:
+            InvalidOption: the embedding has another shape, is zero or not finite, or the octant is unknown.
         """
         query = np.asarray(query_embedding, np.float32)
         if query.shape != (EMBEDDING_DIM,) or not np.isfinite(query).all() or not query.any():

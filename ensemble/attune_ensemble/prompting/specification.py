@@ -12,17 +12,17 @@ __all__ = ["Vad", "music_spec"]
 Vad = tuple[float, float, float]
 
 TEMPO_AROUSAL_SPAN = 1.0
-"""Arousal this far below or above an emotion's anchor reaches the end of its tempo range."""
+"""Deviation of arousal from an emotion's anchor at which the end of its tempo range is reached."""
 
 DYNAMICS_AROUSAL_STEP = 0.75
-"""Arousal this far below or above an emotion's anchor makes the music one level softer or louder."""
+"""Deviation of arousal from an emotion's anchor at which the music is one dynamic level softer or louder."""
 
 
 def music_spec(emotion: Emotion, vad: Vad | None) -> MusicSpec:
-    """The emotion's music, shaded by arousal.
+    """Return the emotion's musical specification, modified by arousal.
 
-    At the anchor's arousal the tempo is the middle of the emotion's range; it rises with arousal and never leaves the
-    range. Much lower or higher arousal makes the music one dynamic level softer or louder. Without VAD, the anchor's.
+    At the anchor's arousal the tempo is the middle of the emotion's range; it increases with arousal within the range.
+    Much lower or higher arousal makes the music one dynamic level softer or louder. Without VAD, the anchor's is used.
     """
     excess = 0.0 if vad is None else vad[1] - emotion.anchor[1]
     share = float(np.interp(excess, (-TEMPO_AROUSAL_SPAN, TEMPO_AROUSAL_SPAN), (0.0, 1.0)))

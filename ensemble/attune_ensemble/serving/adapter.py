@@ -52,13 +52,12 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.models import LEASE as LEASE_INPUT
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor, text_of
 from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import Reply, Watch
-from attune_ensemble.tensors import Tensors, text_of
 
 __all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
 
@@ -250,7 +249,7 @@ class Adapter:
             yield deadline
             return
         with Lease() as lease:
-            yield deadline | {LEASE: np.array([lease.token.encode()], dtype=np.object_)}
+            yield deadline | {LEASE: bytes_tensor(lease.token)}
 
     def _start(self, requests: Sequence[Any], respond: Callable[[Reply, Tensors], Any]) -> None:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 import numpy.typing as npt
 
 from attune_client.protocol.errors import RequestCancelled, RequestTimeout
-from attune_ensemble.tensors import Tensors
+from attune_client.protocol.tensors import Tensors
 
 __all__ = ["UNLIMITED", "Call", "CallContext", "CallStream"]
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import ServerError
-from attune_client.protocol.tensors import ModelSpec, TensorSpec
-from attune_ensemble.tensors import Tensors
+from attune_client.protocol.tensors import ModelSpec, Tensors, TensorSpec
 
 __all__ = ["Outputs", "declared_array", "declared_outputs", "require_sound"]
 

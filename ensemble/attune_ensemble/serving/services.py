@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from attune_client.protocol.tensors import Tensors
 from attune_ensemble.serving.call import Call, CallContext, CallStream
-from attune_ensemble.tensors import Tensors
 
 __all__ = ["SERVICES", "Host", "Service", "create_service"]
 
@@ -127,7 +127,7 @@ def _music_generator(host: Host) -> Service:
     from attune_ensemble.music.service import MusicService
 
     settings = host.settings
-    options = EngineOptions.of(settings, host.device, host.folder)
+    options = EngineOptions(settings, host.device, host.folder)
     service = MusicService(default_engine(settings["engine"], options), float(settings["chunk_s"]), options)
     host.publish(engine_metrics(options), service.metrics)
     return Service(service.play, service.close)

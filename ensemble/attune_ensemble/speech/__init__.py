@@ -1,1 +1,1 @@
-"""From a recording to its spoken segments, their words, and the tokens of these words."""
+"""From a recording to speech segments, their transcripts, and the tokens of these."""

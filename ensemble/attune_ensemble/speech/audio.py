@@ -1,7 +1,7 @@
-"""Decoding a person's recording into the one form that the models take: 16 kHz mono float32.
+"""Decoding and validation of recordings: any supported format to 16 kHz mono float32.
 
-Whatever is wrong with a recording is found here and named, before any model sees it. libsndfile decodes; what it
-cannot (M4A, 3GP, AMR, WebM and other containers) goes to PyAV in a process of its own
+Invalid recordings are rejected here, with the reason, before any model runs. libsndfile decodes; formats that it does
+not support (M4A, 3GP, AMR, WebM and other containers) are decoded by PyAV in a process of its own
 (`attune_ensemble.speech.av_process`).
 """
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from attune_client.protocol.bounds import MAX_SPEECH_S, MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
 from attune_client.protocol.errors import (
     AudioTooLong,
     EmptyAudio,
@@ -24,12 +25,7 @@ from attune_client.protocol.errors import (
     TruncatedAudio,
     UnreadableAudio,
 )
-from attune_client.protocol.models import (
-    MAX_SPEECH_S,
-    MAX_SPEECH_SAMPLES,
-    SPEECH_RATES_HZ,
-    SPEECH_SAMPLE_RATE,
-)
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_ensemble.speech.av_process import decode_in_process
 from attune_ensemble.speech.containers import check_complete, fill_in_length
 
@@ -39,21 +35,21 @@ _FORMATS = (
     *("WAV", "WAVEX", "RF64", "W64", "FLAC", "MP3", "OGG", "AIFF", "AU", "CAF"),
     *("NIST", "VOC", "SVX", "IRCAM", "AVR", "PVF", "PAF", "WVE", "SDS"),
 )
-"""Container formats that libsndfile decodes for us, by its names."""
+"""Container formats that are decoded with libsndfile, by its names."""
 
 SILENCE_DBFS = -65.0
 """A recording whose loudest 50 ms lies below this level counts as silent."""
 
-_BLOCK_SAMPLES = 2**17  # of all channels together, so that memory follows neither rate nor channels
+_BLOCK_SAMPLES = 2**17  # of all channels together, so that memory depends neither on rate nor on channels
 _LEVEL_FRAME = SPEECH_SAMPLE_RATE // 20
-_MAX_PEAK = 2.0**31  # what integers of 32 bits reach, written as floats unscaled; sums of more overflow float32
-_UNKNOWN_FRAMES = 2**62  # libsndfile gives an unknown length as the largest number there is
+_MAX_PEAK = 2.0**31  # range of unscaled 32-bit integers written as floats; sums of larger values overflow float32
+_UNKNOWN_FRAMES = 2**62  # libsndfile reports an unknown length as the largest integer
 
 Waveform = npt.NDArray[np.float32]  # [T] mono in -1..1
 
 
 class Decoder(StrEnum):
-    """What decodes recordings: libsndfile alone, or PyAV as well for what libsndfile refuses."""
+    """Decoders of recordings: libsndfile alone, or PyAV as well for formats that libsndfile does not support."""
 
     SOUNDFILE = "soundfile"
     WITH_PYAV = "soundfile+pyav"
@@ -64,9 +60,12 @@ def decode_speech(
 ) -> Waveform:
     """Decode one recording of any rate (4 to 384 kHz) and channel count to [T] float32 at 16 kHz, in -1..1.
 
-    Channels are averaged; float samples beyond full scale are scaled down to it. `check` is called again and again
-    while it is decoded, and may raise what ends that. Raises the `InvalidAudio` that fits: `EmptyAudio`,
-    `UnreadableAudio`, `TruncatedAudio`, `AudioTooLong`, `NonFiniteAudio` or `SilentAudio`.
+    Channels are averaged; float samples beyond full scale are scaled down to it. `check` is called periodically; what
+    it raises ends the decoding.
+
+    Raises:
+        InvalidAudio: one of `EmptyAudio`, `UnreadableAudio`, `TruncatedAudio`, `AudioTooLong`, `NonFiniteAudio` and
+            `SilentAudio`.
     """
     if not encoded:
         raise EmptyAudio("the file is empty; send a recording")
@@ -103,17 +102,18 @@ def _decode_elsewhere(
 
 
 class _Stream(sf.SoundFile):
-    """A file read from start to end. soundfile seeks after each read of a seekable one, which a FLAC without its
-    length in the header does not survive.
+    """A file that is read sequentially.
+
+    soundfile seeks after each read of a seekable file, which fails for a FLAC without its length in the header.
     """
 
     def seekable(self) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
 
 def _check_header(file: sf.SoundFile) -> None:
-    """Refuse what is too long by its own header, before anything of it is decoded."""
+    """Reject a recording that is too long by its header, before decoding."""
     check_rate(file.samplerate)
     if not _length_is_known(file):
         return
@@ -125,7 +125,7 @@ def _check_header(file: sf.SoundFile) -> None:
 
 
 def check_rate(rate_hz: int) -> None:
-    """Raise `UnreadableAudio` for a sample rate that no recording of speech has."""
+    """Raise `UnreadableAudio` for a sample rate outside `SPEECH_RATES_HZ`."""
     lowest, highest = SPEECH_RATES_HZ
     if not lowest <= rate_hz <= highest:
         raise UnreadableAudio(f"the sample rate is {rate_hz} Hz; {lowest} to {highest} Hz are accepted")
@@ -152,7 +152,7 @@ def _read_mono_16k(file: sf.SoundFile, check: Callable[[], None]) -> Waveform:
 
 
 def _blocks(file: sf.SoundFile) -> Iterator[npt.NDArray[np.float32]]:
-    """Blocks of [N, C]; a decoder that gives up in the middle of a file found it broken off."""
+    """Yield blocks [N, C]; a decoding error after the start of a file means that it is truncated."""
     frames = 0
     while True:
         try:
@@ -170,14 +170,14 @@ def _length_is_known(file: sf.SoundFile) -> bool:
 
 
 def _length_is_exact(file: sf.SoundFile) -> bool:
-    """Whether the header counts samples; an MP3's length is an estimate."""
+    """Return whether the header's length is exact; an MP3's is an estimate."""
     return _length_is_known(file) and file.format != "MP3"
 
 
 class MonoStream:
-    """Blocks of any rate and channel count, one after the other, to one waveform [T] of 16 kHz mono.
+    """Streaming conversion of blocks of any rate and channel count to one waveform [T] of 16 kHz mono.
 
-    Memory follows the result. `frames` counts what came in, per channel.
+    Memory is proportional to the result. `frames` counts the input samples per channel.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class MonoStream:
         self._parts: list[Waveform] = []
 
     def add(self, block: npt.NDArray[np.float32], rate_hz: int) -> None:
-        """Add a block [N, C]; raises the `InvalidAudio` that fits where it is not usable or there is too much."""
+        """Add a block [N, C]; raises an `InvalidAudio` if its samples are invalid or the recording is too long."""
         self._count(block, rate_hz)
         if rate_hz != self._rate:
             self._start(rate_hz)
@@ -199,7 +199,7 @@ class MonoStream:
         self._parts.append(self._resampler.resample_chunk(mono))
 
     def finish(self) -> Waveform:
-        """The whole waveform [T]; `EmptyAudio` if nothing came."""
+        """Return the waveform [T]; raises `EmptyAudio` without any samples."""
         if self.frames == 0:
             raise EmptyAudio("the file holds no samples")
         self._flush()
@@ -216,7 +216,7 @@ class MonoStream:
             raise AudioTooLong(f"the recording lasts longer than the {MAX_SPEECH_S:.0f} s that are accepted")
 
     def _start(self, rate_hz: int) -> None:
-        """Begin at a new rate: an AAC stream may double its own after the first frame."""
+        """Start a resampler for a new rate: an AAC stream may double its rate after the first frame."""
         self._flush()
         self._rate = rate_hz
         self._resampler = soxr.ResampleStream(rate_hz, SPEECH_SAMPLE_RATE, 1, dtype="float32")
@@ -227,7 +227,7 @@ class MonoStream:
 
 
 def _check_samples(block: npt.NDArray[np.float32]) -> None:
-    """Before anything is summed: sums of numbers that are finite may not be."""
+    """Check the samples before they are summed: sums of finite numbers may overflow."""
     peak = float(np.abs(block).max(initial=0.0))
     if not np.isfinite(peak):
         raise NonFiniteAudio("the recording holds NaN or infinite samples; every sample must be a finite number")
@@ -236,9 +236,9 @@ def _check_samples(block: npt.NDArray[np.float32]) -> None:
 
 
 def _to_full_scale(waveform: Waveform) -> Waveform:
-    """The waveform in -1..1: float files may go beyond full scale, integer ones cannot.
+    """Return the waveform in -1..1: float files may exceed full scale.
 
-    `SilentAudio` where single samples do so by that much that they drown all others.
+    Raises `SilentAudio` if a few samples exceed it so far that the others would fall below `SILENCE_DBFS`.
     """
     level = np.abs(waveform)
     peak = float(level.max(initial=0.0))
@@ -255,7 +255,7 @@ def _check_level(waveform: Waveform) -> None:
 
 
 def level_dbfs(waveform: Waveform) -> float:
-    """Level of the loudest 50 ms in dB below full scale, a constant offset left out; -inf for digital silence."""
+    """Return the level of the loudest 50 ms in dBFS, after removal of the DC offset; -inf for digital silence."""
     centred = waveform - waveform.mean()
     frames = np.pad(centred, (0, -len(centred) % _LEVEL_FRAME)).reshape(-1, _LEVEL_FRAME)
     power = float(np.square(frames, dtype=np.float64).mean(axis=1).max())

@@ -1,7 +1,7 @@
-"""Decoding with PyAV in a process of its own, which may run out of time or memory, or crash, for one request alone.
+"""Decoding with PyAV in a process of its own, so that a crash or an exceeded limit affects one request alone.
 
 PyAV bundles codecs under the GPL, and decoders of many old formats: it is never loaded into a serving process.
-The process gets the file on standard input and gives samples, or the error, on standard output.
+The process reads the file from standard input and writes samples, or the error, to standard output.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from attune_client.protocol.errors import UnreadableAudio, from_wire
 __all__ = ["MAX_CPU_S", "MAX_MEMORY", "REFUSED", "decode_in_process"]
 
 MAX_CPU_S = 30
-"""CPU seconds that the process may take; ten minutes of AAC take about 3."""
+"""CPU time limit of the process in seconds; ten minutes of AAC take about 3."""
 
 MAX_MEMORY = 2**30
-"""Bytes of address space that the process may take, beside twice the file's own size."""
+"""Limit of the process's address space in bytes, in addition to twice the file's size."""
 
 REFUSED = 3
-"""Exit status of a process that wrote an error, in the form that crosses the wire, in place of samples."""
+"""Exit status of a process that wrote an error, in the protocol's format, in place of samples."""
 
 _MAX_WALL_S = 60.0
 _POLL_S = 0.2
@@ -37,20 +37,23 @@ _WORKER = "attune_ensemble.speech.av_worker"
 
 
 def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
-    """Decode one recording with PyAV to [T] float32 at 16 kHz; raises the `InvalidAudio` that fits.
+    """Decode one recording with PyAV to [T] float32 at 16 kHz.
 
-    `check` is called again and again meanwhile; what it raises ends the process.
+    `check` is called periodically; what it raises ends the process.
+
+    Raises:
+        InvalidAudio: the recording cannot be used; the subclass says why.
     """
-    # -P: the current folder is not searched for modules. PYTHONPATH is, for in a container it is how Attune is found.
+    # -P: the current folder is not searched for modules. PYTHONPATH is, since a container may have Attune there.
     command = [sys.executable, "-P", "-s", "-m", _WORKER]
-    # One thread: each reserves memory.
+    # One thread, since each reserves address space.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
         try:
             output, complaints = _communicate(process, encoded, check)
         finally:
-            process.kill()  # nothing happens where it has ended
+            process.kill()  # no effect if it has ended
     if process.returncode == 0:
         return np.frombuffer(output, np.float32)
     if process.returncode == REFUSED:
@@ -61,14 +64,14 @@ def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) 
 
 
 def _communicate(process: subprocess.Popen[bytes], encoded: bytes, check: Callable[[], None]) -> tuple[bytes, bytes]:
-    """Standard output and error of the process; `UnreadableAudio` where it takes too long."""
+    """Return standard output and error of the process; raises `UnreadableAudio` after `_MAX_WALL_S`."""
     deadline_s = time.monotonic() + _MAX_WALL_S
     begun: bytes | None = encoded
     while True:
         try:
             return process.communicate(begun, timeout=_POLL_S)
         except subprocess.TimeoutExpired:
-            begun = None  # it goes on where it was
+            begun = None  # `communicate` continues where it was
             check()
             if time.monotonic() > deadline_s:
                 raise UnreadableAudio(f"decoding the recording took longer than {_MAX_WALL_S:g} s") from None

@@ -1,7 +1,7 @@
 """The process that decodes with PyAV: a file on standard input, 16 kHz mono float32 or an error on standard output.
 
-Started by `attune_ensemble.speech.av_process`; nothing imports it. It limits itself before it reads a byte of the file:
-time, memory, and, once everything is loaded, no further file or connection may be opened.
+Started by `attune_ensemble.speech.av_process`; nothing imports it. It sets resource limits before it reads the file:
+CPU time, memory, and, once everything is loaded, no further file descriptors.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _DEMUXERS = (
     "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,"
     "mp3,mpc,mpc8,mpeg,mpegts,ogg,rm,tta,w64,wav,wv"
 )
-"""Containers that FFmpeg may try. Playlists and the like, which name other files, are not among them."""
+"""Container formats that FFmpeg may probe, without playlists and other formats that refer to further files."""
 
-_TOLERANCE_S = 0.5  # how much shorter than announced a recording may be; encoders pad and trim
-_MAX_BROKEN = 0.05  # share of the packets that may be undecodable; players skip them as well
-_MOST_BROKEN = 1000  # as many end the attempt
+_TOLERANCE_S = 0.5  # tolerated difference to the announced length; encoders pad and trim
+_MAX_BROKEN = 0.05  # tolerated fraction of undecodable packets; players skip them as well
+_MOST_BROKEN = 1000  # decoding stops after this many
 
 
 def main() -> int:
-    """Decode standard input to standard output; the exit status says which of the two it is."""
+    """Decode standard input to standard output; the exit status tells samples from an error."""
     _limit(resource.RLIMIT_CPU, MAX_CPU_S)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
@@ -87,7 +87,7 @@ def _decode(encoded: bytes) -> npt.NDArray[np.float32]:
 
 
 def _import_all_of(package: types.ModuleType) -> None:
-    """PyAV imports parts of itself when it meets a stream that needs them, and by then no file may be opened."""
+    """Import all of PyAV: it imports modules lazily, which fails once no file may be opened."""
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -115,7 +115,7 @@ def _read_mono_16k(container: av.container.InputContainer) -> npt.NDArray[np.flo
 
 
 class _Decoding:
-    """Frames of one stream, and how many of its packets could not be decoded."""
+    """Decodes one stream and counts the packets that could not be decoded."""
 
     def __init__(self, container: av.container.InputContainer, stream: Any) -> None:
         self._container = container
@@ -124,7 +124,7 @@ class _Decoding:
         self._last_is_broken = False
 
     def frames(self) -> Iterator[av.AudioFrame]:
-        """Every frame that can be decoded; stops where the file cannot be read on."""
+        """Yield every frame that can be decoded, up to the first unreadable position of the file."""
         import av
 
         packets = self._container.demux(self._stream)
@@ -143,14 +143,14 @@ class _Decoding:
             yield from frames
 
     def _count(self, size: int, *, broken: bool) -> None:
-        if size == 0:  # the packet that asks the decoder for what it still holds
+        if size == 0:  # the packet that flushes the decoder
             return
         self._packets += 1
         self._broken += broken
         self._last_is_broken = broken
 
     def check(self, decoded_s: float) -> None:
-        """Raise the error that fits where more than a stray packet was broken."""
+        """Raise an `InvalidAudio` if more packets were broken than is tolerated."""
         if self._broken and decoded_s == 0:
             raise UnreadableAudio("the sound cannot be decoded; it is damaged, or protected against copying")
         if self._last_is_broken or self._broken > _MAX_BROKEN * self._packets:
@@ -158,7 +158,7 @@ class _Decoding:
 
 
 def _announced_s(container: av.container.InputContainer, stream: Any) -> float | None:
-    """The stream's length by its header, in seconds, where the container's header has one that can be trusted."""
+    """Return the stream's length in seconds by its header; None where the container's header is not reliable."""
     if container.format.name.split(",")[0] not in ("mov", "matroska"):
         return None  # an estimate from the bit rate, or from the last page found
     if stream.duration is not None and stream.time_base is not None:
@@ -167,7 +167,7 @@ def _announced_s(container: av.container.InputContainer, stream: Any) -> float |
 
 
 def _as_float(frame: av.AudioFrame) -> npt.NDArray[np.float32]:
-    """One frame as [N, C] float32, full scale at 1."""
+    """Convert one frame to [N, C] float32, full scale at 1."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T

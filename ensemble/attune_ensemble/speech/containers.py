@@ -1,5 +1,6 @@
-"""What the header of a sound file says about its own length: recordings that were cut off, and recordings that
-were written to a pipe, whose writer could not go back to fill the length in.
+"""Lengths in the headers of sound files: detection of truncated files, and repair of headers of streamed files.
+
+A program that writes to a pipe cannot seek back to fill in the length.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ _TO_THE_END_32 = b"\xff\xff\xff\xff"
 
 
 def check_complete(encoded: bytes) -> None:
-    """Raise `TruncatedAudio` for a file that was cut off, where its decoder would read it without complaint."""
+    """Raise `TruncatedAudio` for a truncated file that its decoder would read without an error."""
     announced = _announced_length(encoded)
-    if announced is not None and announced > len(encoded) + 1:  # some writers leave out the last padding byte
+    if announced is not None and announced > len(encoded) + 1:  # some writers omit the last padding byte
         raise TruncatedAudio(f"the file has {len(encoded)} of the {announced} bytes that its header announces")
     if encoded[:4] == b"OggS" and not _last_ogg_page_is_whole(encoded):
         raise TruncatedAudio("the OGG stream breaks off in the middle of a page")
 
 
 def fill_in_length(encoded: bytes) -> bytes:
-    """The same recording with its real length in the header, where that says 0 or the largest number.
+    """Return the recording with its real length in the header, if that is 0 or the largest number.
 
-    WAV, RF64, AU and CAF: libsndfile takes such a length at its word. It knows an unknown length in other formats.
+    For WAV, RF64, AU and CAF, where libsndfile takes such a length literally. It handles unknown lengths of other
+    formats.
     """
     if encoded[:4] == b".snd" and encoded[8:12] == b"\0\0\0\0":
         return encoded[:8] + _TO_THE_END_32 + encoded[12:]
@@ -42,11 +44,10 @@ def fill_in_length(encoded: bytes) -> bytes:
 
 
 def _announced_length(encoded: bytes) -> int | None:
-    """Bytes of the whole file by its own header; None where the header does not say."""
+    """Return the file's size in bytes according to its header; None where the header does not contain it."""
     kind = encoded[:4]
     if kind in _RIFF_LIKE and len(encoded) >= 12:
-        size: int = struct.unpack_from(f"{_RIFF_LIKE[kind]}I", encoded, 4)[0]
-        return None if _is_unknown(size) else size + 8
+        return _announced_by_riff(encoded, _RIFF_LIKE[kind])
     if kind == b".snd" and len(encoded) >= 12:
         offset, size = struct.unpack_from(">II", encoded, 4)
         return None if _is_unknown(size) else offset + size
@@ -63,11 +64,21 @@ def _announced_length(encoded: bytes) -> int | None:
 
 
 def _is_unknown(size: int) -> bool:
-    """Whether a 32-bit size is what a program writes that streams to a pipe: 0, or one of many about 2 or 4 GB.
+    """Return whether a 32-bit size is a streaming program's placeholder: 0, or one of many near 2 or 4 GB.
 
-    No recording that is accepted is as large.
+    All of these are above the largest accepted recording.
     """
     return size == 0 or size >= _LARGE_32
+
+
+def _announced_by_riff(encoded: bytes, order: str) -> int | None:
+    """Return the announced size of the file, or the end of its samples if that is greater."""
+    size: int = struct.unpack_from(f"{order}I", encoded, 4)[0]
+    ends = [] if _is_unknown(size) else [size + 8]
+    for name, body, length in _chunks(encoded, 12, f"{order}4sI"):
+        if name in (b"data", b"SSND") and not _is_unknown(length):
+            ends.append(body + length)
+    return max(ends, default=None)
 
 
 def _announced_by_caf(encoded: bytes) -> int | None:
@@ -86,7 +97,7 @@ def _announced_by_ds64(encoded: bytes) -> int | None:
 
 
 def _iso_box_ends(encoded: bytes) -> Iterator[int]:
-    """Where each outermost box of an MP4, M4A or 3GP file ends; the last may end beyond the file."""
+    """Yield the end offset of each top-level box of an MP4, M4A or 3GP file; the last may exceed the file."""
     start = 0
     while start + 8 <= len(encoded):
         size: int = struct.unpack_from(">I", encoded, start)[0]
@@ -107,12 +118,12 @@ def _last_ogg_page_is_whole(encoded: bytes) -> bool:
 
 
 def _chunks(encoded: bytes, start: int, header: str) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset of the body and announced size of each chunk from `start` on."""
+    """Yield name, offset of the body and announced size of each chunk from `start` on."""
     width = struct.calcsize(header)
     while start + width <= len(encoded):
         name, size = struct.unpack_from(header, encoded, start)
         yield name, start + width, size
-        start += width + size + (size & 1 if header[0] == "<" else 0)
+        start += width + size + (size & 1 if header[-1] == "I" else 0)  # those of 32 bits begin at even offsets
 
 
 def _fill_in_wave(encoded: bytes) -> bytes:
@@ -132,7 +143,7 @@ def _fill_in_ds64(encoded: bytes, sizes: int, data_size: int) -> bytes:
     known: int = struct.unpack_from("<Q", encoded, sizes + 8)[0]
     if known not in _UNKNOWN_64:
         return encoded
-    # The third number counts samples; libsndfile reckons them from the data where it is 0.
+    # The third number counts samples; libsndfile computes it from the data if it is 0.
     return encoded[:sizes] + struct.pack("<QQQ", len(encoded) - 8, data_size, 0) + encoded[sizes + 24 :]
 
 

@@ -1,4 +1,4 @@
-"""The languages that Whisper tells apart, by code and by English name."""
+"""The languages that Whisper identifies, by code and by English name."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ _NAMES = dict(entry.split(" ", maxsplit=1) for entry in _TABLE.split(", "))
 
 
 def name_of(code: str) -> str:
-    """The English name of a language; the code itself for one that is not in the table."""
+    """Return the English name of a language; the code itself if it is not in the table."""
     return _NAMES.get(code, code)

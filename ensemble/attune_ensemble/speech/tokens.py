@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from attune_client.protocol.models import MAX_TOKENS
-from attune_ensemble.tensors import Tensors, decode
+from attune_client.protocol.bounds import MAX_TOKENS
+from attune_client.protocol.tensors import Tensors, decode
 
 BUCKETS = (16, 32, 64, 128, 256, MAX_TOKENS)
-"""Token counts to which batches are padded, so that the dynamic batcher meets few different shapes."""
+"""Token counts to which batches are padded, so that the dynamic batcher gets few different shapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A batch of token ids and their mask, each [B, L]."""
+    """A batch of token ids and their attention mask, each [B, L]."""
 
     input_ids: npt.NDArray[np.int64]
     attention_mask: npt.NDArray[np.int64]
@@ -34,7 +34,7 @@ class TextTokenizer:
         self._tokenizer.no_padding()
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise B texts, cut to 512 tokens and padded with zeros to the bucket of the longest."""
+        """Tokenise B texts, truncated to 512 tokens and padded with zeros to the bucket of the longest."""
         encodings = self._tokenizer.encode_batch(list(texts))
         length = bucket_tokens(max(len(e.ids) for e in encodings))
         input_ids = np.zeros((len(encodings), length), np.int64)
@@ -45,11 +45,11 @@ class TextTokenizer:
         return Tokens(input_ids, attention_mask)
 
     def answer(self, inputs: Tensors) -> Tensors:
-        """From `transcript`, BYTES [B, 1], to the outputs of `text_tokenizer`, each [B, L]."""
+        """Compute the outputs of `text_tokenizer`, each [B, L], from `transcript`, BYTES [B, 1]."""
         tokens = self([decode(text) for text in inputs["transcript"][:, 0]])
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
 
 def bucket_tokens(num_tokens: int) -> int:
-    """The smallest bucket that holds `num_tokens` (at most 512)."""
+    """Return the smallest bucket for `num_tokens` (at most 512)."""
     return next(bucket for bucket in BUCKETS if bucket >= num_tokens)

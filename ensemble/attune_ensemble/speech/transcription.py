@@ -1,8 +1,8 @@
-"""Speech to text: finding the speech, cutting it into segments, and writing down the words of each.
+"""Speech to text: voice activity detection, segmentation, language identification and transcription.
 
-Whisper writes something down for whatever it hears: laughter becomes "Thank you.", Russian becomes English that
-nobody said. So the language is asked first, and words that Whisper itself finds unlikely are left out; the voice
-stays. `ensemble/benchmarks/hearing.md` has what the thresholds were measured on.
+Whisper hallucinates text for audio without English speech: laughter becomes "Thank you.", Russian becomes unrelated
+English. So the language is identified first, and text of low probability is discarded, while the segment's audio is
+kept. `ensemble/benchmarks/hearing.md` has the measurements behind the thresholds.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 
+from attune_client.protocol.bounds import MAX_SEGMENT_S
 from attune_client.protocol.checks import check_other_languages
 from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
-from attune_client.protocol.models import ENGLISH, MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_client.protocol.models import ENGLISH, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
 from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.speech.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span, pack, stack
 from attune_ensemble.speech.whisper import FULL_WINDOW_S, TAIL_S, Encoded, Heard, Whisper, Word, import_without_pyav
-from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
 
 __all__ = [
     "TranscribedSegment",
@@ -39,18 +40,18 @@ MIN_SILENCE_MS = 300
 SPEECH_PAD_MS = 150
 
 MIN_LOGPROB = -0.9
-"""Text whose tokens are less likely than this in the mean was not said."""
+"""Text with a lower mean log-probability of its tokens is discarded."""
 
 MIN_LOGPROB_IN_DOUBT = -0.5
 MAX_NO_SPEECH = 0.6
-"""Above this probability of no speech, text has to be likelier: `MIN_LOGPROB_IN_DOUBT`."""
+"""Above this probability of no speech, the stricter `MIN_LOGPROB_IN_DOUBT` applies."""
 
 MIN_WORD_PROBABILITY = 0.5
 MIN_WORDS_PER_S = 1.0
-"""A segment whose words are less likely (geometric mean) or fewer than this is listened to again on its own."""
+"""A segment with a lower geometric mean of its word probabilities, or fewer words, is decoded again on its own."""
 
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
-"""Speech counts as foreign where English is less likely, and another language more likely, than these."""
+"""Speech counts as foreign if English is less probable, and another language more probable, than these."""
 
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
 _WORK = "the transcript"
@@ -61,7 +62,7 @@ _MAX_WINDOW = round((FULL_WINDOW_S - TAIL_S) * SPEECH_SAMPLE_RATE)
 
 @dataclass(frozen=True, slots=True)
 class TranscribedSegment:
-    """A segment of speech and its words; none where nothing was said, or not in English."""
+    """A segment of speech and its transcript, empty if it contains no intelligible English."""
 
     span: Span
     transcript: str
@@ -69,7 +70,7 @@ class TranscribedSegment:
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """The segments of a recording, and the language (by its code) that it was taken for."""
+    """The segments of a recording, and its identified language (a code) with the probability."""
 
     segments: list[TranscribedSegment]
     language: str
@@ -78,14 +79,14 @@ class Transcription:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Neighbouring segments, joined into one piece that Whisper takes at once."""
+    """Consecutive segments, joined into one input window of Whisper."""
 
     spans: list[Span]
     encoded: Encoded
 
 
 class Transcriber:
-    """Recordings to segments and their words, with the weights in `model_dir`.
+    """Transcribes recordings into segments with their words, with the weights in `model_dir`.
 
     The context is checked before every piece of work, of a second or two; what it raises ends the whole.
     """
@@ -108,7 +109,7 @@ class Transcriber:
         self._whisper.close()
 
     def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
-        """Segments of at most 8 s with their English words, of [T] at 16 kHz; raises `NoSpeech` if there are none."""
+        """Return segments of at most 8 s of [T] at 16 kHz, with English words; raises `NoSpeech` if there are none."""
         return self.hear(waveform, OtherLanguages.VOICE).segments
 
     def hear(
@@ -158,7 +159,7 @@ class Transcriber:
         }
 
     def _language(self, windows: list[_Window]) -> tuple[str, float]:
-        """The language of all windows together, each counting as long as its speech lasts, and its probability."""
+        """Return the language of all windows, averaged with their speech durations as weights, and its probability."""
         found = [self._whisper.languages(window.encoded) for window in windows]
         weights = np.array([window.encoded.speech_s for window in windows])
         mean = {code: float(np.average([by_code[code] for by_code in found], weights=weights)) for code in found[0]}
@@ -195,14 +196,14 @@ class Transcriber:
 
 
 def read_other_languages(inputs: Tensors) -> OtherLanguages:
-    """The option of a request; `InvalidOption` if there is no such choice."""
+    """Return the option of a request; raises `InvalidOption` for an unknown choice."""
     if "other_languages" not in inputs:
         return OtherLanguages.REFUSE
     return check_other_languages(text_of(inputs["other_languages"]))
 
 
 def find_speech(waveform: Waveform) -> list[Span]:
-    """Segments of speech in [T] at 16 kHz, cut at pauses to at most 8 s each (Silero voice activity detection)."""
+    """Return speech segments of [T] at 16 kHz, at most 8 s each, cut at pauses (Silero voice activity detection)."""
     faster_whisper_vad = import_without_pyav("faster_whisper.vad")
     options = faster_whisper_vad.VadOptions(
         min_speech_duration_ms=MIN_SPEECH_MS,
@@ -215,7 +216,7 @@ def find_speech(waveform: Waveform) -> list[Span]:
 
 
 def was_said(heard: Heard) -> bool:
-    """Whether the words of a window are likely enough to have been said."""
+    """Return whether the text of a window is reliable enough to be kept."""
     if heard.runs_on or not says_something(heard.text):
         return False
     in_doubt = heard.no_speech > MAX_NO_SPEECH
@@ -223,20 +224,20 @@ def was_said(heard: Heard) -> bool:
 
 
 def says_something(text: str) -> bool:
-    """Whether a text is more than punctuation, or one syllable over and over ("Ha ha ha ha ha ha")."""
+    """Return whether a text is more than punctuation or one repeated syllable ("Ha ha ha ha ha ha")."""
     words = _WORD.findall(text.lower())
     return len(set(words)) > 1 or 0 < len(words) < _OVER_AND_OVER
 
 
 def is_foreign(language: str, probabilities: dict[str, float]) -> bool:
-    """Whether speech is surely not English; short or strange English is often taken for a language at random."""
+    """Return whether speech is certainly not English; short or accented English is often identified wrongly."""
     return probabilities[ENGLISH] < MAX_ENGLISH and probabilities[language] > MIN_FOREIGN
 
 
 def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Word]]:
-    """Give each word of the joined segments (see `_join`) to the segment in which it is said.
+    """Assign each word of the joined segments (see `_join`) to its segment.
 
-    A gap belongs half to the segment before it: Whisper lets words on both sides reach into a pause.
+    The boundary is the middle of the gap, since Whisper's word times extend into a pause from both sides.
     """
     lengths = np.array([segment.end - segment.start + _GAP for segment in segments])
     edges_s = (np.cumsum(lengths)[:-1] - _GAP / 2) / SPEECH_SAMPLE_RATE
@@ -247,9 +248,9 @@ def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Wor
 
 
 def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
-    """The text of each segment of a window; None where it has to be heard on its own.
+    """Return the text of each segment of a window; None where it has to be decoded on its own.
 
-    That is where its words are unlikely or too few, and before a segment without words: Whisper stopped early.
+    That is where its words are improbable or too few, and before a segment without words, where Whisper stopped early.
     """
     if len(spans) == 1:
         return [heard.text if was_said(heard) else ""]
@@ -264,7 +265,7 @@ def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
 
 
 def _is_sure(span: Span, words: list[Word]) -> bool:
-    """Whether Whisper, which sometimes leaves a sentence out, wrote down what a segment says."""
+    """Return whether the words cover a segment reliably; Whisper sometimes omits a sentence."""
     if len(words) < MIN_WORDS_PER_S * (span.end_s - span.start_s):
         return False
     if not says_something("".join(word.text for word in words)):
@@ -274,7 +275,7 @@ def _is_sure(span: Span, words: list[Word]) -> bool:
 
 
 def _windows(spans: list[Span]) -> Iterator[list[Span]]:
-    """Neighbouring segments in groups that fit into one window of Whisper, the silence after them included."""
+    """Yield consecutive segments in groups that fit into one window of Whisper, including the gaps."""
     group: list[Span] = []
     length = 0
     for span in spans:
@@ -288,7 +289,7 @@ def _windows(spans: list[Span]) -> Iterator[list[Span]]:
 
 
 def _join(waveform: Waveform, segments: list[Span]) -> Waveform:
-    """The segments one after the other with short gaps: Whisper pays for windows, not for pauses."""
+    """Concatenate the segments with short gaps: Whisper's cost grows with the audio's length, pauses included."""
     gap = np.zeros(_GAP, np.float32)
     parts = [part for segment in segments for part in (waveform[segment.start : segment.end], gap)]
     return np.concatenate(parts)

@@ -1,8 +1,8 @@
-"""Whisper, one pass at a time: encode a window of speech, ask for its language, write its words down.
+"""Whisper in single passes: encode a window of speech, identify its language, decode its text.
 
-faster-whisper's own `transcribe` decodes a window up to six times at rising temperatures where the text repeats
-itself or is unlikely, each of them as long as the decoder can go: minutes, for a recording that repeats itself.
-Here a window is decoded once, and for as many tokens as its seconds of speech can hold.
+faster-whisper's own `transcribe` decodes a window up to six times at rising temperatures if the text is repetitive or
+improbable, each time up to the maximum length: minutes, for a repetitive recording. Here a window is decoded once, and
+the number of tokens is bounded by the duration of its speech.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ FULL_WINDOW_S = 30.0
 
 MIN_WINDOW_S = 10.0
 TAIL_S = 2.0
-"""Whisper's encoder gets the speech, this much silence after it, and at least `MIN_WINDOW_S` in all.
+"""Seconds of silence after the speech in the encoder's input, whose minimum length is `MIN_WINDOW_S`.
 
-Padding to the usual 30 s costs four times as much for a sentence, and finds no more words.
+Padding to the usual 30 s costs four times as much for a sentence, without a lower word error rate.
 """
 
 TOKENS_PER_S = 12
-"""Nobody speaks faster: of 362 English clips the fastest has 9. What goes on longer repeats itself for ever."""
+"""Maximum tokens per second of speech: the fastest of 362 English clips has 9. Longer output is a repetition loop."""
 
 LONGEST_WORD_S = 0.8
-_SPARE_TOKENS = 16  # of a short clip: timestamps, punctuation
-_MAX_TOKENS = 444
+_SPARE_TOKENS = 16  # allowance for a short clip: timestamps, punctuation
+_MAX_WINDOW_TOKENS = 444
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A window that went through the encoder: `speech_s` seconds of speech in `num_frames` frames of 10 ms."""
+    """The encoder's output for a window with `speech_s` seconds of speech in `num_frames` frames of 10 ms."""
 
     output: ctranslate2.StorageView
     num_frames: int
@@ -66,7 +66,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word, a moment of the window at which it is being said, and how sure Whisper is of it, 0..1."""
+    """A word, a time within it in seconds from the window's start, and Whisper's probability of it, 0..1."""
 
     text: str
     at_s: float
@@ -75,10 +75,10 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What Whisper wrote down for one window.
+    """Decoded text of one window.
 
     `mean_logprob` is the mean log-probability of its tokens, `no_speech` the probability that there is no speech;
-    `runs_on` says that the text did not end where speech of that length ends. `words` is empty unless asked for.
+    `runs_on` is True if decoding reached its limit of tokens. `words` is empty unless requested.
     """
 
     text: str
@@ -89,7 +89,7 @@ class Heard:
 
 
 class Whisper:
-    """Whisper through faster-whisper (CTranslate2), on arrays: its audio decoder is never loaded."""
+    """Whisper through faster-whisper (CTranslate2), on arrays; faster-whisper's audio decoder is never loaded."""
 
     # `device`: cpu, or a GPU such as cuda:1.
     def __init__(self, model_dir: Path, device: str, compute_type: str, threads: int, beam_size: int) -> None:
@@ -103,7 +103,7 @@ class Whisper:
             local_files_only=True,
         )
         tokenizer = import_without_pyav("faster_whisper.tokenizer").Tokenizer
-        # The weights are multilingual, the text tower behind them is English.
+        # The weights are multilingual; the text tower is English.
         self._tokenizer = tokenizer(self._model.hf_tokenizer, True, task="transcribe", language=ENGLISH)
         self._merge_punctuations = import_without_pyav("faster_whisper.transcribe").merge_punctuations
         self._beam_size = beam_size
@@ -119,13 +119,13 @@ class Whisper:
         return Encoded(output, features.shape[1], len(waveform) / SPEECH_SAMPLE_RATE)
 
     def languages(self, window: Encoded) -> dict[str, float]:
-        """The probability of each language, by its code."""
+        """Return the probability of each language, by its code."""
         return {token[2:-2]: float(p) for token, p in self._model.model.detect_language(window.output)[0]}
 
     def decode(self, window: Encoded, *, words: bool) -> Heard:
-        """Write the window down as English; `words` asks for the single words with their times."""
+        """Decode the window as English; `words` requests the single words with their times."""
         prompt = self._tokenizer.sot_sequence
-        limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_TOKENS)
+        limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_WINDOW_TOKENS)
         result = self._model.model.generate(
             window.output,
             [prompt],
@@ -155,10 +155,10 @@ class Whisper:
 
 
 def place_words(aligned: list[dict[str, Any]]) -> tuple[Word, ...]:
-    """The words of faster-whisper's alignment (`word`, `start`, `end`, `probability`), each at one moment.
+    """Assign one time to each word of faster-whisper's alignment (`word`, `start`, `end`, `probability`).
 
-    The alignment leaves no pauses: one of the two words beside a pause reaches through it. That is the first of a
-    sentence, which ends where it should, or else the last, which begins where it should.
+    The alignment has no pauses: one of the two words around a pause spans it. It is either the first of a sentence,
+    whose end is right, or the last, whose start is right.
     """
     placed: list[Word] = []
     for word in aligned:
@@ -171,7 +171,7 @@ def place_words(aligned: list[dict[str, Any]]) -> tuple[Word, ...]:
 
 
 def pad_for_whisper(waveform: Waveform) -> Waveform:
-    """[T] with silence after it, to a whole number of half seconds, but never beyond a window of 30 s."""
+    """Pad [T] with silence to a multiple of half a second, at most to a window of 30 s."""
     speech_s = len(waveform) / SPEECH_SAMPLE_RATE
     wanted_s = math.ceil(max(speech_s + TAIL_S, MIN_WINDOW_S) * 2) / 2
     length = round(min(wanted_s, FULL_WINDOW_S) * SPEECH_SAMPLE_RATE)
@@ -181,8 +181,8 @@ def pad_for_whisper(waveform: Waveform) -> Waveform:
 def import_without_pyav(name: str) -> types.ModuleType:
     """Import a module of faster-whisper with an empty `av` in PyAV's place.
 
-    faster-whisper imports PyAV at the top, to decode files. It is handed arrays here, and PyAV bundles
-    codecs under the GPL: it must not be loaded.
+    faster-whisper imports PyAV at module level, to decode files. Here it gets arrays only, and PyAV, which bundles
+    codecs under the GPL, must not be loaded.
     """
     sys.modules.setdefault("av", types.ModuleType("av"))
     return importlib.import_module(name)

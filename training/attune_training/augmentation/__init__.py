@@ -1,4 +1,4 @@
-"""What training changes at random: the waveform, the front end's output, and the words (paper, section III-B)."""
+"""Data augmentation of the waveform, the front end's output and the transcript (paper, section III-B)."""
 
 from attune_training.augmentation.spectrogram import mask_spectrogram
 from attune_training.augmentation.waveform import WaveformAugmentation, add_noise, change_gain, change_speed

@@ -1,6 +1,6 @@
-"""Changes to a waveform that training makes at random: speed, noise and gain (paper, section III-B).
+"""Waveform augmentation: speed perturbation, additive noise and gain (paper, section III-B).
 
-Letters: T samples, at 16 kHz. Every function returns float32 and leaves its input as it was.
+Dimensions: T samples, at 16 kHz. Every function returns float32 and leaves its input unchanged.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ __all__ = ["WaveformAugmentation", "add_noise", "change_gain", "change_speed"]
 Waveform = npt.NDArray[np.float32]
 Range = tuple[float, float]
 
-# Below this many samples a spectrum has too few lines to be given a slope.
+# Below this many samples a spectrum has too few bins to be shaped.
 _SHORTEST_NOISE = 1024
 
 
 def add_noise(waveform: Waveform, snr_db: float, random: np.random.Generator, slope: float = 0.0) -> Waveform:
-    """Return [T] with noise ``snr_db`` below the waveform's own power over its whole length.
+    """Return [T] with additive noise at `snr_db`, relative to the waveform's mean power.
 
-    The noise's power falls with frequency as 1 / f^slope: 0 is white, 1 pink, 2 brown. Silence stays silence, for it
-    has no ratio to noise.
+    The noise's power falls with frequency as 1 / f^slope: 0 is white, 1 pink, 2 brown. Silence is returned unchanged,
+    as its signal-to-noise ratio is undefined.
     """
     power = _power(waveform)
     if power == 0.0:
@@ -39,7 +39,7 @@ def add_noise(waveform: Waveform, snr_db: float, random: np.random.Generator, sl
 
 
 def change_speed(waveform: Waveform, factor: float) -> Waveform:
-    """Return [T / factor]: the waveform played ``factor`` times as fast, which moves pitch and tempo together.
+    """Return [T / factor]: the waveform played `factor` times as fast, which changes pitch and tempo together.
 
     This is the speed perturbation of Ko et al. (Interspeech 2015), by resampling.
 
@@ -48,25 +48,25 @@ def change_speed(waveform: Waveform, factor: float) -> Waveform:
     """
     if not factor > 0:
         raise ValueError(f"a speed factor must be above zero, not {factor}")
-    # Medium quality keeps speech's band and takes half the time of high quality.
+    # Medium quality preserves the speech band in half the time of high quality.
     resampled = soxr.resample(waveform, SAMPLE_RATE * factor, SAMPLE_RATE, quality="MQ")
     return resampled.astype(np.float32, copy=False) if len(resampled) else waveform.copy()
 
 
 def change_gain(waveform: Waveform, gain_db: float) -> Waveform:
-    """Return [T], louder by ``gain_db``."""
+    """Return [T] with a gain of `gain_db`."""
     return (waveform * 10.0 ** (gain_db / 20.0)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class WaveformAugmentation:
-    """How often each change is made, and from which range it is drawn; a probability of zero turns it off.
+    """Probability of each augmentation and the range of its parameter; a probability of zero turns it off.
 
     Speed is mild on purpose. Factor 1.1 is 12 log2(1.1) = 1.65 semitones higher and 10 % quicker, and both are cues of
     arousal that listeners use: the label of a clip does not change with its speed, so a wide range would teach the
     model to ignore them. Measured on 48 RAVDESS clips of actors 21-24, whose predicted arousal spreads with an sd of
-    .77: the first ``embedded`` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off
-    by default for the same reason: loudness speaks of arousal.
+    .77: the first `embedded` model's arousal moved by -.12 on average at factor 0.9 and by +.15 at 1.1. Gain is off
+    by default for the same reason: loudness is a cue of arousal.
 
     Raises:
         ValueError: a probability is outside 0..1, a range is not in order, or a speed is not above zero.
@@ -94,7 +94,7 @@ class WaveformAugmentation:
             raise ValueError(f"speed must be above zero, not {self.speed[0]}")
 
     def apply(self, waveform: Waveform, random: np.random.Generator) -> Waveform:
-        """Return the waveform [T], changed as drawn: speed, then gain, then noise.
+        """Return the waveform [T], augmented at random: speed, then gain, then noise.
 
         The result is never clipped. Where its peak would pass both 1 and the input's own peak, the whole is scaled
         down to the greater of these, which keeps the ratio of speech to noise.

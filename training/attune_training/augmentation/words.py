@@ -2,7 +2,7 @@
 
 The table holds a few thousand word forms, no model and no tagger: only words whose meanings, over all parts of speech,
 are dominated by one WordNet sense, with substitutes that are dominated by the same sense and take the same inflection.
-:mod:`tools.wordnet_synonyms` says how it is made. All else stays as it is: names, function words, negations, numbers,
+`tools.wordnet_synonyms` says how it is made. Everything else is kept: names, function words, negations, numbers,
 contractions, unknown words.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 
 __all__ = ["SynonymTable", "load_synonyms", "read_table", "replace_synonyms"]
 
-# Words joined to others by an apostrophe or a hyphen are not words of their own here.
+# Parts of hyphenated words and of contractions are not matched.
 _WORD = re.compile(r"(?<![\w'’-])[A-Za-z]+(?![\w'’-])")
 _SENTENCE_START = re.compile(r"(^|[.!?:]\W*\s|^\W+)$")
 _LONGEST_PHRASE = 4
-# After a verb these make another verb of it: give up, react to.
+# Particles that turn the verb before them into a phrasal verb: give up, react to.
 _PARTICLES = frozenset(
     [
         "about",
@@ -61,7 +61,7 @@ _ARTICLES = frozenset(("a", "an"))
 
 @dataclass(frozen=True, slots=True)
 class SynonymTable:
-    """``substitutes`` of each lower-case word form, the forms that are ``verbs``, and ``phrases`` to be left alone."""
+    """`substitutes` of each lower-case word form, the forms that are `verbs`, and `phrases` to be left alone."""
 
     substitutes: dict[str, tuple[str, ...]]
     verbs: frozenset[str]
@@ -69,9 +69,9 @@ class SynonymTable:
 
 
 def read_table(text: str, phrases: str) -> SynonymTable:
-    """Read the table: a line for each form, ``form<TAB>part of speech<TAB>substitutes``; and a phrase on each line.
+    """Read the table: a line for each form, `form<TAB>part of speech<TAB>substitutes`; and a phrase on each line.
 
-    Lines that start with ``#`` say something to the reader.
+    Lines that start with `#` are comments.
     """
     rows = [line.split("\t") for line in _lines(text)]
     return SynonymTable(
@@ -87,7 +87,7 @@ def _lines(text: str) -> Iterator[str]:
 
 @cache
 def load_synonyms() -> SynonymTable:
-    """Return the table that is part of this package, read at first use."""
+    """Return the table of this package, read at first use."""
     folder = resources.files("attune_training") / "artifacts" / "synonyms"
     return read_table(
         (folder / "synonyms.txt").read_text(encoding="utf-8"), (folder / "phrases.txt").read_text(encoding="utf-8")
@@ -95,9 +95,9 @@ def load_synonyms() -> SynonymTable:
 
 
 def replace_synonyms(text: str, share: float, random: np.random.Generator, table: SynonymTable | None = None) -> str:
-    """Return the text with each replaceable word replaced with the probability ``share``, its capitals kept.
+    """Return the text with each replaceable word replaced with the probability `share`, keeping its capitalisation.
 
-    ``share`` is of the words that have a substitute, not of all words. A substitute is drawn evenly from a word's own.
+    `share` applies to the words that have a substitute, not to all words. Substitutes are drawn uniformly.
 
     Raises:
         ValueError: the share is outside 0..1.
@@ -117,7 +117,7 @@ def replace_synonyms(text: str, share: float, random: np.random.Generator, table
 
 
 def _candidates(table: SynonymTable, text: str, words: Sequence[re.Match[str]], index: int) -> list[str]:
-    """Return what may stand in place of word ``index``, in lower case."""
+    """Return the valid substitutes of word `index`, in lower case."""
     word = words[index]
     form = word[0].lower()
     if form not in table.substitutes or _is_name(text, word) or _in_phrase(table, words, index):
@@ -130,7 +130,7 @@ def _candidates(table: SynonymTable, text: str, words: Sequence[re.Match[str]], 
 
 
 def _is_name(text: str, word: re.Match[str]) -> bool:
-    """Say whether the word has a capital that its place in the sentence does not explain."""
+    """Return whether the word is capitalised for a reason other than the start of a sentence."""
     written = word[0]
     if written.islower():
         return False
@@ -138,7 +138,7 @@ def _is_name(text: str, word: re.Match[str]) -> bool:
 
 
 def _in_phrase(table: SynonymTable, words: Sequence[re.Match[str]], index: int) -> bool:
-    """Say whether the word is part of a phrase that WordNet lists as one entry."""
+    """Return whether the word is part of a phrase that WordNet lists as one entry."""
     for start in range(max(0, index - _LONGEST_PHRASE + 1), index + 1):
         for end in range(max(index + 1, start + 2), min(len(words), start + _LONGEST_PHRASE) + 1):
             if " ".join(word[0].lower() for word in words[start:end]) in table.phrases:
@@ -147,7 +147,7 @@ def _in_phrase(table: SynonymTable, words: Sequence[re.Match[str]], index: int) 
 
 
 def _same_article(form: str, substitute: str) -> bool:
-    """Say whether a or an stays right; first letters whose sound cannot be told from the spelling never do."""
+    """Return whether a/an before the word stays correct; False for initial letters of ambiguous pronunciation."""
     first, second = form[0], substitute[0]
     return not {first, second} & set("uho") and (first in "aei") == (second in "aei")
 

@@ -1,1 +1,1 @@
-"""Corpora behind one interface, and batches of them."""
+"""Corpora with one interface, and their batches."""

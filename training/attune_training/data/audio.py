@@ -5,7 +5,6 @@ Audio is a file of its own, or encoded bytes inside another file (Arrow, Parquet
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,6 +17,7 @@ import soundfile
 import soxr
 
 from attune_training.config import SAMPLE_RATE
+from attune_training.providers import is_cut_off
 
 __all__ = [
     "AudioSource",
@@ -34,9 +34,9 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedAudio:
-    """An encoded audio file inside another file; ``load`` returns its bytes, read when called.
+    """An encoded audio file inside another file; `load` returns its bytes, read when called.
 
-    ``load`` has to be picklable, so that worker processes can read. Two of the same name count as equal.
+    `load` has to be picklable, so that worker processes can read. Instances of the same name compare equal.
     """
 
     name: str
@@ -47,11 +47,6 @@ class EmbeddedAudio:
 
 
 AudioSource: TypeAlias = Path | EmbeddedAudio
-
-# What libsndfile notes of a WAV or AIFF file whose sound is shorter than its header says.
-_SOUND_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
-# From here on a WAV file's length stands for "not known", as programs write it that stream.
-_UNKNOWN_LENGTH_FROM = 0x7FFF0000
 
 
 def encoded_audio(source: AudioSource) -> bytes:
@@ -71,22 +66,20 @@ def encoded_audio(source: AudioSource) -> bytes:
 
 
 def audio_fault(encoded: bytes) -> str:
-    """Return why ``encoded`` is not a whole audio file, or nothing where it is.
+    """Return why `encoded` is not a complete audio file; empty if it is.
 
-    Only the header and the last sample are decoded, which finds a file that was cut short at little cost.
+    Only the header and the last sample are decoded, which detects truncated files at little cost.
     """
     try:
         with soundfile.SoundFile(BytesIO(encoded)) as file:
             if not file.frames:
                 return "holds no audio"
-            chunk = _SOUND_CHUNK.search(file.extra_info)
-            # libsndfile reads these as if they were meant to be short.
-            if chunk and int(chunk[2]) < int(chunk[1]) < _UNKNOWN_LENGTH_FROM:
+            if is_cut_off(encoded):
                 return "is cut short"
             file.seek(file.frames - 1)
             return "" if len(file.read(1)) else "is cut short"
     except soundfile.SoundFileError as error:
-        # libsndfile names the Python object that holds the bytes, which says nothing to a reader.
+        # libsndfile names the Python object that holds the bytes, which means nothing to the user.
         return f"cannot be read as audio: {str(error).rpartition('>: ')[2]}"
 
 
@@ -108,13 +101,16 @@ def read_speech(source: AudioSource) -> Waveform:
 
 
 def trim_silence(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> Waveform:
-    """Return [T] without the quiet at both ends, as :func:`sound_bounds` finds it."""
+    """Return [T] without the silence at both ends, as `sound_bounds` finds it."""
     start, end = sound_bounds(waveform, floor_db, margin_s)
     return waveform[start:end]
 
 
 def sound_bounds(waveform: Waveform, floor_db: float = -40.0, margin_s: float = 0.1) -> tuple[int, int]:
-    """Return where sound starts and ends in [T]: 20 ms frames below ``floor_db`` of the loudest, but for a margin."""
+    """Return the samples at which sound starts and ends in [T], with a margin.
+
+    Silence is 20 ms frames below `floor_db` relative to the loudest frame.
+    """
     frame = SAMPLE_RATE // 50
     count = len(waveform) // frame
     if count == 0:

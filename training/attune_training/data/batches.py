@@ -1,6 +1,6 @@
 """From utterances to padded batches: examples in memory, their tokens, and batches of similar length.
 
-Letters: B batch, T samples, L tokens, N target columns.
+Dimensions: B batch, T samples, L tokens, N target columns.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _FULL_SCALE = 32_767
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example in memory; ``waveform`` ([T], 16-bit) is None where there are words alone.
+    """One example in memory; `waveform` ([T], 16-bit) is None for text without audio.
 
-    ``vad`` is on 1..5; ``category`` is an index, -1 where unknown.
+    `vad` is on 1..5; `category` is an index, -1 where unknown.
     """
 
     waveform: npt.NDArray[np.int16] | None
@@ -51,18 +51,18 @@ class Example:
     category: int = -1
 
     def size(self) -> int:
-        """Return the length that drives its cost: samples, or letters where there is no audio."""
+        """Return the length that determines its cost: samples, or characters for text without audio."""
         return len(self.transcript) if self.waveform is None else len(self.waveform)
 
     def samples(self) -> npt.NDArray[np.float32]:
-        """Return the waveform [T] in -1..1; where there are words alone, the shortest possible silence."""
+        """Return the waveform [T] in -1..1; for text without audio, silence of the minimum length."""
         if self.waveform is None:
             return np.zeros(MIN_SAMPLES, np.float32)
         return self.waveform.astype(np.float32) / np.float32(_FULL_SCALE)
 
 
 class Batch(NamedTuple):
-    """A model's inputs, and what it should say."""
+    """A model's inputs and its targets."""
 
     waveform: Tensor  # [B, T]
     num_samples: Tensor  # [B, 1]
@@ -84,10 +84,10 @@ class TextTokens:
 
     @classmethod
     def of_folder(cls, folder: Path, max_tokens: int = TextTowerConfig().max_tokens) -> TextTokens:
-        """Read ``tokenizer.json`` of a BERT folder.
+        """Read `tokenizer.json` of a BERT folder.
 
         Raises:
-            ValueError: the folder has no ``tokenizer.json``.
+            ValueError: the folder has no `tokenizer.json`.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -96,7 +96,7 @@ class TextTokens:
 
     @classmethod
     def of_letters(cls) -> TextTokens:
-        """Return a tokenizer of single characters, below 100 tokens: for the random towers of a trial run."""
+        """Return a character tokenizer of fewer than 100 tokens, for random towers."""
         special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
         pieces = [*special, *string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
         vocabulary = {piece: index for index, piece in enumerate([*pieces, *string.digits, ".", ",", "?", "!", "'"])}
@@ -121,7 +121,7 @@ def read_examples(
 ) -> list[Example]:
     """Read utterances into memory, silence trimmed at both ends; about 2 MB a minute of speech.
 
-    ``categories`` gives each acted category its index. ``progress`` is called after each utterance.
+    `categories` maps each acted category to its index. `progress` is called after each utterance.
 
     Raises:
         ValueError: an audio file cannot be read.
@@ -150,17 +150,17 @@ def _waveform(utterance: Utterance) -> npt.NDArray[np.int16] | None:
 
 
 def as_int16(waveform: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
-    """Return [T] as an :class:`Example` holds it, clipped to full scale."""
+    """Return [T] as 16-bit integers, clipped to full scale."""
     return np.round(waveform.clip(-1.0, 1.0) * _FULL_SCALE).astype(np.int16)
 
 
 def similar_length_batches(
     examples: Sequence[Example], batch_size: int, random: np.random.Generator | None
 ) -> list[list[Example]]:
-    """Cut examples into batches of similar length.
+    """Group examples into batches of similar length.
 
-    With ``random`` the lengths are jittered by up to a tenth and the batches shuffled; without it the order is fixed
-    by length alone.
+    With `random` the lengths are jittered by up to a tenth and the batches shuffled; without it the order is that of
+    the lengths.
     """
     sizes = np.array([example.size() for example in examples], float)
     if random is not None:
@@ -172,7 +172,7 @@ def similar_length_batches(
 
 
 def length_batches(sizes: npt.ArrayLike, batch_size: int) -> list[npt.NDArray[np.intp]]:
-    """Return the indices of ``sizes`` in batches, shortest first."""
+    """Return the indices of `sizes` in batches, shortest first."""
     order = np.argsort(sizes, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -181,13 +181,13 @@ class Collator:
     """Pads examples to one batch for a model of one target."""
 
     def __init__(self, tokens: TextTokens, target: Target, max_s: float) -> None:
-        """Take the tokenizer, what is predicted, and the longest audio, in seconds; the rest of it is cut off."""
+        """Take the tokenizer, the target, and the maximum length of audio, in seconds; longer audio is truncated."""
         self._tokens = tokens
         self._columns = [DIMENSIONS.index(name) for name in TARGET_NAMES[target]]
         self._max_samples = int(max_s * SAMPLE_RATE)
 
     def __call__(self, examples: Sequence[Example], waveforms: Sequence[npt.NDArray[np.float32]] = ()) -> Batch:
-        """Return the batch of ``examples``; ``waveforms``, if given, stand for their own."""
+        """Return the batch of `examples`; `waveforms`, if given, replace their own."""
         audio = [samples[: self._max_samples] for samples in waveforms or [item.samples() for item in examples]]
         tokens = [self._tokens(item.transcript) for item in examples]
         waveform = torch.zeros(len(examples), max(MIN_SAMPLES, *map(len, audio)))

@@ -1,6 +1,6 @@
-"""Every corpus behind one entrance: ``open_corpus(kind, path)``.
+"""One entry point for every corpus: `open_corpus(kind, path)`.
 
-All rows are checked when a corpus is opened, so that a run never stops half way at a file that is not there.
+All rows are checked when a corpus is opened, so that a run never fails later at a missing file.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SHOWN_PROBLEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The good rows of a corpus.
+    """The valid rows of a corpus.
 
-    ``problems`` are the rows left out. ``note`` is what every result on this corpus must say, or empty. ``digest`` is
-    the SHA-256 over labels, words, speakers and the audio files' bytes, in order; it does not depend on where the
-    corpus lies.
+    `problems` are the rows left out. `note` is a caveat that every result on this corpus must state, or empty.
+    `digest` is the SHA-256 over labels, transcripts, speakers and the audio files' bytes, in order; it does not depend
+    on the corpus's path.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How one kind of corpus is read; an empty name stands for the path's own."""
+    """How one kind of corpus is read; an empty name means the path's own."""
 
     read_rows: Callable[[Path], Iterable[Row | Problem]]
     name: str = ""
@@ -57,20 +57,20 @@ _KINDS = {
 }
 
 CORPUS_KINDS = tuple(_KINDS)
-"""The kinds of corpus that :func:`open_corpus` knows."""
+"""The kinds of corpus that `open_corpus` knows."""
 
 
 def open_corpus(kind: str, path: str | Path, bad_rows: BadRows = "refuse") -> Corpus:
     """Read and check a corpus.
 
     Args:
-        kind: one of :data:`CORPUS_KINDS`.
-        path: the corpus's folder or file; for ``huggingface`` also the name of a data set on the hub.
-        bad_rows: ``refuse`` raises where any row is bad; ``skip`` leaves bad rows out and lists them in ``problems``.
+        kind: one of `CORPUS_KINDS`.
+        path: the corpus's folder or file; for `huggingface` also the name of a data set on the hub.
+        bad_rows: `refuse` raises where any row is bad; `skip` leaves bad rows out and lists them in `problems`.
 
     Raises:
-        CorpusError: the kind is unknown, the path is not such a corpus, a row is bad and ``bad_rows`` is ``refuse``, or
-            no good row is left. Its message lists bad rows by file and line.
+        CorpusError: the kind is unknown, the path is not such a corpus, a row is bad and `bad_rows` is `refuse`, or
+            no valid row is left. Its message lists bad rows by file and line.
     """
     if kind not in _KINDS:
         raise CorpusError(f"{kind!r} is no kind of corpus; the kinds are {', '.join(CORPUS_KINDS)}")

@@ -1,7 +1,7 @@
 """EmoBank: 10,062 English sentences with valence, arousal and dominance (Buechel & Hahn 2017; CC-BY-SA 4.0).
 
-Words alone: there is no audio, and no speaker is known. Nine of its sentences are punctuation without a letter; they
-are left out, here and in every figure. Read aloud by a synthesiser, it is a manifest.
+Text only: there is no audio, and no speaker is known. Nine of its sentences are punctuation without a letter; they are
+left out, here and in every figure. Synthesised speech of it is read as a manifest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COLUMNS = {"split", "V", "A", "D", "text"}
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the sentences that hold a letter; the split ``dev`` is the validation part.
+    """Yield the sentences that contain a letter; the split `dev` is the validation part.
 
     Raises:
         CorpusError: the file is not EmoBank's table.

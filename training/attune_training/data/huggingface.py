@@ -1,9 +1,9 @@
-"""IEMOCAP, or a corpus like it, from a copy in the format of Hugging Face's ``datasets``.
+"""IEMOCAP, or a corpus like it, from a copy in the format of Hugging Face's `datasets`.
 
-The copy is a folder written by ``save_to_disk``, a folder or file of Parquet, or the name of a data set on the hub.
-Copies name their columns differently; the names here are those of copies in use, such as ``AbstractTTS/IEMOCAP``
-(EmoVal, EmoAct, EmoDom, transcription), ``Ar4ikov/iemocap_audio_text`` (activation, titre, to_translate) and
-``cairocode/IEMOCAP_NLP`` (domination, utterance_id).
+The copy is a folder written by `save_to_disk`, a folder or file of Parquet, or the name of a data set on the hub.
+Copies name their columns differently; the names here are those of copies in use, such as `AbstractTTS/IEMOCAP`
+(EmoVal, EmoAct, EmoDom, transcription), `Ar4ikov/iemocap_audio_text` (activation, titre, to_translate) and
+`cairocode/IEMOCAP_NLP` (domination, utterance_id).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMN_NAMES = {
     "session": ("session", "session_id"),
     "category": ("category", "major_emotion", "emotion", "label"),
 }
-"""What a column may be called, the preferred name first; case does not matter."""
+"""Possible names of each column, the preferred one first, case-insensitive."""
 
 _REQUIRED = ("audio", "transcript", "valence", "arousal", "dominance")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,10 +44,10 @@ _SESSION = re.compile(r"(?:session|ses)?[ _-]?0*(\d+)", re.IGNORECASE)
 def read_rows(path: Path) -> Iterator[Row | Problem]:
     """Yield the rows of every split; rows are counted from 1 in each.
 
-    The speaker and the session come from columns of these names, or else from the IEMOCAP turn that a row names.
+    The speaker and the session are read from columns of these names, or else from the name of the IEMOCAP turn.
 
     Raises:
-        CorpusError: the data set cannot be found or read, or has not the columns it needs.
+        CorpusError: the data set cannot be found or read, or lacks a required column.
     """
     for split, dataset in _load(path).items():
         yield from _split_rows(path, split, dataset)
@@ -71,7 +71,7 @@ def _load(path: Path) -> dict[str, Dataset]:
             loaded = datasets.load_dataset("parquet", data_files=name)
         else:
             loaded = datasets.load_dataset(name)
-    # What the library raises for a path that is no data set, or a hub that is out of reach.
+    # The library raises these for a path that is not a data set, or an unreachable hub.
     except (datasets.exceptions.DatasetsError, OSError, ValueError, ImportError) as error:
         raise CorpusError(f"{path} cannot be read as a data set: {error}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
@@ -80,7 +80,7 @@ def _load(path: Path) -> dict[str, Dataset]:
 def _split_rows(path: Path, split: str, dataset: Dataset) -> Iterator[Row | Problem]:
     columns = _match_columns(path, dataset)
     audio = _undecoded(dataset, columns["audio"])
-    # Without the audio a row is small; categories are read as their names.
+    # Rows are small without the audio; categories are read as their names.
     labels = dataset.select_columns([column for part, column in columns.items() if part != "audio"])
     source = f"{path.name}[{split}]" if split else path.name
     for index, values in enumerate(labels):
@@ -112,7 +112,7 @@ def _row(path: Path, source: str, split: str, index: int, values: Mapping[str, A
 
 
 def _match_columns(path: Path, dataset: Dataset) -> dict[str, str]:
-    """Return the data set's column for each part of a row that it has."""
+    """Return the data set's column for each field of a row that it has."""
     found = {column.lower(): column for column in dataset.column_names}
     columns = {}
     for part, names in COLUMN_NAMES.items():
@@ -126,7 +126,7 @@ def _match_columns(path: Path, dataset: Dataset) -> dict[str, str]:
 
 
 def _undecoded(dataset: Dataset, column: str) -> Dataset:
-    """Return the audio column alone, its files as bytes or paths: decoding is ours, and needs no further library."""
+    """Return the audio column alone, undecoded as bytes or paths, so that the library needs no decoder."""
     import datasets
 
     feature = dataset.features[column]
@@ -138,7 +138,7 @@ def _undecoded(dataset: Dataset, column: str) -> Dataset:
 
 
 def _category(feature: object, value: object) -> str:
-    """Return the emotion in words: class labels are stored as numbers, and IEMOCAP's own words as three letters."""
+    """Return the name of the emotion: class labels are stored as numbers, IEMOCAP's own as three-letter codes."""
     if value is None:
         return ""
     name = feature.int2str(value) if hasattr(feature, "int2str") else str(value)
@@ -162,7 +162,7 @@ def _turn_name(values: Mapping[str, Any], encoded: Mapping[str, Any]) -> TurnNam
 
 
 def _session(column: str, turn: TurnName | None, split: str) -> str:
-    """Return the session's number; some copies keep each session as a split of its own."""
+    """Return the session's number; some copies store each session as a split."""
     for text in (column, "" if turn is None else turn.session, split):
         if match := _SESSION.fullmatch(text):
             return match[1]

@@ -31,7 +31,7 @@ EMOTIONS = {
     "oth": "other",
     "xxx": "",  # The annotators did not agree.
 }
-"""The words for the release's codes of emotions; the words are RAVDESS's where both have one."""
+"""Names of the release's emotion codes; RAVDESS's names where both corpora have the emotion."""
 
 _TURN_NAME = re.compile(r"(?P<turn>Ses(?P<session>\d{2})[FM]_\w+?_(?P<speaker>[FM])(?:XX)?\d+)(?!\w)")
 _LABEL_LINE = re.compile(
@@ -43,9 +43,9 @@ _WORDS_LINE = re.compile(r"(?P<turn>Ses\w+) \[[^\]]*\]:(?P<words>.*)")
 
 @dataclass(frozen=True, slots=True)
 class TurnName:
-    """What the name of a turn says: ``Ses01F_impro01_M003`` is spoken by Ses01M in session 1.
+    """Fields of a turn's name: `Ses01F_impro01_M003` is spoken by Ses01M in session 1.
 
-    The first letter tells who wears the markers, not who speaks.
+    The first letter denotes the speaker with the motion-capture markers, not the speaker of the turn.
     """
 
     turn: str
@@ -54,7 +54,7 @@ class TurnName:
 
 
 def find_turn_name(text: str) -> TurnName | None:
-    """Return the turn that ``text`` names, be it a bare name, a file name or a path; None where it names none."""
+    """Return the turn named by `text` (a bare name, a file name or a path); None if there is none."""
     match = _TURN_NAME.search(text)
     if match is None:
         return None
@@ -86,7 +86,7 @@ def _dialog_rows(folder: Path, sheet: Path) -> Iterator[Row | Problem]:
     recordings = session / "sentences" / "wav" / sheet.stem
     source = str(sheet.relative_to(folder))
     for number, line in enumerate(_lines(sheet), start=1):
-        # The other lines are the header and what each annotator said.
+        # The other lines are the header and the single annotators' ratings.
         if line.startswith("["):
             yield _turn_row(source, number, line, words, recordings)
 
@@ -113,7 +113,7 @@ def _turn_row(source: str, number: int, line: str, words: dict[str, str], record
 
 
 def _transcripts(path: Path) -> dict[str, str]:
-    """Return the words of each turn; none where there is no such file, so that each of its turns is listed."""
+    """Return the transcript of each turn; empty where there is no such file, so that each of its turns is a problem."""
     if not path.is_file():
         return {}
     matches = map(_WORDS_LINE.match, _lines(path))

@@ -1,8 +1,7 @@
 """A manifest: any corpus as one table, CSV or Parquet.
 
-Columns: ``path`` (relative to the manifest), ``transcript``, ``valence``, ``arousal``, ``dominance`` (1..5) and
-``speaker``; where there are any, also ``session``, ``category`` and ``split`` (train, validation or test). Others are
-ignored.
+Columns: `path` (relative to the manifest), `transcript`, `valence`, `arousal`, `dominance` (1..5) and
+`speaker`; optionally `session`, `category` and `split` (train, validation or test). Other columns are ignored.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def _csv_row(path: Path, last_line: int, values: dict[Any, Any]) -> Row | Proble
 
 
 def _parquet_rows(path: Path) -> Iterator[Row | Problem]:
-    import pyarrow.parquet  # Slow to load, and a CSV file does without it.
+    import pyarrow.parquet  # slow to import, and not needed for a CSV file.
 
     try:
         file = pyarrow.parquet.ParquetFile(path)

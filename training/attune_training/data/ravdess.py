@@ -1,7 +1,7 @@
 """RAVDESS: acted speech of 24 actors (Livingstone & Russo 2018; CC BY-NC-SA 4.0).
 
 RAVDESS has no valence, arousal or dominance. The targets here are DERIVED from the acted category and its intensity;
-every figure that rests on them has to say so.
+every figure based on them has to state it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NAME = re.compile(r"03-01-(\d{2})-(\d{2})-(\d{2})-(\d{2})-(\d{2})")
 
 @dataclass(frozen=True, slots=True)
 class ClipName:
-    """What a clip's file name says; actors are 1..24, odd ones male."""
+    """Fields of a clip's file name; actors are 1..24, odd ones male."""
 
     category: str
     intensity: str
@@ -50,7 +50,7 @@ class ClipName:
 
 
 def parse_clip_name(stem: str) -> ClipName:
-    """Read a file name such as ``03-01-05-02-01-01-24`` (without its suffix).
+    """Read a file name such as `03-01-05-02-01-01-24` (without its suffix).
 
     Raises:
         ValueError: the name is not one of RAVDESS's audio-only speech clips.
@@ -74,7 +74,7 @@ def _in_range(category: int, intensity: int, statement: int, repetition: int, ac
 
 
 def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
-    """Return targets on 1..5: the category's point, its distance from 3 scaled by the intensity, clipped."""
+    """Return targets on 1..5: the category's VAD, its deviation from 3 scaled by the intensity, clipped."""
     scale = _INTENSITY_SCALE[intensity]
     valence, arousal, dominance = (
         min(MAX_VAD, max(MIN_VAD, NEUTRAL_VAD + scale * (value - NEUTRAL_VAD))) for value in _CATEGORY_VAD[category]
@@ -83,9 +83,9 @@ def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
 
 
 def read_rows(folder: Path) -> Iterator[Row | Problem]:
-    """Yield the clips in ``folder`` (FLAC or WAV, also in sub-folders), sorted by name.
+    """Yield the clips in `folder` (FLAC or WAV, also in sub-folders), sorted by name.
 
-    A file of another name than a speech clip's is a problem: its words and its emotion are not known.
+    A file whose name is not a speech clip's is a problem: its transcript and its emotion are unknown.
 
     Raises:
         CorpusError: the folder holds no FLAC or WAV file.

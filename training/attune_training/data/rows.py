@@ -1,6 +1,6 @@
-"""Rows of a corpus as they are found, and the check that makes them utterances or problems.
+"""Raw rows of a corpus, and their validation into utterances or problems.
 
-Every reader yields rows as the corpus has them; what a good row is, is said once, here.
+Every reader yields rows as the corpus has them; the rules for a valid row are defined here alone.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SPLIT_ALIASES = {"dev": "validation", "val": "validation", "valid": "validation
 
 
 class CorpusError(ValueError):
-    """A corpus is not where or what it should be, or has bad rows that nobody chose to leave out."""
+    """A corpus is missing or of another format, or has bad rows that are not to be skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row that cannot be used: where it is, and why. ``line`` counts from 1; None where the source has no lines."""
+    """A row that cannot be used: its location, and why. `line` counts from 1; None where the source has no lines."""
 
     source: str
     line: int | None
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as the corpus has it; the labels may be numbers, text or nothing. ``audio`` None: words alone."""
+    """A row as the corpus has it; labels may be numbers, text or None. `audio` None: text only."""
 
     source: str
     line: int | None
@@ -55,19 +55,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class CheckedRow:
-    """A good row, and the SHA-256 of its encoded audio (empty for words alone)."""
+    """A valid row, and the SHA-256 of its encoded audio (empty for text only)."""
 
     utterance: Utterance
     audio_digest: str
 
 
 def first_line(last_line: int, fields: Iterable[object]) -> int:
-    """Return where a CSV row begins; its reader counts the last line, and a quoted field may run over several."""
+    """Return the first line of a CSV row; its reader counts the last, and a quoted field may span several."""
     return last_line - sum(field.count("\n") for field in fields if isinstance(field, str))
 
 
 def cell_text(value: object) -> str:
-    """Return a table's cell as text; empty for nothing. A whole number is written as one: 3.0 is session ``3``."""
+    """Return a table's cell as text; empty for a missing value. Whole numbers lose their decimals: 3.0 is `3`."""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
@@ -77,14 +77,14 @@ def cell_text(value: object) -> str:
 
 
 def split_name(raw: str) -> str:
-    """Return the part of a split that a corpus calls ``raw`` (``dev`` is the validation part); empty for others."""
+    """Return the part of a split for a corpus's name `raw` (`dev` is the validation part); empty if unknown."""
     name = raw.strip().lower()
     name = _SPLIT_ALIASES.get(name, name)
     return name if name in SPLIT_NAMES else ""
 
 
 def check_row(row: Row) -> CheckedRow | Problem:
-    """Return the row as an utterance, or the problem that names everything wrong with it."""
+    """Return the row as an utterance, or a problem that lists all its faults."""
     reasons: list[str] = []
     audio_digest = _check_audio(row.audio, reasons)
     transcript = row.transcript.strip()
@@ -104,7 +104,7 @@ def check_row(row: Row) -> CheckedRow | Problem:
 
 
 def _check_audio(source: AudioSource | None, reasons: list[str]) -> str:
-    """Return the digest of the encoded audio, with what is wrong with it added to ``reasons``."""
+    """Return the digest of the encoded audio; its faults are appended to `reasons`."""
     if source is None:
         return ""
     try:

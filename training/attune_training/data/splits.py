@@ -1,7 +1,7 @@
 """Cutting a corpus into train, validation and test: the paper's random split, and speaker-independent ones.
 
-A random split (section III-B) leaks: the same speaker, and in scripted dialogues the same sentence, is on both sides.
-So every policy says whether it is speaker-independent, and tables show both kinds.
+A random split (section III-B) leaks: the same speaker, and in scripted dialogues the same sentence, is in both training
+and test. So every policy states whether it is speaker-independent, and tables show both kinds.
 
 Policies are written as short strings:
 
@@ -47,12 +47,12 @@ _NUMBERS = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 class SplitError(ValueError):
-    """No such policy, or a policy that does not fit the corpus."""
+    """An unknown policy, or a policy that does not fit the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The three parts; together they are the corpus, and no utterance is in two."""
+    """The three disjoint parts, whose union is the corpus."""
 
     train: tuple[Utterance, ...]
     validation: tuple[Utterance, ...]
@@ -60,14 +60,14 @@ class Split:
 
 
 class SplitPolicy(ABC):
-    """How to cut a corpus. ``str(policy)`` is what :func:`parse_split_policy` reads."""
+    """A way to split a corpus. `str(policy)` is what `parse_split_policy` reads."""
 
     is_speaker_independent: ClassVar[bool]
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
 
     @abstractmethod
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -80,12 +80,12 @@ class SplitPolicy(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Stratified(SplitPolicy):
-    """80/10/10 at random, so that every bin of labels is spread alike over the parts (paper, section III-B).
+    """80/10/10 at random, stratified by binned labels (paper, section III-B).
 
     Bins are of equal width between the corpus's lowest and highest label: 5 of valence for the valence model (the
     paper gives no number), 3 x 3 of arousal and dominance for the arousal-dominance model, and both together,
-    5 x 3 x 3, for a joint model. Bins of fewer than ten utterances cannot be spread over ten tenths: the two rarest
-    become one until none is left.
+    5 x 3 x 3, for a joint model. Bins of fewer than ten utterances cannot be stratified: the two rarest are merged
+    until none is left.
     """
 
     is_speaker_independent: ClassVar[bool] = False
@@ -95,7 +95,7 @@ class Stratified(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return "random, stratified"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -114,7 +114,7 @@ class Stratified(SplitPolicy):
 class LeaveOneSessionOut(SplitPolicy):
     """Test on one session, validate on the next in order (after the last, the first), train on the others.
 
-    Validation is a whole session, since the two speakers of one talk with each other and share their scripts.
+    Validation is a whole session, since its two speakers share dialogues and scripts.
     """
 
     is_speaker_independent: ClassVar[bool] = True
@@ -126,7 +126,7 @@ class LeaveOneSessionOut(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return f"session {self.session} left out"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -146,10 +146,10 @@ class LeaveOneSessionOut(SplitPolicy):
 
 @dataclass(frozen=True, slots=True)
 class HeldOutSpeakers(SplitPolicy):
-    """Speakers of the validation and the test part are heard nowhere else.
+    """Speakers of the validation and the test part occur in no other part.
 
-    ``validation`` and ``test`` name speakers, or ranges of the number that a speaker's name ends with (``17-20`` holds
-    ``actor-17``; ``1`` is both Ses01F and Ses01M); both empty: a tenth of the speakers each is drawn, at least one.
+    `validation` and `test` name speakers, or ranges of the number that a speaker's name ends with (`17-20` holds
+    `actor-17`; `1` is both Ses01F and Ses01M); both empty: a tenth of the speakers each is drawn, at least one.
     """
 
     is_speaker_independent: ClassVar[bool] = True
@@ -164,7 +164,7 @@ class HeldOutSpeakers(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return f"held-out speakers {', '.join(self.test)}" if self.test else "held-out speakers"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -203,7 +203,7 @@ class HeldOutSpeakers(SplitPolicy):
 
 @dataclass(frozen=True, slots=True)
 class GivenSplit(SplitPolicy):
-    """The corpus's own split; whether it is speaker-independent is not known, so it does not count as such."""
+    """The corpus's own split; it is not known to be speaker-independent, and not counted as such."""
 
     is_speaker_independent: ClassVar[bool] = False
 
@@ -212,7 +212,7 @@ class GivenSplit(SplitPolicy):
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name of the policy in tables."""
         return "the corpus's own split"
 
     def split(self, utterances: Sequence[Utterance], target: Target, seed: int) -> Split:
@@ -228,7 +228,7 @@ def parse_split_policy(text: str) -> SplitPolicy:
     """Read a policy's short string.
 
     Raises:
-        SplitError: there is no such policy, or what follows the colon is not what it wants.
+        SplitError: the policy is unknown, or its argument after the colon is invalid.
     """
     name, _, detail = text.strip().partition(":")
     parsers: dict[str, Callable[[str], SplitPolicy]] = {
@@ -284,13 +284,13 @@ def _bins(utterances: Sequence[Utterance], target: Target) -> npt.NDArray[np.int
 
 
 def _equal_width(labels: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    """Return the bin, 0 to ``count`` - 1, of each label: bins of equal width from the lowest to the highest."""
+    """Return the bin, 0 to `count` - 1, of each label: bins of equal width from the lowest to the highest."""
     edges = np.linspace(labels.min(), labels.max(), count + 1)
     return np.digitize(labels, edges[1:-1])
 
 
 def _merge_rare(bins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the bins with the two rarest made one until each holds at least an utterance for every tenth."""
+    """Return the bins with the two rarest merged until each holds at least ten utterances."""
     merged = bins.copy()
     counts = Counter(merged.tolist())
     while len(counts) > 1 and min(counts.values()) < _TENTHS:
@@ -301,14 +301,14 @@ def _merge_rare(bins: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def _drawn(speakers: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
-    """Return a tenth of the speakers, at least one, for validation and as many others for the test."""
+    """Draw a tenth of the speakers, at least one, for validation, and as many others for the test."""
     shuffled = [speakers[index] for index in np.random.default_rng(seed).permutation(len(speakers))]
     count = max(1, round(len(speakers) / _TENTHS))
     return shuffled[:count], shuffled[count : 2 * count]
 
 
 def _check_one_session_each(policy: SplitPolicy, utterances: Sequence[Utterance]) -> None:
-    """Raise where a speaker is in two sessions, or unknown: the parts would not be speaker-independent."""
+    """Raise SplitError if a speaker is in two sessions or unknown: the parts would not be speaker-independent."""
     session_of: dict[str, str] = {}
     for utterance in utterances:
         if not utterance.speaker:
@@ -322,7 +322,7 @@ def _check_one_session_each(policy: SplitPolicy, utterances: Sequence[Utterance]
 
 
 def _natural_order(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Return a key that sorts ``10`` after ``9``."""
+    """Return a key that sorts `10` after `9`."""
     return tuple((0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part)
 
 

@@ -1,10 +1,10 @@
-"""Sentences read aloud by a synthesiser, so that a corpus of words alone also has speech.
+"""Speech synthesis of a corpus's sentences, so that a text corpus also has audio.
 
     attune synthesise --emobank emobank.csv --output DIR
 
-The engine is the ``espeak-ng`` program, found on PATH and called as a program; it is GPL and no part of Attune. Which
-voice reads a sentence, how high and how fast, is drawn from the seed and the sentence's place in the list, NEVER from
-its labels: the synthetic voice carries no emotion, and what a model learns from it about emotion comes from the words.
+The engine is the `espeak-ng` program, found on PATH and run as a subprocess; it is GPL and no part of Attune. The
+voice, pitch and rate of a sentence are drawn from the seed and its index, NEVER from its labels: the synthetic speech
+carries no emotion, so a model can learn emotion from its text alone.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import soxr
 from attune_training.config import SAMPLE_RATE
 from attune_training.data.corpus import CorpusError, open_corpus
 from attune_training.data.utterance import Utterance
+from attune_weights.files import whole_file, write_json
 
 __all__ = [
     "MANIFEST_COLUMNS",
@@ -65,14 +66,14 @@ _LONGEST_READING_S = 60
 
 
 class SynthesisError(RuntimeError):
-    """The synthesiser or a voice of it is missing, or it could not read a sentence."""
+    """The synthesiser or a voice is missing, or a sentence could not be synthesised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
     """A voice of espeak-ng: its name (language and variant), usual pitch (0..99) and rate (words a minute).
 
-    ``test_only`` keeps a voice for the test split, so that a test is never read by a voice of the training data.
+    `test_only` reserves a voice for the test split, so that no test voice occurs in the training data.
     """
 
     name: str
@@ -95,7 +96,7 @@ VOICES = (
     Voice("en-gb-x-rp+f2", 50, 165, test_only=True),
     Voice("en-us-nyc+m4", 50, 165, test_only=True),
 )
-"""Ten voices to train and validate with, and a woman's and a man's that only the test split hears."""
+"""Ten voices for training and validation, and a female and a male one for the test split alone."""
 
 _PITCH_SPREAD = 4
 _RATE_SPREAD_WPM = 10
@@ -103,7 +104,7 @@ _RATE_SPREAD_WPM = 10
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one sentence is read: the voice's name, pitch (0..99) and rate in words a minute."""
+    """Synthesis parameters of one sentence: the voice's name, pitch (0..99) and rate in words a minute."""
 
     voice: str
     pitch: int
@@ -111,7 +112,7 @@ class Reading:
 
 
 def choose_reading(voices: Sequence[Voice], split: str, seed: int, index: int) -> Reading:
-    """Draw the reading of sentence ``index``: a voice of its split, pitch and rate slightly off the voice's usual ones.
+    """Draw the parameters of sentence `index`: a voice of its split, pitch and rate near the voice's usual ones.
 
     Raises:
         ValueError: no voice is left for the split.
@@ -128,7 +129,7 @@ def choose_reading(voices: Sequence[Voice], split: str, seed: int, index: int) -
 
 
 def spoken_text(transcript: str) -> str:
-    """Return the transcript as plain words for espeak-ng, which takes control characters and ``[[`` as commands."""
+    """Return the transcript as plain text for espeak-ng, which interprets control characters and `[[` as commands."""
     spaced = re.sub(r"\s+", " ", transcript).strip()
     plain = "".join(letter for letter in spaced if not unicodedata.category(letter).startswith("C"))
     return re.sub(r"\[(?=\[)", "[ ", plain)
@@ -141,15 +142,15 @@ def synthesise(
     seed: int = 0,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Path:
-    """Read the sentences aloud into ``output`` and return the manifest's path.
+    """Synthesise the sentences into `output` and return the manifest's path.
 
-    Writes 16 kHz mono FLAC files in a folder for each voice, ``manifest.csv`` (MANIFEST_COLUMNS; paths relative to it,
-    the speaker is the voice's name) and ``synthesis.json``, which says how they were made. A file's name holds a digest
-    of all that determines its sound, so a run that was stopped goes on where it was. ``progress`` is called with 1
-    after each sentence.
+    Writes 16 kHz mono FLAC files in a folder for each voice, `manifest.csv` (MANIFEST_COLUMNS; paths relative to it,
+    the speaker is the voice's name) and `synthesis.json`, which records how they were made. A file's name contains a
+    digest of everything that determines its audio, so an interrupted run resumes. `progress` is called with 1 after
+    each sentence.
 
     Raises:
-        SynthesisError: espeak-ng is missing, lacks a voice, or cannot read a sentence.
+        SynthesisError: espeak-ng is missing, lacks a voice, or fails on a sentence.
         ValueError: a sentence has no words, or no voice is left for its split.
     """
     engine = _Engine.find()
@@ -184,9 +185,9 @@ class _Engine:
         return cls(program, found[0] if found else banner.strip())
 
     def check(self, voices: Sequence[Voice]) -> None:
-        """Refuse voices of a language that this espeak-ng lacks; it would take another one and not say so.
+        """Raise SynthesisError for a language that this espeak-ng lacks; it would silently use another one.
 
-        Its list of variants is not complete, so these cannot be checked.
+        Its list of variants is not complete, so variants cannot be checked.
         """
         listed = subprocess.run([self.program, "--voices"], capture_output=True, text=True, check=True).stdout
         languages = {line.split()[1] for line in listed.splitlines()[1:]}
@@ -195,7 +196,7 @@ class _Engine:
                 raise SynthesisError(f"{_PROGRAM} {self.version} has no voice {voice.name!r}: see {_PROGRAM} --voices")
 
     def read(self, text: str, reading: Reading) -> npt.NDArray[np.float32]:
-        """Return the text read aloud, [T] at 16 kHz."""
+        """Return the synthesised text, [T] at 16 kHz."""
         options = ["-v", reading.voice, "-p", str(reading.pitch), "-s", str(reading.rate_wpm)]
         # The text goes in as UTF-8 (-b 1) through stdin: on the command line a leading minus would be an option.
         command = [self.program, *options, "-b", "1", "--stdin", "--stdout"]
@@ -215,7 +216,7 @@ class _Engine:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One file to make; ``path`` is relative to the output folder."""
+    """One file to make; `path` is relative to the output folder."""
 
     text: str
     reading: Reading
@@ -233,26 +234,23 @@ def _job(engine: _Engine, index: int, sentence: Utterance, voices: Sequence[Voic
 
 
 def _make(engine: _Engine, job: _Job, output: Path) -> None:
-    """Write the job's file, unless a former run did."""
+    """Write the job's file, unless an earlier run did."""
     path = output / job.path
     if path.is_file():
         return
-    # Written beside and moved, so that a kill never leaves half a file under the final name.
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, engine.read(job.text, job.reading), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        soundfile.write(partial, engine.read(job.text, job.reading), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
 
 
 def _write_manifest(path: Path, sentences: Sequence[Utterance], jobs: Sequence[_Job]) -> Path:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(MANIFEST_COLUMNS)
         for sentence, job in zip(sentences, jobs, strict=True):
             labels = (sentence.valence, sentence.arousal, sentence.dominance)
             origin = (job.reading.voice, sentence.session, sentence.category, sentence.split)
             writer.writerow([job.path.as_posix(), sentence.transcript, *labels, *origin])
-    return partial.replace(path)
+    return path
 
 
 def _write_provenance(path: Path, engine: _Engine, voices: Sequence[Voice], seed: int, count: int) -> None:
@@ -264,7 +262,7 @@ def _write_provenance(path: Path, engine: _Engine, voices: Sequence[Voice], seed
         "note": "synthetic speech: voice, pitch and rate are drawn by seed and carry no label",
         "voices": [asdict(voice) for voice in voices],
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 @click.command("synthesise")

@@ -1,4 +1,4 @@
-"""One utterance of any corpus: audio or none, words, and what was felt."""
+"""One utterance of any corpus: optional audio, transcript and labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SPLIT_NAMES = ("train", "validation", "test")
 class Utterance:
     """A labelled utterance; valence, arousal and dominance are on 1..5.
 
-    ``audio`` is None where the corpus has words alone. ``speaker`` and ``session`` are empty where none is known.
-    ``category`` is the emotion acted or annotated, in lower case, or empty. ``split`` is the part that the corpus
-    itself puts the utterance in, one of :data:`SPLIT_NAMES`, or empty.
+    `audio` is None for a text corpus. `speaker` and `session` are empty where unknown.
+    `category` is the emotion acted or annotated, in lower case, or empty. `split` is the part of the corpus's
+    own split, one of `SPLIT_NAMES`, or empty.
     """
 
     audio: AudioSource | None

@@ -1,4 +1,4 @@
-"""The anchors of the emotions, from which the clusters start."""
+"""The anchors of the emotions, the initial centroids of the clusters."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from attune_training.config import DIMENSIONS
 from attune_training.emotion_map.scale import Array
+from attune_training.providers import anchors
 
 __all__ = ["Anchors", "AnchorsError", "read_anchors"]
 
 
 class AnchorsError(ValueError):
-    """A file of anchors cannot be read; the message names the file and what would be right."""
+    """A file of anchors cannot be read; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,15 @@ class Anchors:
     vad: Array
 
 
-def read_anchors(path: Path) -> Anchors:
-    """Label and anchor of every entry of the knowledge base's YAML file. Raises `AnchorsError`."""
+def read_anchors(path: Path | None = None) -> Anchors:
+    """Read label and anchor of every entry of a YAML file like the knowledge base's, or of the knowledge base itself.
+
+    Raises:
+        AnchorsError: the file cannot be read, or an entry is invalid.
+        ProviderError: no knowledge base is installed.
+    """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))["emotions"]
-        labels = tuple(str(entry["label"]) for entry in entries)
-        vad = np.array([[entry["anchor"][name] for name in DIMENSIONS] for entry in entries], np.float64)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise AnchorsError(f"{path}: needs a list 'emotions' with label and anchor: {error!r}") from error
-    return Anchors(labels, vad)
+        found = anchors(path)
+    except ValueError as error:
+        raise AnchorsError(str(error)) from error
+    return Anchors(tuple(found), np.array(list(found.values()), np.float64).reshape(-1, len(DIMENSIONS)))

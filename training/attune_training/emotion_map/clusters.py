@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cluster import KMeans
 
-from attune_training.config import NEUTRAL_VAD
 from attune_training.emotion_map.anchors import Anchors
 from attune_training.emotion_map.lexicon import Lexicon
 from attune_training.emotion_map.scale import Array
+from attune_training.providers import octant_of
 
 __all__ = [
     "ClusterReport",
@@ -36,16 +36,16 @@ class EmotionMap:
     centroids: Array
 
     def normalise(self, vad: Array) -> Array:
-        """Equation 20: from 1..5 to -1..1, by the extremes of the lexicon. [N, 3] to [N, 3]."""
+        """Scale points [N, 3] from 1..5 to -1..1 by the lexicon's extremes (equation 20)."""
         points: Array = 2.0 * (vad - self.minimum) / (self.maximum - self.minimum) - 1.0
         return points
 
     def denormalise(self, points: Array) -> Array:
-        """The inverse of `normalise`."""
+        """Invert `normalise`."""
         return (points + 1) / 2 * (self.maximum - self.minimum) + self.minimum
 
     def assign(self, vad: Array) -> Labels:
-        """The cluster of each point: the nearest centroid. [N, 3] on 1..5 to [N]."""
+        """Return the cluster [N] of each point [N, 3] on 1..5: the index of the nearest centroid."""
         return _nearest(self.normalise(vad), self.centroids)
 
 
@@ -58,9 +58,9 @@ def _nearest(points: Array, centroids: Array) -> Labels:
 def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) -> EmotionMap:
     """Cluster the lexicon: K-means on the scaled terms, started from the anchors (equations 20 and 21).
 
-    The anchors are observations too, each worth `anchor_weight` average clusters of terms. A lexicon is a dictionary:
-    most of its words name neutral things, and from the anchors alone K-means walks off to them (a third of the clusters
-    leave their emotion's octant). The weight keeps a cluster at its emotion.
+    The anchors are observations too, each with the weight of `anchor_weight` average clusters of terms. Most terms of a
+    lexicon are neutral, and without this weight K-means drifts towards them (a third of the clusters leave their
+    emotion's octant).
     """
     minimum, maximum = lexicon.vad.min(0), lexicon.vad.max(0)
     scaling = EmotionMap(anchors.labels, minimum, maximum, np.empty((0, 3)))
@@ -73,16 +73,16 @@ def fit_emotion_map(lexicon: Lexicon, anchors: Anchors, anchor_weight: float) ->
 
 
 def octants_of(vad: Array) -> list[str]:
-    """The octant of each point on 1..5: H where a value is above 3, otherwise L. [N, 3] to N words."""
-    return ["".join("H" if value > NEUTRAL_VAD else "L" for value in row) for row in vad]
+    """Return the octant of each point [N, 3] on 1..5, as N strings, by the rule of the knowledge base."""
+    return [octant_of((valence, arousal, dominance)) for valence, arousal, dominance in vad.tolist()]
 
 
 @dataclass(frozen=True, slots=True)
 class OctantAgreement:
-    """How a cluster agrees with its emotion's octant.
+    """Agreement of a cluster with its emotion's octant.
 
-    `octant` is that of the emotion's anchor, `centroid_octant` that of the cluster's centroid; `terms` fall to the
-    cluster, and `share_in_octant` of them lie in the emotion's octant (None where there are no terms).
+    `octant` is that of the emotion's anchor, `centroid_octant` that of the cluster's centroid; `terms` is the number of
+    terms in the cluster, `share_in_octant` the fraction of them in the emotion's octant (None without terms).
     """
 
     label: str
@@ -93,7 +93,7 @@ class OctantAgreement:
 
 
 def octant_agreement(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors) -> list[OctantAgreement]:
-    """Each cluster's agreement with its emotion's octant, in class order."""
+    """Return each cluster's agreement with its emotion's octant, in class order."""
     clusters = emotion_map.assign(lexicon.vad)
     term_octants = np.array(octants_of(lexicon.vad))
     octants = zip(octants_of(anchors.vad), octants_of(emotion_map.denormalise(emotion_map.centroids)), strict=True)
@@ -107,11 +107,11 @@ def octant_agreement(emotion_map: EmotionMap, lexicon: Lexicon, anchors: Anchors
 
 @dataclass(frozen=True, slots=True)
 class ClusterReport:
-    """How well the clusters stand for their emotions, in total.
+    """Agreement of all clusters with their emotions.
 
-    `centroids_in_octant`: centroids in the octant of their anchor; `anchors_in_cluster`: anchors that fall into their
-    own cluster; `terms_in_octant`: share of terms whose octant is their emotion's; `without_terms`: emotions that no
-    term of the lexicon falls to; `inertia`: equation 21 over the terms.
+    `centroids_in_octant`: centroids in the octant of their anchor; `anchors_in_cluster`: anchors in their own cluster;
+    `terms_in_octant`: fraction of terms whose octant is their emotion's; `without_terms`: emotions without a term of
+    the lexicon; `inertia`: equation 21 over the terms.
     """
 
     centroids_in_octant: int

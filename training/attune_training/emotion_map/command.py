@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -18,7 +17,8 @@ from attune_training.emotion_map.lexicon import LexiconError, read_lexicon
 from attune_training.emotion_map.picture import draw_emotion_map
 from attune_training.emotion_map.storage import METRICS_FILE, PICTURE_FILE, save_emotion_map
 from attune_training.machine import git_revision, hardware_line
-from attune_training.providers import ProviderError, anchors_file
+from attune_training.providers import ProviderError
+from attune_weights.files import sha256_of
 
 __all__ = ["emotion_map_command"]
 
@@ -26,7 +26,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 class _Number(click.types.FloatParamType):
-    """A float, but not nan or infinity."""
+    """A finite float."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
@@ -66,13 +66,13 @@ def emotion_map_command(
     """Cluster a VAD lexicon into the emotions, train the classifier, and draw the map."""
     console = Console(stderr=True)
     try:
-        anchors = read_anchors(anchors_path or anchors_file())
+        anchors = read_anchors(anchors_path)
         lexicon = read_lexicon(lexicon_path, scale)
     except (LexiconError, AnchorsError, ProviderError) as error:
         raise click.ClickException(str(error)) from error
     console.print(f"scale {lexicon.scale} ({lexicon.scale.evidence})", highlight=False)
     trained = train_emotion_map(lexicon, anchors, MapConfig(anchor_weight=anchor_weight, seed=seed), console)
-    source = {"lexicon": lexicon_path.name, "lexicon_sha256": hashlib.sha256(lexicon_path.read_bytes()).hexdigest()}
+    source = {"lexicon": lexicon_path.name, "lexicon_sha256": sha256_of(lexicon_path)}
     trained.metrics.update(source, git=git_revision(), hardware=hardware_line("cpu"))
     save_emotion_map(trained, output)
     draw_emotion_map(trained.emotion_map, lexicon, output / PICTURE_FILE)

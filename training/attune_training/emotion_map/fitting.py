@@ -1,4 +1,4 @@
-"""Training the map: the split of the terms, the points to train on, the classifier (eq 22), and what is measured."""
+"""Training the map: the split of the terms, the training points, the classifier (eq 22), and the metrics."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from attune_training.emotion_map.scale import Array
 __all__ = ["MapConfig", "Split", "TrainedMap", "split_terms", "train_emotion_map"]
 
 PAPER_SCORES = {"accuracy": 0.9220, "precision": 0.9253, "recall": 0.9220, "f1": 0.9220}
-"""What section III-D reports, on the NRC VAD Lexicon v2.1."""
+"""Figures that section III-D reports for the NRC VAD Lexicon v2.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapConfig:
-    """How the map is made.
+    """Hyperparameters of the map.
 
-    `anchor_weight`: how much an emotion's anchor counts in K-means, in average clusters' worth of terms; 0 is plain
-    K-means. `held_out`: the share of terms for validation, and again for the test.
+    `anchor_weight`: weight of an emotion's anchor in K-means, in average clusters of terms; 0 is plain K-means.
+    `held_out`: the fraction of terms for validation, and again for the test.
     `steps` batches make an epoch; `jitter` is the standard deviation around lexicon terms, on the -1..1 scale.
-    `first_temperature`, `last_temperature`: how soft the labels are at the start and at the end, in squared distance on
-    the -1..1 scale (`memberships`). After `settling` of the epochs the batch statistics are frozen, and early stopping
-    begins, with `patience` epochs.
+    `first_temperature`, `last_temperature`: temperature of the soft labels at the start and at the end, in squared
+    distance on the -1..1 scale (`memberships`). After the fraction `settling` of the epochs the batch statistics are
+    frozen, and early stopping begins, with `patience` epochs.
     """
 
     anchor_weight: float = 1.0
@@ -55,11 +55,11 @@ class MapConfig:
     seed: int = 0
 
     def is_settled(self, epoch: int) -> bool:
-        """Whether an epoch, counted from 0, comes after the settling; the last one always does."""
+        """Return whether an epoch, counted from 0, comes after `settling`; the last one always does."""
         return epoch >= min(self.settling * self.epochs, self.epochs - 1)
 
     def temperature_at(self, progress: float) -> float:
-        """From the first to the last temperature at an even ratio, over `progress` 0..1."""
+        """Return the temperature at `progress` 0..1, decaying geometrically from the first to the last."""
         return self.first_temperature * (self.last_temperature / self.first_temperature) ** progress
 
 
@@ -73,18 +73,18 @@ class Split:
 
 
 def split_terms(clusters: Labels, held_out: float, seed: int) -> Split:
-    """Stratified: every cluster gives the share `held_out` of its terms to validation and to test, in random order."""
+    """Split at random, stratified by cluster, with the fraction `held_out` each for validation and test."""
     order = np.random.default_rng(seed).permutation(len(clusters))
     order = order[np.argsort(clusters[order], kind="stable")]
-    # Cluster after cluster, every period-th term is held out.
+    # Terms are ordered by cluster, and every period-th term is held out.
     turn = np.arange(len(order)) % round(1 / held_out)
     return Split(train=order[turn > 1], validation=order[turn == 1], test=order[turn == 0])
 
 
 class _Sampler:
-    """Training points: half near the training terms, half anywhere on the 1..5 scales, where speech may land.
+    """Sampler of training points: half near the training terms, half uniform over the 1..5 scales.
 
-    The rule to learn is the nearest centroid, so every point of the space has a label; validation and test use terms.
+    The target is the nearest centroid, so every point of the space has a label; validation and test use terms.
     """
 
     def __init__(self, emotion_map: EmotionMap, train_vad: Array, jitter: float) -> None:
@@ -94,7 +94,7 @@ class _Sampler:
         self._jitter = jitter
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Points [count, 3] on -1..1."""
+        """Draw points [count, 3] on -1..1."""
         picks = torch.randint(len(self._terms), (count // 2,), generator=generator)
         near = self._terms[picks] + self._jitter * torch.randn(count // 2, 3, generator=generator)
         anywhere = self._low + (self._high - self._low) * torch.rand(count - count // 2, 3, generator=generator)
@@ -102,12 +102,12 @@ class _Sampler:
 
 
 def memberships(points: Tensor, centroids: Tensor, temperature: float) -> Tensor:
-    """How much each point belongs to each cluster: softmax of -distance^2 / temperature. [B, 3], [K, 3] to [B, K].
+    """Return the soft labels [B, K] of points [B, 3] and centroids [K, 3]: softmax of -distance^2 / temperature.
 
-    They stand for y of equation 22. Its one-hot labels are the limit at temperature 0; at a small one the memberships
-    are the same away from the borders, and at a border they say how near it is, where one-hot labels only say the side.
+    They are y of equation 22, whose one-hot labels are the limit at temperature 0. At a low temperature they equal the
+    one-hot labels away from the decision boundaries, and encode the distance to a boundary near it.
     """
-    # The exact distance: the shortcut by matrix product is wrong near a border.
+    # The exact distance: the computation by matrix product is inaccurate near a boundary.
     distances = torch.cdist(points, centroids, compute_mode="donot_use_mm_for_euclid_dist")
     return (-(distances**2) / temperature).softmax(dim=1)
 
@@ -117,7 +117,7 @@ def _tensor(array: Array) -> Tensor:
 
 
 class _EarlyStopping:
-    """Keeps the best weights; says when `patience` epochs have passed without better ones."""
+    """Early stopping: keeps the best weights, and stops after `patience` epochs without improvement."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
@@ -135,10 +135,10 @@ class _EarlyStopping:
 
 
 class _Training:
-    """One training of the classifier on the points of a map.
+    """One training run of the classifier on the points of a map.
 
-    While it learns, its logits times the temperature are what the network puts out, so that they keep their size as
-    the temperature falls from the first to the last; the last one is folded into the output layer at the end.
+    During training the network's outputs are its logits times the temperature, so that their magnitude does not change
+    as the temperature decays; the last temperature is folded into the output layer at the end.
     """
 
     def __init__(self, emotion_map: EmotionMap, train_vad: Array, config: MapConfig) -> None:
@@ -158,7 +158,7 @@ class _Training:
         )
 
     def run_epoch(self, epoch: int) -> None:
-        """`config.steps` steps; `epoch` counts from 0."""
+        """Run `config.steps` optimiser steps; `epoch` counts from 0."""
         _set_training(self.model, self._config.is_settled(epoch))
         for step in range(epoch * self._config.steps, (epoch + 1) * self._config.steps):
             self.temperature = self._config.temperature_at(step / self._total_steps)
@@ -175,7 +175,7 @@ class _Training:
 
     @torch.no_grad()
     def finish(self, weights: dict[str, Tensor]) -> EmotionClassifier:
-        """The classifier with those weights and the last temperature inside, ready to infer."""
+        """Return the classifier with those weights and the last temperature folded in, in evaluation mode."""
         self.model.load_state_dict(weights)
         for parameter in self.model.output.parameters():
             parameter.div_(self._config.last_temperature)
@@ -185,7 +185,7 @@ class _Training:
 def _train_classifier(
     emotion_map: EmotionMap, vad: Array, clusters: Labels, split: Split, config: MapConfig, console: Console
 ) -> tuple[EmotionClassifier, int]:
-    """The classifier with the lowest validation loss, and the number of epochs run."""
+    """Return the classifier with the lowest validation loss, and the number of epochs run."""
     training = _Training(emotion_map, vad[split.train], config)
     held = _tensor(emotion_map.normalise(vad[split.validation]))
     held_clusters = torch.from_numpy(clusters[split.validation])
@@ -193,7 +193,7 @@ def _train_classifier(
     with Progress(console=console, transient=True) as progress:
         for epoch in progress.track(range(config.epochs), description="training the emotion map"):
             training.run_epoch(epoch)
-            if not config.is_settled(epoch):  # at high learning rates the loss jumps, and says nothing of the end
+            if not config.is_settled(epoch):  # at high learning rates the loss is too noisy for early stopping
                 continue
             if stopping.should_stop(_loss(training.model, held, held_clusters, training.temperature), training.model):
                 break
@@ -201,7 +201,7 @@ def _train_classifier(
 
 
 def _set_training(model: EmotionClassifier, settled: bool) -> None:
-    """Training mode; once settled, with frozen batch statistics, whose noise blurs the borders."""
+    """Set training mode; once settled, with frozen batch statistics, whose noise blurs the decision boundaries."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
@@ -223,7 +223,7 @@ def _classify(model: EmotionClassifier, vad: Array) -> Labels:
 
 
 def _scores(truth: Labels, predicted: Labels) -> dict[str, float]:
-    """Accuracy, and precision, recall and F1 weighted by the size of each cluster."""
+    """Return accuracy, and precision, recall and F1 weighted by cluster size."""
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average="weighted", zero_division=0)
     accuracy = accuracy_score(truth, predicted)
     named = {"accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1}
@@ -232,7 +232,7 @@ def _scores(truth: Labels, predicted: Labels) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class TrainedMap:
-    """A finished map: the clusters, the classifier, and what was measured."""
+    """A finished map: the clusters, the classifier, and the metrics."""
 
     emotion_map: EmotionMap
     classifier: EmotionClassifier
@@ -242,7 +242,7 @@ class TrainedMap:
 def train_emotion_map(
     lexicon: Lexicon, anchors: Anchors, config: MapConfig, console: Console | None = None
 ) -> TrainedMap:
-    """Cluster the lexicon, train the classifier, and measure it on held-out terms."""
+    """Cluster the lexicon, train the classifier, and evaluate it on held-out terms."""
     started = time.monotonic()
     emotion_map = fit_emotion_map(lexicon, anchors, config.anchor_weight)
     plain = fit_emotion_map(lexicon, anchors, anchor_weight=0.0)

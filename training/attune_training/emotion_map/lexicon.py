@@ -23,18 +23,18 @@ _COLUMN_NAMES = (
     ("term", "word", "lemma"),
     *((name, name[0], f"{name[0]}.mean.sum") for name in DIMENSIONS),  # the last: Warriner et al. 2013
 )
-"""What a header may call the term, valence, arousal and dominance, in lower case; the first name found counts."""
+"""Header names of the term, valence, arousal and dominance, in lower case; the first name found is used."""
 
 
 class LexiconError(ValueError):
-    """A lexicon cannot be read; the message names the file, the line where there is one, and what would be right."""
+    """A lexicon cannot be read; the message names the file, the line where there is one, and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
     """Words with their ratings: `vad` is [N, 3] on 1..5, read from ratings on `scale`.
 
-    Every term is there once; `repeated` counts the rows that were merged into an earlier one of the same term.
+    Terms are unique; `repeated` counts the rows that were merged into an earlier one of the same term.
     """
 
     terms: tuple[str, ...]
@@ -45,7 +45,7 @@ class Lexicon:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of the table: `ratings` are valence, arousal and dominance as they stand there."""
+    """One row of the table: `ratings` are valence, arousal and dominance on the table's own scale."""
 
     line: int
     term: str
@@ -53,13 +53,16 @@ class _Row:
 
 
 def read_lexicon(path: Path, scale: tuple[float, float] | None = None) -> Lexicon:
-    """A VAD lexicon, rescaled to 1..5.
+    """Read a VAD lexicon, rescaled to 1..5.
 
     Reads NRC VAD v2.1 (tab-separated, header, -1..1), NRC VAD v1 (tab-separated, 0..1, with or without header), the
     Glasgow Norms (CSV, 1..9), and any table separated by tabs, commas or semicolons whose header names the term,
-    valence, arousal and dominance; further columns are not read. `scale` gives the ends of the scale; without it the
-    scale is recognised (`recognise_scale`). A term that comes again counts once, with the mean of its ratings:
-    otherwise a held-out term could be in the training part too. Raises `LexiconError` for anything else.
+    valence, arousal and dominance; further columns are ignored. `scale` gives the ends of the scale; without it the
+    scale is recognised (`recognise_scale`). A repeated term counts once, with the mean of its ratings: otherwise a
+    held-out term could be in the training part too.
+
+    Raises:
+        LexiconError: the file is missing or has another format, a rating is invalid, or the scale is not recognised.
     """
     rows, is_nrc_v2 = _table(path)
     if len({row.term for row in rows}) < MIN_TERMS:
@@ -98,7 +101,7 @@ def _recognised(raw: Array, is_nrc_v2: bool, path: Path) -> Scale:
 
 
 def _table(path: Path) -> tuple[list[_Row], bool]:
-    """The rows, and whether they are laid out as NRC VAD v2.1."""
+    """Return the rows, and whether their layout is that of NRC VAD v2.1."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -106,7 +109,7 @@ def _table(path: Path) -> tuple[list[_Row], bool]:
     first_line = text.lstrip().partition("\n")[0]
     delimiter = next((mark for mark in _DELIMITERS if mark in first_line), ",")
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    if delimiter == "\t":  # quotation marks mean nothing in the tab-separated lexicons
+    if delimiter == "\t":  # quotation marks are literal in the tab-separated lexicons
         reader = csv.reader(io.StringIO(text), delimiter=delimiter, quoting=csv.QUOTE_NONE)
     try:
         filled = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
@@ -122,7 +125,7 @@ def _table(path: Path) -> tuple[list[_Row], bool]:
 
 
 def _columns_of(header: list[str], width: int, path: Path) -> tuple[int, ...]:
-    """Where term, valence, arousal and dominance are."""
+    """Return the column indices of term, valence, arousal and dominance."""
     if not header:
         if width != len(_COLUMN_NAMES):
             raise LexiconError(f"{path}: without a header the columns must be term, valence, arousal, dominance")

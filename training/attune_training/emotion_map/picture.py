@@ -1,8 +1,8 @@
-"""A picture of the map: the 40 emotions in VAD space, with the lexicon behind them.
+"""A plot of the map: the 40 emotions in VAD space, with the lexicon behind them.
 
 Two panels show valence and arousal, one for high and one for low dominance, so that each quarter of a panel is an
 octant with its five emotions; a third panel shows dominance. The colours are those of Okabe and Ito (2008), which
-people with any common colour vision can tell apart.
+are distinguishable with any common colour vision.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OCTANT_COLOURS = {
     "LLL": "#4D4D4D",
 }
 _VALENCE, _AROUSAL, _DOMINANCE = 0, 1, 2
-_MAX_TERMS = 8_000  # more dots than that only make a grey sheet
+_MAX_TERMS = 8_000  # more dots would only overlap
 _INK, _PALE = "#222222", "#8A8A8A"
 _PLACES = tuple(
     (dx, dy, align)
@@ -43,12 +43,12 @@ _PLACES = tuple(
     for dy in (0, 9, -9, 14, -14, 20, -20)
     if dx or abs(dy) > 9
 )
-"""Where a label may stand beside its point: points across, points up, alignment."""
+"""Candidate positions of a label relative to its point: x and y offset in points, alignment."""
 
 
 def draw_emotion_map(emotion_map: EmotionMap, lexicon: Lexicon, path: Path) -> None:
-    """Write the picture as a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, for it is slow to import
+    """Write the plot as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 5.7), dpi=100, layout="constrained")
@@ -63,7 +63,7 @@ def draw_emotion_map(emotion_map: EmotionMap, lexicon: Lexicon, path: Path) -> N
         _panel(axes, title, emotions[shown], behind, (_VALENCE, _AROUSAL))
     _panel(whole, "all, by dominance", emotions, terms, (_VALENCE, _DOMINANCE))
     _legend(whole)
-    figure.draw_without_rendering()  # settles the layout, so that it is known how wide a label is
+    figure.draw_without_rendering()  # computes the layout, so that label widths are known
     for axes, _, shown, _ in halves:
         labels = [label for label, here in zip(emotion_map.labels, shown, strict=True) if here]
         _name(axes, emotions[shown][:, [_VALENCE, _AROUSAL]], labels)
@@ -77,7 +77,7 @@ def _sample(vad: Array) -> Array:
 
 
 def _panel(axes: Axes, title: str, emotions: Array, terms: Array, dimensions: tuple[int, int]) -> None:
-    """Terms as pale dots, emotions as large ones, both in the colour of their octant."""
+    """Draw terms as pale dots and emotions as large ones, both in the colour of their octant."""
     across, up = dimensions
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=_INK)
     axes.set_anchor("N")
@@ -109,7 +109,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _name(axes: Axes, points: Array, labels: list[str]) -> None:
-    """Write each label beside its point, where it covers least of the other points and labels."""
+    """Place each label beside its point, where it overlaps least with the other points and labels."""
     from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
@@ -132,7 +132,7 @@ def _name(axes: Axes, points: Array, labels: list[str]) -> None:
 
 
 def _overlap(box: Bbox, others: list[Bbox]) -> float:
-    """The area of `box` that others cover, in square pixels."""
+    """Return the area of `box` that others overlap, in square pixels."""
     return sum(_area(box, other) for other in others)
 
 

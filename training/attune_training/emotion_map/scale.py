@@ -1,8 +1,8 @@
-"""On which scale a lexicon was rated: recognised by one rule, or asked for; never guessed.
+"""Recognition of a lexicon's rating scale, by one rule, or its choice by the user.
 
-The rule: of the known scales, exactly one has to hold every rating and be used to its ends, that is, in each of the
-three dimensions the ratings come within a fifth of its width of both ends. A half of -1..1 is therefore not taken for
-0..1, nor ratings below 5 on 1..9 for 1..5: both would have to stop short in all three dimensions at once.
+The rule: exactly one of the known scales must contain every rating and be used to its ends, that is, in each of the
+three dimensions the ratings come within a fifth of its width of both ends. So half of -1..1 is not mistaken for 0..1,
+nor are ratings below 5 on 1..9 for 1..5, unless all three dimensions use only that part of the scale.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ KNOWN_SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (1.0, 9.0))
 """NRC VAD v1, NRC VAD v2.1, Attune's own, and the Glasgow Norms and most others of psychology."""
 
 END_SHARE = 0.2
-"""How near to both ends of a scale the ratings have to come, in widths of the scale."""
+"""Largest distance of the extreme ratings from both ends of a scale, in widths of the scale."""
 
 
 class UnknownScaleError(ValueError):
-    """The ratings do not say on which scale they are; the message says what was seen."""
+    """The scale of the ratings is ambiguous or unknown; the message states their range."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The ends of a rating scale, and how it became known."""
+    """The ends of a rating scale, and how it was determined."""
 
     low: float
     high: float
@@ -42,9 +42,10 @@ class Scale:
 
 
 def recognise_scale(ratings: Array, is_nrc_v2: bool = False) -> Scale:
-    """The scale of ratings [N, 3] by the rule above; `is_nrc_v2`: the table is laid out as NRC VAD v2.1.
+    """Return the scale of ratings [N, 3] by the rule above; `is_nrc_v2`: the table has the layout of NRC VAD v2.1.
 
-    Raises `UnknownScaleError` where no known scale fits, or more than one, or where the layout says otherwise.
+    Raises:
+        UnknownScaleError: no known scale fits, or more than one, or the layout contradicts the ratings.
     """
     fitting = [ends for ends in KNOWN_SCALES if _is_used_to_its_ends(ratings, *ends)]
     if len(fitting) != 1:

@@ -1,1 +1,1 @@
-"""Measuring models: predictions over a corpus, agreement with its labels, and checks that a person would try."""
+"""Evaluation: predictions over a corpus, agreement with its labels, and pairwise order checks."""

@@ -32,7 +32,7 @@ _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
 
 def shipped_model() -> Path:
-    """Return the folder of the embedded models that ship."""
+    """Return the folder of the packaged models of the `embedded` profile."""
     return Path(__file__).parents[1] / "artifacts" / "embedded"
 
 
@@ -53,14 +53,14 @@ def shipped_model() -> Path:
     multiple=True,
     default=["both"],
     show_default=True,
-    help="What the model gets to hear. May be repeated.",
+    help="The inputs that the model gets. May be repeated.",
 )
 @click.option(
     "--transcripts",
     type=click.Choice(["given", "recognised"]),
     default="given",
     show_default=True,
-    help="The corpus's words, or those that speech recognition hears.",
+    help="The corpus's words, or those of speech recognition.",
 )
 @click.option("--pairs", multiple=True, metavar="CHECK", help="arousal:angry/calm, valence:quintiles. May be repeated.")
 @bad_rows_option
@@ -87,12 +87,12 @@ def evaluate(
             for name, path in named_paths(data, default_name="manifest").items()
             for item in _measure(model, _open(name, path, bad_rows, split, part, seed), inputs, transcripts, checks)
         ]
-    click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_words, measured)))
+    click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_as_text, measured)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is measured: a corpus, or one part of it."""
+    """What is evaluated: a corpus, or one part of it."""
 
     title: str
     note: str
@@ -133,12 +133,12 @@ def _measure(
 def predict_all(
     model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
 ) -> Predictions:
-    """Return what the saved model, or the valence and arousal_dominance models of a folder, say of ``utterances``.
+    """Return the predictions for `utterances` of a saved model, or of a folder's valence and arousal_dominance models.
 
-    ``segments`` as :func:`predict` takes them.
+    `segments`: see `predict`.
 
     Raises:
-        ProviderError: segments have to be found, and nothing that is installed finds speech.
+        ProviderError: segments have to be found, and no segmenter is installed.
         ValueError: the folder holds no model that this project saved.
     """
     segments = _segments(utterances, "given") if segments is None else segments
@@ -155,7 +155,7 @@ def predict_all(
 
 
 def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segments]:
-    """Return the segments of each utterance, with the corpus's words or those that speech recognition hears."""
+    """Return the segments of each utterance, with the corpus's words or recognised ones."""
     if transcripts == "recognised":
         transcribe = transcriber()
         with _progress("recognising speech", len(utterances)) as advance:
@@ -166,7 +166,7 @@ def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segment
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error."""
+    """Show a progress bar on standard error."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda: bar.advance(task)
@@ -175,7 +175,7 @@ def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
 _HEARD = {"both": "voice and words", "voice": "voice alone", "words": "words alone"}
 
 
-def _words(measured: _Measured) -> str:
+def _as_text(measured: _Measured) -> str:
     words = "" if measured.inputs == "voice" else f", {measured.transcripts} words"
     lines = [f"## {measured.title}: {_HEARD[measured.inputs]}{words}", ""]
     if measured.note:

@@ -1,4 +1,4 @@
-"""Checks that a person would try: of two utterances, does the one that should score higher do so?"""
+"""Pairwise order checks: of two utterances, does the one that should score higher do so?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pairs = list[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class PairCheck:
-    """``arousal:angry/calm``: one speaker, one sentence, two ways to speak. ``valence:quintiles``: words by label."""
+    """`arousal:angry/calm`: one speaker, one sentence, two ways to speak. `valence:quintiles`: words by label."""
 
     dimension: str
     higher: str = ""
@@ -28,7 +28,7 @@ class PairCheck:
 
     @property
     def label(self) -> str:
-        """The check in words."""
+        """Description of the check."""
         if self.higher:
             return f"{self.dimension}: {self.higher} above {self.lower}, same speaker, same words"
         return f"{self.dimension}: a sentence of the top quintile above one of the bottom quintile, same voice"
@@ -49,7 +49,7 @@ class PairResult:
 
 
 def parse_pair_check(text: str) -> PairCheck:
-    """Read ``arousal:angry/calm`` or ``valence:quintiles``.
+    """Read `arousal:angry/calm` or `valence:quintiles`.
 
     Raises:
         ValueError: it is neither.

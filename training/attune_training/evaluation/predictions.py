@@ -1,7 +1,7 @@
-"""What a model says about utterances, in their order, as it is served.
+"""Predictions of a model for utterances, computed as the model is served.
 
-A recording is cut at its pauses into segments of at most 8 s, and the whole takes their duration-weighted mean.
-Letters: n utterances, N dimensions.
+A recording is cut at its pauses into segments of at most 8 s; its prediction is their duration-weighted mean.
+Dimensions: n utterances, N outputs.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from attune_training.evaluation.segments import Segments, given_segments
 __all__ = ["Inputs", "Predictions", "join", "predict"]
 
 Inputs = Literal["both", "voice", "words"]
-"""What a model gets to hear: the other stream is left out (no words, or the voice masked).
+"""Which streams a model gets; the other one is left out (no words, or the audio masked).
 
-Words alone are heard as one text.
+Without audio the transcript is one text.
 """
 
 _CHUNK = 512  # utterances held in memory at a time
@@ -35,7 +35,7 @@ _CHUNK = 512  # utterances held in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Predicted and true values [n, N] on 1..5 of ``utterances``; ``names`` are the columns."""
+    """Predicted and true values [n, N] on 1..5 of `utterances`; `names` are the columns."""
 
     names: tuple[str, ...]
     utterances: tuple[Utterance, ...]
@@ -57,12 +57,12 @@ def predict(
     batch_size: int = 16,
     progress: Callable[[], None] = lambda: None,
 ) -> Predictions:
-    """Run ``model`` in evaluation mode over ``utterances``; ``progress`` is called after each of them.
+    """Run `model` in evaluation mode over `utterances`; `progress` is called after each of them.
 
-    ``segments`` are those of each utterance; left out, they are found, and the utterance's words dealt out to them.
+    `segments` are those of each utterance; by default they are found, and the utterance's words distributed over them.
 
     Raises:
-        ProviderError: segments have to be found, and nothing that is installed finds speech.
+        ProviderError: segments have to be found, and no segmenter is installed.
         ValueError: an audio file cannot be read, or there are no utterances.
     """
     if not utterances:
@@ -86,7 +86,7 @@ def predict(
 def _pieces(
     utterances: Sequence[Utterance], segments: Sequence[Segments], inputs: Inputs, progress: Callable[[], None]
 ) -> list[list[Example]]:
-    """Return of each utterance what the model hears, piece by piece."""
+    """Return the model's inputs for each utterance, piece by piece."""
 
     def read(utterance: Utterance, found: Segments) -> list[Example]:
         vad = np.asarray(utterance.vad(), np.float32)
@@ -108,7 +108,7 @@ def _pieces(
 def _predict_chunk(
     model: Any, utterances: Sequence[Sequence[Example]], collate: Collator, batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """Return the predictions [n, N] of utterances in pieces: of each the mean, weighted by the pieces' lengths."""
+    """Return the predictions [n, N] of utterances in pieces: their means, weighted by the pieces' lengths."""
     examples = [piece for pieces in utterances for piece in pieces]
     predicted = np.empty((len(examples), len(model.config.output_names)), np.float32)
     for rows in length_batches([example.size() for example in examples], batch_size):

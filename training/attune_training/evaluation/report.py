@@ -33,9 +33,9 @@ class Interval:
 class DimensionScore:
     """One dimension of one corpus, n utterances.
 
-    ``loss`` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
+    `loss` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
     paper's tables. The intervals are percentiles of 1,000 bootstrap samples of the utterances; utterances of one
-    speaker are alike, so another set of speakers may well fall outside.
+    speaker are correlated, so another set of speakers may well fall outside.
     """
 
     pcc: float
@@ -51,7 +51,7 @@ class DimensionScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """``dimensions`` by name, and ``speakers``: agreement by speaker and dimension."""
+    """`dimensions` by name, and `speakers`: agreement by speaker and dimension."""
 
     dimensions: dict[str, DimensionScore]
     speakers: dict[str, dict[str, Agreement]]
@@ -104,7 +104,7 @@ def _interval(values: list[float] | npt.NDArray[np.floating]) -> Interval:
 
 
 def _speakers(predictions: Predictions) -> dict[str, dict[str, Agreement]]:
-    """Return agreement by speaker, for speakers with enough utterances; none where no speaker is known."""
+    """Return agreement by speaker, for speakers with enough utterances; empty where no speaker is known."""
     speakers = np.array([utterance.speaker for utterance in predictions.utterances])
     found = {}
     for speaker in sorted(set(speakers) - {""}):

@@ -1,7 +1,7 @@
 """Recordings cut as they are served: at their pauses, into segments of at most 8 s, each with its own words.
 
-A model is measured on what it gets to hear behind the server. The finding of speech is the served one, reached through
-:mod:`attune_training.providers`.
+A model is evaluated on the same inputs as in the server: speech is found by the served segmenter, reached through
+`attune_training.providers`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from attune_training.data.audio import read_speech, sound_bounds
 from attune_training.data.utterance import Utterance
 from attune_training.providers import FindSpeech, Transcribe, segmenter
 
-__all__ = ["MAX_SEGMENT_S", "Segment", "Segments", "deal_words", "given_segments", "recognised_segments"]
+__all__ = ["MAX_SEGMENT_S", "Segment", "Segments", "distribute_words", "given_segments", "recognised_segments"]
 
 MAX_SEGMENT_S = 8.0
-"""Longest segment that the regressors see, in seconds (paper, section III-C2)."""
+"""Longest segment that the regressors take, in seconds (paper, section III-C2)."""
 
 _MAX_SEGMENT = round(MAX_SEGMENT_S * SAMPLE_RATE)
 
@@ -31,7 +31,7 @@ Waveform = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Samples ``start`` up to ``end`` of a recording at 16 kHz, and the words in it."""
+    """Samples `start` up to `end` of a recording at 16 kHz, and the words in it."""
 
     start: int
     end: int
@@ -39,14 +39,14 @@ class Segment:
 
 
 Segments = tuple[Segment, ...]
-"""Those of one utterance; none where it has no audio."""
+"""Segments of one utterance; empty where it has no audio."""
 
 
 def given_segments(utterances: Sequence[Utterance], progress: Callable[[], None] = lambda: None) -> list[Segments]:
-    """Cut every recording at its pauses, and deal the corpus's words out to the segments.
+    """Cut every recording at its pauses, and distribute the corpus's words over the segments.
 
     Raises:
-        ProviderError: nothing that is installed finds speech.
+        ProviderError: no segmenter is installed.
         ValueError: an audio file cannot be read.
     """
     find_speech = segmenter() if any(utterance.audio for utterance in utterances) else None
@@ -65,10 +65,10 @@ def given_segments(utterances: Sequence[Utterance], progress: Callable[[], None]
 def recognised_segments(
     utterances: Sequence[Utterance], transcribe: Transcribe, progress: Callable[[], None] = lambda: None
 ) -> list[Segments]:
-    """Take the segments and the words that speech recognition finds; where it finds none, the recording has no words.
+    """Return the segments and words that speech recognition finds; where it finds none, the recording has no words.
 
     Raises:
-        ProviderError: nothing that is installed finds speech.
+        ProviderError: no segmenter is installed.
         ValueError: an audio file cannot be read, or an utterance has none.
     """
     find_speech, found = segmenter(), []
@@ -76,14 +76,14 @@ def recognised_segments(
         if utterance.audio is None:
             raise ValueError("a corpus without audio has nothing to recognise: use --transcripts given")
         waveform = read_speech(utterance.audio)
-        heard = tuple(Segment(item.start, item.end, item.transcript) for item in transcribe(waveform))
-        found.append(heard or _with_words(_spans(waveform, find_speech), ""))
+        segments = tuple(Segment(item.start, item.end, item.transcript) for item in transcribe(waveform))
+        found.append(segments or _with_words(_spans(waveform, find_speech), ""))
         progress()
     return found
 
 
 def _spans(waveform: Waveform, find_speech: FindSpeech) -> list[tuple[int, int]]:
-    """Where there is speech in [T]; where none is found, all that is not silent, in equal parts."""
+    """Return the spans of speech in [T]; if none is found, all that is not silent, in equal parts."""
     return find_speech(waveform) or _equal_parts(*sound_bounds(waveform))
 
 
@@ -93,14 +93,14 @@ def _equal_parts(start: int, end: int) -> list[tuple[int, int]]:
 
 
 def _with_words(spans: Sequence[tuple[int, int]], transcript: str) -> Segments:
-    words = deal_words(transcript, [end - start for start, end in spans])
+    words = distribute_words(transcript, [end - start for start, end in spans])
     return tuple(Segment(start, end, text) for (start, end), text in zip(spans, words, strict=True))
 
 
-def deal_words(transcript: str, lengths: Sequence[int]) -> list[str]:
-    """Deal words out to segments of these lengths, in order: as if they were spoken at an even pace.
+def distribute_words(transcript: str, lengths: Sequence[int]) -> list[str]:
+    """Distribute words over segments of these lengths, in order, in proportion to the lengths.
 
-    A corpus does not say when its words are spoken.
+    Corpora have no word timestamps.
     """
     if len(lengths) == 1:
         return [transcript]

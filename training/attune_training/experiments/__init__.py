@@ -1,1 +1,1 @@
-"""The paper's Tables I and II, run with one command each and set beside the paper's own figures."""
+"""The paper's Tables I and II, run with one command each and compared with the paper's own figures."""

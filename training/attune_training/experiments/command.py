@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from attune_training.data.corpus import CORPUS_KINDS, BadRows, open_corpus
-from attune_training.edge import named_paths, plain_errors, say
+from attune_training.edge import echo, named_paths, plain_errors
 from attune_training.experiments.markdown import markdown
 from attune_training.experiments.paper import TableName
 from attune_training.experiments.picture import draw_table
@@ -22,6 +22,7 @@ from attune_training.fitting.folder import RunError
 from attune_training.fitting.run import RunOptions
 from attune_training.fitting.settings import Recipe, load_recipe
 from attune_training.machine import hardware_line, is_first_process
+from attune_weights.files import write_json
 
 __all__ = ["experiments", "run_table"]
 
@@ -100,12 +101,13 @@ def _run(
 def run_table(
     table: TableName, recipe: Recipe, subject: Subject, asked: tuple[str, ...], output: Path, options: RunOptions
 ) -> TableResult:
-    """Run every row of a table on every split; a row that fails leaves the others alone.
+    """Run every row of a table on every split; a failed row does not affect the others.
 
     Raises:
         RunError: the folder holds another table, or runs of another recipe or other data.
-        SplitError: the corpus cannot be split in one of the ways ``asked`` for.
-        ProviderError: the towers' weights cannot be fetched.
+        SplitError: the corpus cannot be split in one of the ways `asked` for.
+        ProviderError: no segmenter is installed, which the evaluation needs.
+        WeightsError: the towers' weights cannot be fetched.
     """
     splits = choose_splits(asked, subject.corpus.utterances)
     runs = {
@@ -114,7 +116,7 @@ def run_table(
     }
     _check_table(table, output)
     check_folders([run for row in runs.values() for cell in row for run in cell], subject)
-    cells = {name: tuple(measure(cell, subject, options, say) for cell in row) for name, row in runs.items()}
+    cells = {name: tuple(measure(cell, subject, options, echo) for cell in row) for name, row in runs.items()}
     return TableResult(table, subject, recipe, splits, cells)
 
 
@@ -129,6 +131,6 @@ def _write(result: TableResult, output: Path, hardware: str) -> tuple[str, dict[
     report, record = markdown(result, hardware), to_json(result, hardware)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text(report, encoding="utf-8")
-    (output / _RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(output / _RESULTS, record)
     draw_table(result, output / "results.png")
     return report, record

@@ -1,6 +1,6 @@
-"""The paper's figures, and which of them follow from its own columns.
+"""The paper's figures, and which of them are consistent with its own columns.
 
-A figure follows if numbers that round to the printed columns give a result that rounds to the printed one.
+A figure is consistent if numbers that round to the printed columns give a result that rounds to the printed one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _COLUMN_HALF_UNIT = 0.00005
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """One row as printed: test losses and PCC by dimension where there are any; ``average`` as stated, if it is."""
+    """One row as printed: test losses and PCC by dimension where given; `average` as stated, or None."""
 
     label: str
     average: float | None = None
@@ -69,7 +69,7 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What the paper says that adapters save: trained parameters, and megabytes of a checkpoint."""
+    """The paper's savings by adapters: trained parameters, and size of a checkpoint in megabytes."""
 
     section: str
     fewer_trained_percent: float
@@ -92,7 +92,7 @@ class Paper:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One stated figure against what the paper's columns give; ``unit`` is " %" or empty."""
+    """One stated figure and the value computed from the paper's columns; `unit` is " %" or empty."""
 
     what: str
     stated: float
@@ -117,7 +117,7 @@ def paper() -> Paper:
 
 
 def checks(figures: Paper) -> list[Check]:
-    """Compute every stated average and reduction again from the columns."""
+    """Recompute every stated average and reduction from the columns."""
     rows = {name: row for table in figures.tables.values() for name, row in table.rows.items()}
     averages = [_average_check(row) for row in rows.values() if row.average is not None and row.loss]
     return [*averages, *(_reduction_check(item, rows) for item in figures.reductions)]
@@ -156,7 +156,7 @@ def _reduces(before: float, after: float, percent: float) -> bool:
 
 
 def _meet(stated: float, low: float, high: float) -> bool:
-    """Tell whether a number of ``low`` to ``high`` rounds to ``stated``."""
+    """Return whether a number of `low` to `high` rounds to `stated`."""
     half = 0.5 * 10.0 ** -_decimals(stated)
     return low <= stated + half and stated - half <= high
 

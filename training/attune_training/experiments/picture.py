@@ -1,4 +1,4 @@
-"""A finished table as a picture: losses and PCC of every row on every split, with the paper's figures beside them."""
+"""A finished table as a plot: losses and PCC of every row on every split, with the paper's figures beside them."""
 
 from __future__ import annotations
 

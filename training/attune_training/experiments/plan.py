@@ -1,4 +1,4 @@
-"""What an experiment runs: the rows of a table, and the ways to split its corpus."""
+"""Plan of an experiment: the rows of a table, and the splits of its corpus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attune_training.fitting.settings import Lora, Recipe
 __all__ = ["EVERY_SESSION", "PlannedRun", "Row", "SplitChoice", "choose_splits", "plan_runs", "table_rows"]
 
 EVERY_SESSION = "leave-one-session-out"
-"""Written without a session: each of them is left out in turn."""
+"""Split policy without a session: each session is left out in turn."""
 
 _SEPARATE: tuple[Target, ...] = ("valence", "arousal_dominance")
 _JOINT: tuple[Target, ...] = ("valence_arousal_dominance",)
@@ -62,7 +62,7 @@ def table_rows(table: TableName, recipe: Recipe) -> tuple[Row, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SplitChoice:
-    """One way to measure: a policy, or several whose test parts are pooled. ``text`` is what the user writes."""
+    """One way to evaluate: a policy, or several whose test parts are pooled. `text` is the user's notation."""
 
     text: str
     label: str
@@ -70,7 +70,7 @@ class SplitChoice:
 
     @property
     def is_speaker_independent(self) -> bool:
-        """Whether no speaker of a test part is heard in training."""
+        """Whether no speaker of a test part occurs in training."""
         return all(policy.is_speaker_independent for policy in self.policies)
 
 
@@ -118,7 +118,7 @@ def _speaker_independent(utterances: Sequence[Utterance]) -> SplitChoice:
 
 
 def _sessions(utterances: Sequence[Utterance]) -> list[str]:
-    """Return the sessions in order; ``10`` comes after ``9``."""
+    """Return the sessions in order; `10` comes after `9`."""
     return sorted({item.session for item in utterances} - {""}, key=lambda name: (len(name), name))
 
 
@@ -133,7 +133,7 @@ class PlannedRun:
 
 
 def plan_runs(row: Row, choice: SplitChoice, recipe: Recipe, corpus: str, output: Path) -> list[PlannedRun]:
-    """Return the runs of one row on one split; ``corpus`` is its name in the recipe."""
+    """Return the runs of one row on one split; `corpus` is its name in the recipe."""
     model = replace(recipe.model, architecture=row.architecture, lora=row.lora)
     runs = []
     for policy in choice.policies:

@@ -1,4 +1,4 @@
-"""A finished table: every row on every split, and what must be said beside it."""
+"""A finished table: every row on every split, and its caveats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TableResult", "to_json"]
 
 @dataclass(frozen=True, slots=True)
 class TableResult:
-    """``cells`` by row and then by split, in the order of ``splits``."""
+    """`cells` by row and then by split, in the order of `splits`."""
 
     table: TableName
     subject: Subject
@@ -39,7 +39,7 @@ class TableResult:
 
     @property
     def git_revisions(self) -> list[str]:
-        """The revisions of the sources that the runs were made with; more than one where they were made at times."""
+        """The revisions of the sources that the runs were made with; several if they were made at different times."""
         folders = [
             folder
             for cells in self.cells.values()
@@ -52,7 +52,7 @@ class TableResult:
 
     @property
     def notes(self) -> list[str]:
-        """What the corpus, and the choice of splits, oblige every reader to know."""
+        """Caveats that follow from the corpus and the choice of splits."""
         corpus = self.subject.corpus
         notes = [f"{corpus.name}: {corpus.note}."] if corpus.note else []
         if "iemocap" not in corpus.name.lower():
@@ -72,7 +72,7 @@ def command_line() -> str:
 
 
 def to_json(result: TableResult, hardware: str) -> dict[str, Any]:
-    """Return plain data; the paper's own figures lie beside each row."""
+    """Return plain data, with the paper's own figures in each row."""
     corpus, figures = result.subject.corpus, paper()
     return {
         "table": result.table,

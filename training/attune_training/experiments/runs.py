@@ -1,4 +1,4 @@
-"""Running one row of a table on one split, or reading back what is there of it."""
+"""Running one row of a table on one split, or reading back its finished runs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from attune_training.fitting.run import RunOptions, fit
 from attune_training.models.building import build_model, full_checkpoint_bytes, total_parameters
 from attune_training.models.checkpoints import read_config
 from attune_training.providers import ProviderError
+from attune_weights import WeightsError
 
 __all__ = ["Cell", "Failed", "Measured", "Subject", "check_folders", "measure"]
 
@@ -37,7 +38,7 @@ _FAILURE = "failure.txt"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The corpus of an experiment: its name in the recipe, where it lies, and what it holds."""
+    """The corpus of an experiment: its name in the recipe, its path, and its content."""
 
     name: str
     path: Path
@@ -48,10 +49,10 @@ class Subject:
 class Measured:
     """One row on one split.
 
-    ``dimensions`` are of the test part; where several sessions are left out in turn, of all test parts together, each
-    predicted by the model that did not see it, and ``folds`` are of each of them. Parameters and sizes are of the row's
-    models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
-    ``seconds`` are of all runs.
+    `dimensions` are of the test part; where several sessions are left out in turn, of all test parts together, each
+    predicted by the model that was not trained on it, and `folds` are of each of them. Parameters and sizes are of the
+    row's models together (one, or valence and arousal-dominance), the full ones with the frozen towers in float32;
+    `seconds` are of all runs.
     """
 
     dimensions: dict[str, DimensionScore]
@@ -80,7 +81,7 @@ Cell = Measured | Failed
 
 
 def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
-    """Look whether the folders that are there hold these runs, before any of them starts.
+    """Check that existing folders hold these runs, before any of them starts.
 
     Raises:
         RunError: one of them holds another run.
@@ -90,36 +91,37 @@ def check_folders(runs: Sequence[PlannedRun], subject: Subject) -> None:
         check_folder(run.folder, RunIdentity.of(run.target, run.recipe, data, None))
 
 
-def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, say: Callable[[str], None]) -> Cell:
-    """Finish the runs of one row on one split and sum them up; what goes wrong is returned, not raised.
+def measure(runs: Sequence[PlannedRun], subject: Subject, options: RunOptions, echo: Callable[[str], None]) -> Cell:
+    """Finish the runs of one row on one split and summarise them; failures are returned, not raised.
 
     Raises:
-        ProviderError: the towers' weights cannot be fetched, which no row can do without.
+        ProviderError: no segmenter is installed, which every row needs.
+        WeightsError: the towers' weights, which every row needs, cannot be fetched.
     """
     results = []
     for run in runs:
         try:
-            results.append(_finish(run, subject, options, say))
-        except ProviderError:
+            results.append(_finish(run, subject, options, echo))
+        except (ProviderError, WeightsError):
             raise
         except Exception as error:  # of any kind: the other rows go on
             reason = _write_failure(run.folder, error)
         else:
             continue
-        gc.collect()  # a failed trainer holds its model in a cycle, which the next row's memory may need
-        say(f"failed: {run.folder}: {reason}")
+        gc.collect()  # a failed trainer keeps its model in a reference cycle; the next row may need the memory
+        echo(f"failed: {run.folder}: {reason}")
         return Failed(reason)
     return _summed(runs, results, subject)
 
 
-def _finish(run: PlannedRun, subject: Subject, options: RunOptions, say: Callable[[str], None]) -> RunResult:
-    """Return the result of a finished run, or train it, or what is left of it."""
+def _finish(run: PlannedRun, subject: Subject, options: RunOptions, echo: Callable[[str], None]) -> RunResult:
+    """Return the result of a run: read back if finished, otherwise trained or resumed."""
     if is_finished(run.folder):
-        say(f"finished before: {run.folder}")
+        echo(f"finished before: {run.folder}")
         return read_result(run.folder)
-    say(f"run: {run.folder}")
+    echo(f"run: {run.folder}")
     (run.folder / _FAILURE).unlink(missing_ok=True)
-    return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, say=say)
+    return fit(run.recipe, run.target, {subject.name: subject.path}, run.folder, options=options, echo=echo)
 
 
 def _write_failure(folder: Path, error: Exception) -> str:
@@ -132,7 +134,7 @@ def _write_failure(folder: Path, error: Exception) -> str:
 
 def _summed(runs: Sequence[PlannedRun], results: Sequence[RunResult], subject: Subject) -> Measured:
     one_model_of_each = {run.target: result for run, result in zip(runs, results, strict=True)}.values()
-    models = [_laid_out(result.folder) for result in one_model_of_each]
+    models = [_meta_model(result.folder) for result in one_model_of_each]
     folds = _folds(runs, results, subject.name)
     return Measured(
         dimensions=next(iter(folds.values())) if len(folds) == 1 else _pooled(runs, subject),
@@ -159,7 +161,7 @@ def _folds(
 def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, DimensionScore]:
     """Return the scores over all test parts together.
 
-    Pooled, not averaged: every utterance counts once, and models that disagree about the level count as error.
+    Pooled, not averaged: every utterance counts once, and differences in level between the models count as error.
     """
     dimensions: dict[str, DimensionScore] = {}
     for target in dict.fromkeys(run.target for run in runs):
@@ -175,12 +177,12 @@ def _pooled(runs: Sequence[PlannedRun], subject: Subject) -> dict[str, Dimension
 
 
 def _test_predictions(run: PlannedRun, subject: Subject) -> Predictions:
-    """Return what the run's model says of its test part."""
+    """Return the predictions of the run's model for its test part."""
     split: Split = run.policy.split(subject.corpus.utterances, run.target, run.recipe.seed)
     return read_predictions(run.folder, subject.name, split.test)
 
 
-def _laid_out(folder: Path) -> nn.Module:
-    """Return the run's model, towers and all, as shapes without weights."""
+def _meta_model(folder: Path) -> nn.Module:
+    """Return the run's model with its towers on the meta device, as shapes without weights."""
     with torch.device("meta"):
         return build_model(read_config(folder / "model"), None)

@@ -1,4 +1,4 @@
-"""What a run does at the end of an epoch: keep the best model, say how it went, and count the time."""
+"""Callbacks at the end of an epoch: keep the best model, print the metrics, and measure the time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from attune_training.files import recover_folder, replace_folder
 from attune_training.fitting.module import SCORE, RegressionModule
 from attune_training.models.checkpoints import save_model
+from attune_weights.files import recover_folder, replace_folder
 
 __all__ = ["EpochClock", "KeepBest"]
 
 
 class KeepBest(Callback):
-    """Saves the model of the best validation score so far, in one step, so that a kill leaves the one before.
+    """Saves the model of the best validation score so far, atomically, so that a kill leaves the previous one.
 
-    Of several processes that train together the first one saves.
+    In distributed training the first process saves.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,9 +28,9 @@ class KeepBest(Callback):
         recover_folder(folder)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the score is a new best."""
+        """Save the model if the score is a new best."""
         value = float(trainer.callback_metrics[SCORE])
-        if not value > self.best:  # so that a score that is no number is none
+        if not value > self.best:  # so that NaN never counts as the best
             return
         self.best = value
         if trainer.is_global_zero:
@@ -49,22 +49,22 @@ class KeepBest(Callback):
 
 
 class EpochClock(Callback):
-    """Says one line after each epoch, and adds up their ``seconds`` over all starts of a run."""
+    """Prints one line after each epoch, and sums their `seconds` over all starts of a run."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._started, self.seconds = say, 0.0, 0.0
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo, self._started, self.seconds = echo, 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
         self._started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say how the epoch went."""
+        """Print the epoch's metrics."""
         took = time.monotonic() - self._started
         self.seconds += took
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         correlations = " ".join(f"{name[:-4]} {value:.3f}" for name, value in metrics.items() if name.endswith("_pcc"))
-        self._say(
+        self._echo(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {metrics['loss']:.4f}  "
             f"score {metrics[SCORE]:.4f}  PCC: {correlations}  {took:.0f} s"
         )

@@ -12,7 +12,7 @@ import click
 
 from attune_training.config import Target
 from attune_training.data.corpus import CORPUS_KINDS, BadRows
-from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors, say
+from attune_training.edge import bad_rows_option, data_option, echo, named_paths, plain_errors
 from attune_training.evaluation.report import markdown, to_json
 from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit
@@ -30,13 +30,13 @@ RUN_OPTIONS: Options = (
     click.option("--epochs", type=click.IntRange(min=1), help="In place of the recipe's."),
     click.option("--seed", type=int, help="In place of the recipe's."),
     bad_rows_option,
-    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, or what Lightning knows."),
+    click.option("--accelerator", default="auto", show_default=True, help="cpu, gpu, or another of Lightning's."),
     click.option("--devices", default=1, show_default=True, help="How many of them."),
     click.option("--workers", default=0, show_default=True, help="Processes that prepare batches."),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
-"""What every command that trains by a recipe offers."""
+"""Options of every command that trains by a recipe."""
 
 _OPTIONS: Options = (
     data_option("a corpus of the recipe by its name, or any corpus by its kind"),
@@ -56,7 +56,7 @@ def _command(name: str, target: Target, help_text: str) -> click.Command:
 
 
 def command_with(options: Options, name: str, help_text: str, run: Callable[..., None]) -> click.Command:
-    """Return the command ``name`` that calls ``run`` with the values of its options."""
+    """Return the command `name` that calls `run` with the values of its options."""
     for option in reversed(options):
         run = option(run)
     return click.command(name, help=help_text)(run)
@@ -93,14 +93,14 @@ def _run(
             accelerator=accelerator, devices=devices, workers=workers, bad_rows=bad_rows, progress_bar=not as_json
         )
         result = fit(
-            settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, say=say
+            settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, echo=echo
         )
     if is_first_process():
-        click.echo(json.dumps(_record(result)) if as_json else _words(result))
+        click.echo(json.dumps(_record(result)) if as_json else _as_text(result))
 
 
 def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -> Recipe:
-    """Return the recipe with the corpora that ``paths`` name: the recipe's own, or a kind with default settings.
+    """Return the recipe with the corpora named in `paths`: the recipe's own, or a kind with default settings.
 
     Raises:
         click.UsageError: a name is neither.
@@ -126,7 +126,7 @@ def with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Reci
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
-def _words(result: RunResult) -> str:
+def _as_text(result: RunResult) -> str:
     tables = [f"{name}, test part\n\n{markdown(scores)}" for name, scores in result.scores.items()]
     size = f"{result.trained_parameters:,} trained parameters, {result.checkpoint_bytes / 1e6:.1f} MB"
     return "\n\n".join([*tables, f"model: {result.folder / 'model'} ({size}); {result.seconds:.0f} s"])

@@ -22,7 +22,7 @@ __all__ = ["Part", "categories", "open_parts", "read_parts"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One corpus of a run: as it was opened, and its split."""
+    """One corpus of a run and its split."""
 
     corpus: Corpus
     split: Split
@@ -32,9 +32,9 @@ def open_parts(recipe: Recipe, target: Target, paths: Mapping[str, Path], bad_ro
     """Open and split every corpus of the recipe.
 
     Raises:
-        RunError: a corpus of the recipe has no path, or takes its words from one that is not there.
+        RunError: a corpus of the recipe has no path, or takes its words from one that is missing.
         CorpusError: a corpus cannot be opened, or has bad rows that are refused.
-        SplitError: a corpus cannot be split as the recipe wants.
+        SplitError: a corpus cannot be split as the recipe requires.
     """
     if set(paths) != set(recipe.corpora) or not paths:
         raise RunError(
@@ -55,7 +55,7 @@ def open_parts(recipe: Recipe, target: Target, paths: Mapping[str, Path], bad_ro
 
 
 def read_parts(recipe: Recipe, parts: Mapping[str, Part]) -> dict[str, LoadedCorpus]:
-    """Read what training and validation need into memory."""
+    """Read the training and validation parts into memory."""
     names = categories(parts)
     return {
         name: LoadedCorpus(
@@ -68,12 +68,12 @@ def read_parts(recipe: Recipe, parts: Mapping[str, Part]) -> dict[str, LoadedCor
 
 
 def categories(parts: Mapping[str, Part]) -> list[str]:
-    """Return the categories that the training parts know, sorted."""
+    """Return the categories of the training parts, sorted."""
     return sorted({item.category for part in parts.values() for item in part.split.train if item.category})
 
 
 def _drawn(utterances: Sequence[Utterance], count: int | None, seed: int) -> Sequence[Utterance]:
-    """Return ``count`` of the utterances, drawn by seed; all where it is None."""
+    """Return `count` of the utterances, drawn by seed; all where it is None."""
     if count is None or count >= len(utterances):
         return utterances
     chosen = np.random.default_rng(seed).choice(len(utterances), count, replace=False)

@@ -1,7 +1,6 @@
-"""What one epoch sees: examples drawn from each corpus, changed at random, and cut into batches.
+"""The data of one epoch: examples drawn from each corpus, augmented at random, and grouped into batches.
 
-Everything random follows from (seed, epoch, batch), so that a run that goes on after a kill sees what it would have
-seen.
+All randomness is seeded by (seed, epoch, batch), so that a resumed run gets the same data as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,18 +32,18 @@ class LoadedCorpus:
 
 
 def with_foreign_words(voice: Example, words: Example) -> Example:
-    """Return the voice of one example with the words of another; the targets add up about neutral, clipped to 1..5.
+    """Return the audio of one example with the words of another; their deviations from neutral add up, clipped to 1..5.
 
-    That voice and words add up is an assumption; it makes the model use both.
+    The additive targets are an assumption; they make the model use both streams.
     """
     vad = np.clip(voice.vad + words.vad - NEUTRAL_VAD, MIN_VAD, MAX_VAD)
     return replace(voice, transcript=words.transcript, vad=vad.astype(np.float32))
 
 
 def draw(corpus: LoadedCorpus, donors: Sequence[Example], random: np.random.Generator) -> list[Example]:
-    """Return one epoch's examples of a corpus, with the streams left out and the words exchanged as its settings say.
+    """Return one epoch's examples of a corpus, with streams dropped and words exchanged as its settings say.
 
-    The numbers of each kind are the same in every epoch; which examples they are is drawn.
+    The counts of each kind are the same in every epoch; the examples are drawn.
     """
     settings = corpus.settings
     count = min(settings.per_epoch or len(corpus.train), len(corpus.train))
@@ -71,7 +70,7 @@ def _window(example: Example, longest_s: float, random: np.random.Generator) -> 
 
 
 def draw_epoch(corpora: Mapping[str, LoadedCorpus], recipe: Recipe, epoch: int) -> list[list[Example]]:
-    """Return the epoch's batches in random order; speech and words alone are never in one batch."""
+    """Return the epoch's batches in random order; a batch never mixes examples with and without audio."""
     random = np.random.default_rng([recipe.seed, epoch])
     drawn = [
         example for corpus in corpora.values() for example in draw(corpus, _donors(corpora, corpus.settings), random)
@@ -90,7 +89,7 @@ def _donors(corpora: Mapping[str, LoadedCorpus], settings: CorpusSettings) -> Se
 
 
 class _TrainingBatches(Dataset[Batch]):
-    """One epoch's batches, changed at random as they are asked for."""
+    """One epoch's batches, augmented at random when they are read."""
 
     def __init__(
         self, batches: list[list[Example]], collate: Collator, augmentation: Augmentation, seed: list[int]
@@ -116,7 +115,7 @@ class _TrainingBatches(Dataset[Batch]):
 
 
 class _PlainBatches(Dataset[Batch]):
-    """Batches in order of length, unchanged."""
+    """Batches in order of length, without augmentation."""
 
     def __init__(self, examples: Sequence[Example], collate: Collator, batch_size: int) -> None:
         self._batches, self._collate = similar_length_batches(examples, batch_size, random=None), collate
@@ -129,9 +128,9 @@ class _PlainBatches(Dataset[Batch]):
 
 
 class EpochData(pl.LightningDataModule):
-    """The corpora of a run as Lightning wants them; an item is a whole batch, so any sampler may hand them out.
+    """The corpora of a run as a Lightning data module; an item is a whole batch, so any sampler may be used.
 
-    That is what makes several GPUs work: Lightning gives each of them every n-th batch. Each of them validates all.
+    On several GPUs Lightning gives each of them every n-th batch; each of them validates on all data.
     """
 
     def __init__(self, corpora: Mapping[str, LoadedCorpus], recipe: Recipe, collate: Collator, workers: int) -> None:
@@ -154,8 +153,8 @@ class EpochData(pl.LightningDataModule):
         """Return one loader for each corpus, in the order of the recipe."""
         size = self._recipe.optimisation.batch_size
         parts = [_PlainBatches(item.validation, self._collate, size) for item in self._corpora.values()]
-        # A sampler of our own, which Lightning leaves alone: its shares for several processes are made equal by
-        # repeating batches, and what is repeated counts twice in the score.
+        # A custom sampler, which Lightning does not replace: Lightning's distributed sampler repeats batches to make
+        # the processes' shares equal, and repeated batches would count twice in the score.
         return [self._loader(part, DistributedSampler(part, 1, 0, shuffle=False)) for part in parts]
 
     def _loader(self, data: Dataset[Batch], sampler: DistributedSampler[Batch] | None = None) -> DataLoader[Batch]:

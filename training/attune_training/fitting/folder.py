@@ -1,8 +1,8 @@
-"""The run folder: whose run it is, and what came out of it.
+"""The run folder: the identity of a run, and its results.
 
-It holds ``recipe.yaml``, ``run.json`` (identity, git revision, command, versions, machine), ``checkpoints/`` (the last
-epoch, to go on from), ``logs/`` (CSV), ``model/`` (the best epoch, ready to serve), pictures, the test part's
-predictions (``predicted_<corpus>.csv``), and at the end ``metrics.json``: where it is, the run is finished.
+It holds `recipe.yaml`, `run.json` (identity, git revision, command, versions, machine), `checkpoints/` (the last
+epoch, to go on from), `logs/` (CSV), `model/` (the best epoch, ready to serve), pictures, the test part's
+predictions (`predicted_<corpus>.csv`), and at the end `metrics.json`, which marks the run as finished.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from attune_training.evaluation.predictions import Predictions
 from attune_training.evaluation.report import Scores
 from attune_training.fitting.settings import Recipe
 from attune_training.machine import git_revision, hardware_line
+from attune_weights.files import write_json
 
 __all__ = [
     "RunError",
@@ -50,7 +51,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What makes two starts one run: digests of each corpus, of the first weights and of those of the words."""
+    """Identity of a run across starts: digests of each corpus, of the initial weights and of the text stream's."""
 
     target: Target
     recipe: str
@@ -67,16 +68,16 @@ class RunIdentity:
         start_from: Path | None = None,
         words_from: Path | None = None,
     ) -> RunIdentity:
-        """Return the identity of a run; ``start_from`` and ``words_from`` are folders of saved models."""
+        """Return the identity of a run; `start_from` and `words_from` are folders of saved models."""
         start, words = (_digest(folder) if folder else "" for folder in (start_from, words_from))
         return cls(target, recipe.to_yaml(), data, start, words)
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a finished run gives: ``scores`` by corpus, of the test part; the size of what was trained; the time.
+    """The result of a finished run: test scores by corpus, the size of the trained parameters, and the time.
 
-    ``seconds`` are those of training and validation, over all starts.
+    `seconds` are those of training and validation, over all starts.
     """
 
     folder: Path
@@ -87,7 +88,7 @@ class RunResult:
 
 
 def check_folder(folder: Path, identity: RunIdentity) -> bool:
-    """Tell whether the folder holds this run; False where it holds none.
+    """Return whether the folder holds this run; False where it holds none.
 
     Raises:
         RunError: it holds another run.
@@ -103,7 +104,7 @@ def check_folder(folder: Path, identity: RunIdentity) -> bool:
 
 
 def claim_folder(folder: Path, identity: RunIdentity, accelerator: str, facts: Mapping[str, Any]) -> None:
-    """Write down what this run is, unless a former start did; ``facts`` are added to ``run.json``.
+    """Record the identity of the run, unless an earlier start did; `facts` are added to `run.json`.
 
     Raises:
         RunError: the folder holds another run.
@@ -121,7 +122,7 @@ def claim_folder(folder: Path, identity: RunIdentity, accelerator: str, facts: M
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "lightning")},
     }
-    _write_json(folder / _RUN, record)
+    write_json(folder / _RUN, record)
 
 
 def _digest(folder: Path) -> str:
@@ -132,19 +133,19 @@ def _digest(folder: Path) -> str:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether the folder's run has come to its end."""
+    """Return whether the folder's run is finished."""
     return (folder / _METRICS).is_file()
 
 
 def write_result(result: RunResult, scores: Mapping[str, Mapping[str, Scores]]) -> None:
-    """Write the result; ``scores`` are by corpus and part, the validation part's beside the test part's."""
+    """Write the result; `scores` are by corpus and part, the validation part's beside the test part's."""
     record = {
         "scores": {name: {part: asdict(value) for part, value in found.items()} for name, found in scores.items()},
         "trained_parameters": result.trained_parameters,
         "checkpoint_bytes": result.checkpoint_bytes,
         "seconds": round(result.seconds, 1),
     }
-    _write_json(result.folder / _METRICS, record)
+    write_json(result.folder / _METRICS, record)
 
 
 def read_result(folder: Path) -> RunResult:
@@ -168,7 +169,7 @@ def write_predictions(predictions: Predictions, folder: Path, corpus: str) -> No
 
 
 def read_predictions(folder: Path, corpus: str, utterances: Sequence[Utterance]) -> Predictions:
-    """Return what :func:`write_predictions` wrote, of ``utterances``."""
+    """Return the predictions for `utterances` that `write_predictions` wrote."""
     path = _predictions_file(folder, corpus)
     columns = np.loadtxt(path, np.float32, delimiter=",", skiprows=1, ndmin=2)  # [n, 2 N]
     names = tuple(path.read_text(encoding="utf-8").partition("\n")[0].split(","))[: columns.shape[1] // 2]
@@ -178,10 +179,3 @@ def read_predictions(folder: Path, corpus: str, utterances: Sequence[Utterance])
 
 def _predictions_file(folder: Path, corpus: str) -> Path:
     return folder / f"predicted_{corpus}.csv"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write beside and move, so that a kill never leaves half a file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

@@ -1,6 +1,6 @@
-"""The Lightning module: losses, optimiser, averaged weights, and agreement on the validation part.
+"""The Lightning module: losses, optimiser, averaged weights, and metrics on the validation part.
 
-Letters: B batch, N outputs.
+Dimensions: B batch, N outputs.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from attune_training.models.building import Model
 from attune_training.models.checkpoints import trained_parameters
 from attune_training.models.layers import full_precision
 from attune_training.models.losses import arousal_dominance_loss, smooth_mse
-from attune_training.models.regressor import VOICE_STREAM, WORDS_STREAM
+from attune_training.models.regressor import AUDIO_STREAM, TEXT_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
 
 SCORE = "score"
-"""What chooses the best epoch: the mean PCC over the corpora and the dimensions."""
+"""Name of the metric that selects the best epoch: the mean PCC over the corpora and the dimensions."""
 
 _UNKNOWN = -1
 
-_VOICE = tuple(f"model.{part}." for part in VOICE_STREAM)
-_WORDS = tuple(f"model.{part}." for part in WORDS_STREAM)
+_AUDIO_PREFIXES = tuple(f"model.{part}." for part in AUDIO_STREAM)
+_TEXT_PREFIXES = tuple(f"model.{part}." for part in TEXT_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Return the paper's loss of predicted [B, N]; the joint target takes the sum of both (equations 14 and 19)."""
+    """Return the paper's loss of predicted [B, N]; for the joint target, the sum of both (equations 14 and 19)."""
     if target == "valence":
         return smooth_mse(predicted, batch.target, batch.weight, recipe.smoothing)
     if target == "arousal_dominance":
@@ -47,7 +47,7 @@ def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -
 
 
 class RegressionModule(pl.LightningModule):
-    """Trains one model, of any of the architectures; only what is trained goes into its checkpoints."""
+    """Trains one model of any architecture; checkpoints hold the trainable parameters alone."""
 
     def __init__(
         self, model: Model, recipe: Recipe, corpora: Sequence[str], num_categories: int, batches_per_epoch: int
@@ -69,7 +69,7 @@ class RegressionModule(pl.LightningModule):
     # Training
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        """Seed dropout and masks by step, so that a resumed run repeats what an unbroken one does."""
+        """Seed dropout and masks by step, so that a resumed run repeats an uninterrupted one."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -79,34 +79,34 @@ class RegressionModule(pl.LightningModule):
             masking = self.recipe.augmentation.masking
             inputs = model.audio_tower.front_end(batch.waveform, batch.num_samples)
             inputs = mask_spectrogram(inputs, masking.time_masks, masking.channel_masks, masking.share)
-        with self._resting():
+        with self._frozen_streams():
             features, frame_mask = model.audio_tower.encode(inputs, batch.num_samples)
             encoded = model.pool(features, frame_mask, batch.input_ids, batch.attention_mask, batch.audio_present)
-        loss = objective(model.config.target, model.answer(encoded).float(), batch, self.recipe)
+        loss = objective(model.config.target, model.regress(encoded).float(), batch, self.recipe)
         if self.categories is not None:
             loss = loss + settings.categories * self.category_loss(encoded.audio, batch)
         self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.waveform), sync_dist=True)
         return loss
 
-    def category_loss(self, voice: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of the acted category, told from the pooled voice [B, d]; the mean of those known.
+    def category_loss(self, audio: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of the acted category, predicted from the pooled audio [B, d].
 
-        It is reckoned for all rows, and those without a category count nothing: nothing has to be fetched from a GPU.
+        It is computed over all rows with unknown categories ignored, which avoids a synchronisation with the GPU.
         """
         assert self.categories is not None
         known = (batch.category >= 0) & (batch.audio_present > 0)
         category = torch.where(known, batch.category, _UNKNOWN)
         total = functional.cross_entropy(
-            self.categories(voice).float(), category, ignore_index=_UNKNOWN, label_smoothing=0.1, reduction="sum"
+            self.categories(audio).float(), category, ignore_index=_UNKNOWN, label_smoothing=0.1, reduction="sum"
         )
         return total / known.sum().clamp(min=1)
 
     def on_fit_start(self) -> None:
-        """Bring averages of a resumed run to the model: a checkpoint is read onto the CPU."""
+        """Move the averages of a resumed run to the model's device: a checkpoint is loaded onto the CPU."""
         self._average = {name: value.to(self.device) for name, value in self._average.items()}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
-        """Move the averaged weights towards the current ones; early on, more quickly."""
+        """Update the exponential moving average of the weights, with a lower decay in the first steps."""
         decay = min(self.recipe.optimisation.averaging, (1 + self.global_step) / (10 + self.global_step))
         for name, parameter in trained_parameters(self.model).items():
             if name in self._average:
@@ -115,50 +115,50 @@ class RegressionModule(pl.LightningModule):
                 self._average[name] = parameter.detach().clone()
 
     @contextmanager
-    def _resting(self) -> Iterator[None]:
-        """Leave out of the graph what has no rate: it is trained by name, and costs no backward pass."""
+    def _frozen_streams(self) -> Iterator[None]:
+        """Freeze streams whose learning rate is 0: still trained parameters by name, but without a backward pass."""
         settings = self.recipe.optimisation
-        voice, words, _ = self._parameter_groups()
-        resting = [*(voice if not settings.voice_rate else ()), *(words if not settings.words_rate else ())]
-        for parameter in resting:
+        audio, text, _ = self._parameter_groups()
+        frozen = [*(audio if not settings.voice_rate else ()), *(text if not settings.words_rate else ())]
+        for parameter in frozen:
             parameter.requires_grad_(False)
         try:
             yield
         finally:
-            for parameter in resting:
+            for parameter in frozen:
                 parameter.requires_grad_(True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over what is trained, one cycle of the learning rate over the whole run."""
+        """Return AdamW over the trainable parameters, and the one-cycle learning rate schedule of the whole run."""
         settings = self.recipe.optimisation
         rates = [settings.learning_rate * share for share in (settings.voice_rate, settings.words_rate, 1.0)]
         groups = [{"params": group} for group in self._parameter_groups()]
         optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         steps = settings.epochs * -(-self._batches_per_epoch // self.trainer.world_size) + 1
-        # At least one and a half steps of warming up: OneCycleLR divides by the steps that are left of them.
+        # At least one and a half steps of warm-up: OneCycleLR divides by the number of warm-up steps minus one.
         warm_up = max(settings.warm_up, 1.5 / steps)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=warm_up)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _parameter_groups(self) -> tuple[list[nn.Parameter], ...]:
-        """What is trained of the voice, of the words, and from where they meet."""
-        voice: list[nn.Parameter] = []
-        words: list[nn.Parameter] = []
+        """Return the trainable parameters of the audio stream, of the text stream, and of all after them."""
+        audio: list[nn.Parameter] = []
+        text: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in trained_parameters(self).items():
-            group = voice if name.startswith(_VOICE) else words if name.startswith(_WORDS) else others
+            group = audio if name.startswith(_AUDIO_PREFIXES) else text if name.startswith(_TEXT_PREFIXES) else others
             group.append(parameter)
-        return voice, words, others
+        return audio, text, others
 
     # Validation, with the averaged weights
 
     def on_validation_start(self) -> None:
-        """Put the averaged weights in place."""
+        """Replace the weights by the averaged ones."""
         self._current = {name: value.detach().clone() for name, value in trained_parameters(self.model).items()}
         self._fill(self._average)
 
     def on_validation_end(self) -> None:
-        """Put the current weights back; callbacks have seen the averaged ones."""
+        """Restore the current weights; callbacks have used the averaged ones."""
         self._fill(self._current)
         self._current = {}
 
@@ -194,13 +194,13 @@ class RegressionModule(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained, and its average; the frozen towers come from their own files."""
+        """Keep the trainable parameters and their averages; the frozen towers are loaded from their own files."""
         trained = trained_parameters(self)
         checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
         checkpoint["average"] = self._average
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the averaged weights up again."""
+        """Restore the averaged weights."""
         self._average = checkpoint["average"]
 
 
@@ -209,7 +209,7 @@ def _category_layer(model: Model, num_categories: int) -> nn.Module:
 
 
 def _agreement(num_outputs: int) -> MetricCollection:
-    """Each process validates everything, so that none has to ask the others."""
+    """Return the metrics of one corpus, unsynchronised, since each process validates on all data."""
     metrics: dict[str, Any] = {
         "pcc": PearsonCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
         "ccc": ConcordanceCorrCoef(num_outputs=num_outputs, sync_on_compute=False),

@@ -1,4 +1,4 @@
-"""Pictures of a run: the curves of training, and predicted against true."""
+"""Plots of a run: the training curves, and predicted against true."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DPI = 110
 
 
 def read_curves(logs: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return each logged value by epoch; where a run was started again, the later start counts."""
+    """Return each logged value by epoch; after a restart the later value counts."""
     curves: dict[str, dict[int, float]] = {}
     for path in sorted(logs.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
         with path.open(encoding="utf-8", newline="") as file:

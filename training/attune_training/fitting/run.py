@@ -36,18 +36,18 @@ from attune_training.fitting.settings import Optimisation, Recipe
 from attune_training.machine import is_first_process
 from attune_training.models.building import trainable_parameters
 from attune_training.models.checkpoints import checkpoint_bytes, warm_start
-from attune_training.models.regressor import WORDS_STREAM
+from attune_training.models.regressor import TEXT_STREAM
 from attune_training.pretrained import ReadyModel, build, load
 from attune_training.providers import segmenter
 
 __all__ = ["RunOptions", "fit"]
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What may change between two starts of one run: matters of the machine, not of the result."""
+    """Options that may change between two starts of one run: they affect the machine, not the result."""
 
     accelerator: str = "auto"
     devices: int = 1
@@ -65,19 +65,20 @@ def fit(
     start_from: Path | None = None,
     words_from: Path | None = None,
     options: RunOptions = RunOptions(),
-    say: Say = lambda line: None,
+    echo: Echo = lambda line: None,
 ) -> RunResult:
-    """Train ``target`` by ``recipe`` on the corpora at ``paths``, or go on with what ``folder`` has of the same run.
+    """Train `target` by `recipe` on the corpora at `paths`, or resume the same run in `folder`.
 
-    ``start_from`` is the folder of a saved model whose weights are taken where they fit; ``words_from`` that of one
-    whose stream of words takes the place of its own. The best epoch by the validation score is kept, and measured on
-    the test part once, at the end. A finished run is read back.
+    `start_from` is the folder of a saved model whose weights are taken where they fit; `words_from` that of one
+    whose text stream replaces its own. The best epoch by the validation score is kept, and measured on the test part
+    once, at the end. The result of a finished run is read back.
 
     Raises:
         RunError: the folder holds another run, or a corpus has no path.
-        CorpusError: a corpus has bad rows and ``options`` refuse them, or it cannot be opened.
-        SplitError: a corpus cannot be split as the recipe wants.
-        ProviderError: weights cannot be fetched, or nothing that is installed finds speech, which measuring needs.
+        CorpusError: a corpus has bad rows and `options` refuse them, or it cannot be opened.
+        SplitError: a corpus cannot be split as the recipe requires.
+        ProviderError: no segmenter is installed, which the evaluation needs.
+        WeightsError: weights cannot be fetched.
     """
     parts = open_parts(recipe, target, paths, options.bad_rows)
     _require_segmenter(parts)
@@ -86,11 +87,11 @@ def fit(
     if is_first_process():
         claim_folder(folder, identity, options.accelerator, _facts(parts))
     if is_finished(folder):
-        say(f"{folder} holds this run, finished")
+        echo(f"{folder} holds this run, finished")
         return read_result(folder)
-    ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, WORDS_STREAM)), say)
-    say(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
-    trainer, seconds = _train(ready, recipe, parts, folder, options, say)
+    ready = _fresh_model(recipe, target, ((start_from, ()), (words_from, TEXT_STREAM)), echo)
+    echo(f"reading {sum(len(part.corpus.utterances) for part in parts.values())} utterances")
+    trainer, seconds = _train(ready, recipe, parts, folder, options, echo)
     try:
         if is_first_process():
             _measure(folder, parts, seconds)
@@ -100,13 +101,13 @@ def fit(
 
 
 def _require_segmenter(parts: Mapping[str, Part]) -> None:
-    """Find out before the training whether its result can be measured as it will be served."""
+    """Check before training that its result can be measured as it will be served."""
     if any(utterance.audio for part in parts.values() for utterance in part.corpus.utterances):
         segmenter()
 
 
 def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
-    """Return what ``run.json`` says of the data."""
+    """Return the entries of `run.json` about the data."""
     return {
         "notes": {name: part.corpus.note for name, part in parts.items() if part.corpus.note},
         "left_out": {name: len(part.corpus.problems) for name, part in parts.items()},
@@ -118,9 +119,9 @@ def _facts(parts: Mapping[str, Part]) -> dict[str, dict[str, object]]:
 
 
 def _fresh_model(
-    recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], say: Say
+    recipe: Recipe, target: Target, starts: Iterable[tuple[Path | None, Sequence[str]]], echo: Echo
 ) -> ReadyModel:
-    """Return a model that takes of each saved one the parts named beside it, or all."""
+    """Return a new model, warm-started from the named parts of each saved model (all if none are named)."""
     torch.manual_seed(recipe.seed)
     settings = recipe.model
     lora = settings.lora.settings() if settings.lora else None
@@ -128,17 +129,17 @@ def _fresh_model(
     for folder, parts in starts:
         if folder is not None:
             start = warm_start(ready.model, folder, parts)
-            say(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
+            echo(f"started from {folder}: {len(start.copied)} tensors taken, {len(start.fresh)} fresh")
     return ready
 
 
 def _train(
-    ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, say: Say
+    ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, echo: Echo
 ) -> tuple[pl.Trainer, float]:
     """Train to the end; return the trainer, and the seconds that all starts took."""
     data = EpochData(read_parts(recipe, parts), recipe, ready.collator(), options.workers)
     module = RegressionModule(ready.model, recipe, list(parts), len(categories(parts)), data.batches_per_epoch)
-    clock = EpochClock(say)
+    clock = EpochClock(echo)
     with _quiet_lightning():
         trainer = _trainer(recipe.optimisation, folder, options, clock)
         last = folder / "checkpoints" / "last.ckpt"
@@ -170,9 +171,9 @@ def _trainer(settings: Optimisation, folder: Path, options: RunOptions, clock: E
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Hold back Lightning's tips, and warnings of what is meant to be so.
+    """Suppress Lightning's tips, and warnings about intended settings.
 
-    A batch is one item here, made as it is asked for; and the folder of a resumed run is not empty.
+    A batch is one item here, made on demand; and the folder of a resumed run is not empty.
     """
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
@@ -188,7 +189,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 
 def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> None:
-    """Measure the best epoch on validation and test, draw the pictures, and write the result."""
+    """Measure the best epoch on validation and test, draw the plots, and write the result."""
     ready = load(folder / "model")
     scores: dict[str, dict[str, Scores]] = {}
     for name, part in parts.items():

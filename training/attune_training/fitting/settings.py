@@ -1,7 +1,7 @@
-"""How to train: typed settings, read from small YAML files and checked field by field.
+"""Training settings: typed, read from YAML files and validated field by field.
 
-A recipe is a YAML file with the fields of :class:`Recipe`; what it leaves out takes the default. Recipes that ship lie
-in ``attune_training/recipes`` and are called by their name.
+A recipe is a YAML file with the fields of `Recipe`; missing fields take their defaults. The packaged recipes lie
+in `attune_training/recipes` and are referred to by name.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _STRICT = ConfigDict(extra="forbid")
 
 
 class SettingsError(ValueError):
-    """A recipe is not there, or a field in it is unknown or of the wrong kind."""
+    """A recipe is missing, or a field in it is unknown or of the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Lora:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which towers, which of Table I's architectures, and its adapters (None: frozen towers alone).
+    """The towers, the architecture of Table I, and the adapters (None: frozen towers alone).
 
-    ``towers``: see :mod:`attune_training.pretrained`.
+    `towers`: see `attune_training.pretrained`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -73,14 +73,13 @@ class ModelSettings:
 class CorpusSettings:
     """One corpus of a run.
 
-    ``kind``: see :data:`attune_training.data.corpus.CORPUS_KINDS`. ``split``: see
-    :func:`attune_training.data.splits.parse_split_policy`. ``weight``: of each sample in the loss. ``per_epoch``: how
-    many utterances an epoch draws (None: all). ``without_voice`` and ``without_words``: shares of them whose voice, or
-    words, an epoch leaves out, so that the model answers with one stream as well. ``foreign_words``: share of them that
-    carry the words of the corpus ``words_from`` in place of their own; what voice and words say about neutral is then
-    added up.
-    ``longest_s``: a longer recording is cut to a random window of this length, in seconds. ``validated``: how many
-    utterances of the validation part choose the epoch (None: all).
+    `kind`: see `attune_training.data.corpus.CORPUS_KINDS`. `split`: see
+    `attune_training.data.splits.parse_split_policy`. `weight`: of each sample in the loss. `per_epoch`: how
+    many utterances an epoch draws (None: all). `without_voice` and `without_words`: fractions of them whose audio, or
+    text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
+    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
+    `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
+    utterances of the validation part select the epoch (None: all).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -99,7 +98,7 @@ class CorpusSettings:
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramMasking:
-    """Masks of the audio front end's output (SpecAugment): how many, and the largest share of the axis of each."""
+    """Masks of the audio front end's output (SpecAugment): their numbers, and the largest fraction of an axis."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -110,8 +109,7 @@ class SpectrogramMasking:
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """What training changes at random (paper, section III-B); ``synonyms`` is the share of replaceable words that are
-    replaced."""
+    """Data augmentation (paper, section III-B); `synonyms` is the fraction of replaceable words that are replaced."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -122,13 +120,14 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class Optimisation:
-    """AdamW with one cycle of the learning rate.
+    """AdamW with a one-cycle learning rate schedule.
 
-    ``warm_up`` is the share of steps with a rising rate. Training stops early after ``patience`` epochs without a
-    better validation score. ``averaging`` is the decay per step of the moving average of the weights that is validated
-    and kept (0: none). ``voice_rate`` and ``words_rate`` are the streams' shares of the learning rate: at 0 a stream's
-    tower, layers and projections stay as the start has them, up to where the streams meet. ``categories`` is the weight
-    of an auxiliary loss: the acted category, told from the voice by a layer that training throws away (0: none).
+    `warm_up` is the fraction of steps with a rising rate. Early stopping ends training after `patience` epochs
+    without a better validation score. `averaging` is the decay per step of the exponential moving average of the
+    weights that is validated and kept (0: none). `voice_rate` and `words_rate` multiply the learning rate of the
+    audio and the text stream: at 0 a stream's tower, layers and projections are frozen up to the cross-attention.
+    `categories` is the weight of an auxiliary loss: the acted category, predicted from the audio stream by a layer
+    that is discarded after training (0: none).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -150,7 +149,7 @@ class Optimisation:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a run, but for the paths of its data."""
+    """Everything that determines a run, except the paths of its data."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -168,15 +167,15 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes that ship."""
+    """Return the names of the packaged recipes."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe by the name of one that ships, or from a YAML file.
+    """Read a packaged recipe by name, or a YAML file.
 
     Raises:
-        SettingsError: there is none, or a field is unknown or of the wrong kind; the message names the field.
+        SettingsError: there is none, or a field is unknown or of the wrong type; the message names the field.
     """
     text = _recipe_text(name_or_path)
     try:
@@ -184,7 +183,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     except yaml.YAMLError as error:
         raise SettingsError(f"{name_or_path} is not YAML: {error}") from error
     except ValidationError as error:
-        raise SettingsError(f"{name_or_path}:\n{_in_words(error)}") from error
+        raise SettingsError(f"{name_or_path}:\n{_messages(error)}") from error
 
 
 def _shipped() -> Any:
@@ -203,7 +202,7 @@ def _recipe_text(name_or_path: str) -> str:
         ) from error
 
 
-def _in_words(error: ValidationError) -> str:
+def _messages(error: ValidationError) -> str:
     """Return one line for each field at fault."""
     lines = (f"  {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in error.errors())
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Every model of the paper's tables from its configuration, and how large it is."""
+"""Building any model of the paper's tables from its configuration, and its size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLOAT32_BYTES = 4
 
 
 def build_model(config: ModelConfig, sources: PretrainedSources | None) -> Model:
-    """Return a fresh model of either configuration; ``sources`` None leaves the towers random.
+    """Return a new model of either configuration; `sources` None: towers with random weights.
 
     Raises:
         ValueError: the pretrained weights are not there or do not fit the configuration.
@@ -27,18 +27,18 @@ def build_model(config: ModelConfig, sources: PretrainedSources | None) -> Model
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Return how many numbers training changes."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def total_parameters(model: nn.Module) -> int:
-    """Return how many numbers the model has, the frozen towers' included."""
+    """Return the number of parameters, the frozen towers' included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def full_checkpoint_bytes(model: nn.Module) -> int:
-    """Return the size of a checkpoint of everything in float32, towers included: what adapters save (section III-C3).
+    """Return the size in bytes of a full checkpoint in float32, towers included (section III-C3).
 
-    Set it against :func:`attune_training.models.checkpoints.checkpoint_bytes`.
+    Compare `attune_training.models.checkpoints.checkpoint_bytes`.
     """
     return _FLOAT32_BYTES * sum(value.numel() for value in model.state_dict().values())

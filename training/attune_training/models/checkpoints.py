@@ -1,8 +1,8 @@
 """Saving and loading a model: adapters, head and configuration, without the frozen towers.
 
-A folder holds ``adapter.safetensors`` (LoRA's A and B, where the model has adapters), ``head.safetensors``
-(everything else that is trained) and ``config.json``. Weights are stored as float16; figures are reported for the
-weights as stored.
+A folder holds `adapter.safetensors` (LoRA's A and B, where the model has adapters), `head.safetensors`
+(all other trained parameters) and `config.json`. Weights are stored as float16; metrics are measured on the weights
+as stored.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ AnyModel = TypeVar("AnyModel", bound=Model)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what training changes, by name: the adapters and the head, not the frozen towers."""
+    """Return the trainable parameters by name: the adapters and the head, not the frozen towers."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write the files of ``model`` into ``folder``, which is made if need be; those of a former model go.
+    """Write the files of `model` into `folder`, created if needed; files of a former model are replaced.
 
     Raises:
-        ValueError: a weight is no finite number as float16; nothing is written.
+        ValueError: a weight is not finite in float16; nothing is written.
     """
     stored = {name: value.detach().cpu().half().contiguous() for name, value in trained_parameters(model).items()}
     _require_finite(stored, "the model", "training has diverged")
@@ -64,23 +64,23 @@ def save_model(model: Model, folder: Path) -> None:
 
 
 def checkpoint_bytes(folder: Path) -> int:
-    """Return the size of what :func:`save_model` wrote into ``folder``."""
+    """Return the size in bytes of the files that `save_model` wrote into `folder`."""
     files = (folder / name for name in (ADAPTER_FILE, HEAD_FILE, CONFIG_FILE))
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def load_model(folder: Path, sources: PretrainedSources | None) -> Model:
-    """Return the saved model in evaluation mode; the towers come from ``sources`` (None: random, for tests).
+    """Return the saved model in evaluation mode; the towers come from `sources` (None: random, for tests).
 
     Raises:
         FileNotFoundError: one of its files is missing.
         ValueError: a weight is missing, unexpected, of another shape, or not finite.
     """
-    return _filled(build_model(read_config(folder), sources), folder)
+    return _load_parameters(build_model(read_config(folder), sources), folder)
 
 
 def load_regressor(folder: Path, sources: PretrainedSources | None) -> Regressor:
-    """Return the saved cross-modal regressor, as :func:`load_model` does.
+    """Return the saved cross-modal regressor, as `load_model` does.
 
     Raises:
         FileNotFoundError: one of its files is missing.
@@ -89,7 +89,7 @@ def load_regressor(folder: Path, sources: PretrainedSources | None) -> Regressor
     config = read_config(folder)
     if not isinstance(config, RegressorConfig):
         raise ValueError(f"{folder} holds a {config.architecture} model; a cross-modal regressor was expected")
-    return _filled(build_regressor(config, sources), folder)
+    return _load_parameters(build_regressor(config, sources), folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ class WarmStart:
 
 
 def warm_start(model: Model, folder: Path, parts: Sequence[str] = ()) -> WarmStart:
-    """Copy into ``model`` what a saved model has trained, wherever name and shape agree.
+    """Copy the trained parameters of a saved model into `model` where name and shape agree.
 
-    So the valence model and the arousal-dominance model can start from a joint run: they take its adapters, its trunk
-    and the output stages of their own dimensions. With ``parts``, names of submodules, nothing else is copied.
+    The valence model and the arousal-dominance model can thus start from a joint run: they take its adapters, its trunk
+    and the output stages of their own dimensions. `parts`, names of submodules, restricts what is copied.
 
     Raises:
-        FileNotFoundError: ``folder`` holds no saved model.
+        FileNotFoundError: `folder` holds no saved model.
         ValueError: its audio tower is of another kind, no matrix between towers and output stages fits, or a weight is
             not finite.
     """
@@ -119,7 +119,7 @@ def warm_start(model: Model, folder: Path, parts: Sequence[str] = ()) -> WarmSta
     if parts:
         wanted = {name: value for name, value in wanted.items() if name.split(".")[0] in parts}
     copied = [name for name, value in wanted.items() if name in stored and stored[name].shape == value.shape]
-    # Biases of one length say nothing; a matrix that fits does.
+    # Biases of equal length are no evidence of equal hidden sizes; a matrix of equal shape is.
     if not any(_is_trunk(name) and wanted[name].ndim > 1 for name in copied):
         raise ValueError(f"{folder}: no matrix of the trunk fits the model; a model of the same widths was expected")
     with torch.no_grad():
@@ -132,7 +132,7 @@ def read_config(folder: Path) -> ModelConfig:
     """Return the configuration of the saved model.
 
     Raises:
-        FileNotFoundError: ``folder`` holds no saved model.
+        FileNotFoundError: `folder` holds no saved model.
         ValueError: its configuration cannot be read.
     """
     return config_from_json(_file(folder, CONFIG_FILE).read_text(encoding="utf-8"))
@@ -163,12 +163,12 @@ def _is_adapter(name: str) -> bool:
 
 
 def _is_trunk(name: str) -> bool:
-    """Tell whether a trained parameter lies between the towers and the output stages."""
+    """Return whether a trained parameter lies between the towers and the output stages."""
     return not name.startswith(("audio_tower.", "text_tower.", "stages.", "heads."))
 
 
-def _filled(model: AnyModel, folder: Path) -> AnyModel:
-    """Return ``model`` with the weights of ``folder``, whose names and shapes must match exactly."""
+def _load_parameters(model: AnyModel, folder: Path) -> AnyModel:
+    """Return `model` with the weights of `folder`, whose names and shapes must match exactly."""
     wanted, stored = trained_parameters(model), _read_weights(folder, model.config)
     missing, unexpected = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
     if missing or unexpected:

@@ -1,9 +1,10 @@
-"""Building blocks of the regressors: masked attention, encoder layer, gate and poolings.
+"""Building blocks of the regressors: masked multi-head attention, encoder layer, gate and pooling.
 
-Attention is written on ``scaled_dot_product_attention`` because ``nn.MultiheadAttention`` and the fast path of
-``nn.TransformerEncoderLayer`` do not export with dynamic lengths.
+Attention is based on `scaled_dot_product_attention` because `nn.MultiheadAttention` and the fast path of
+`nn.TransformerEncoderLayer` do not export with dynamic lengths.
 
-Letters: B batch, Q queries, K keys, F audio frames, L tokens, d hidden width. Masks are boolean, true where real.
+Dimensions: B batch, Q queries, K keys, F audio frames, L tokens, d hidden size. Padding masks are boolean, true at
+positions that are not padding.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ __all__ = [
     "full_precision",
     "length_mask",
     "masked_mean",
-    "on_the_scale",
+    "to_vad_scale",
 ]
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Leave autocast, which not every kind of device has."""
+    """Return a context that disables autocast on `device`; a null context where it has none."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def length_mask(lengths: Tensor, size: int) -> Tensor:
-    """Return [B, size], true at the first ``lengths`` [B, 1] positions of each row."""
+    """Return [B, size], true at the first `lengths` [B, 1] positions of each row."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths
 
 
@@ -45,15 +46,15 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
 
-def on_the_scale(raw: Tensor) -> Tensor:
+def to_vad_scale(raw: Tensor) -> Tensor:
     """Map raw outputs to 1..5: 1 + 4 sigmoid(raw) (paper, equation 13)."""
     return 1.0 + 4.0 * torch.sigmoid(raw)
 
 
 def attend(attention: Callable[..., Any], query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
-    """Return ``attention(query, key, value, **options)``, in float32 where a CPU's autocast would take bfloat16.
+    """Return `attention(query, key, value, **options)`, in float32 where a CPU's autocast would take bfloat16.
 
-    The CPU's attention in bfloat16 goes backward three times as slowly as in float32.
+    The backward pass of attention on a CPU takes three times as long in bfloat16 as in float32.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return attention(query, key, value, **options)
@@ -62,7 +63,7 @@ def attend(attention: Callable[..., Any], query: Tensor, key: Tensor, value: Ten
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention (paper, equations 5-6), without dropout of weights: that rules out the fast kernels."""
+    """Multi-head attention (paper, equations 5-6), without attention dropout, which excludes the fused kernels."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class EncoderLayer(nn.Module):
 
 
 class SigmoidGate(nn.Module):
-    """Gate a projection by itself and by what it attended to (paper, equations 7-10)."""
+    """Gate a projection by itself and its cross-attention output (paper, equations 7-10)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class SigmoidGate(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Sum over time with learned attention weights (paper, equation 11)."""
+    """Attention pooling: a sum over time with learned weights (paper, equation 11)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class AttentionPooling(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def forward(self, values: Tensor, mask: Tensor) -> Tensor:
-        """Pool values [B, F, d] to [B, d]; frames where mask [B, F] is false have no weight."""
+        """Pool values [B, F, d] to [B, d]; frames where mask [B, F] is false have weight zero."""
         scores = self.score(torch.tanh(self.hidden(values))).squeeze(-1)  # [B, F]
         weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=1)
         return (values * weights.unsqueeze(-1)).sum(dim=1)

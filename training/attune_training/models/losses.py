@@ -1,7 +1,7 @@
 """The paper's losses: smoothed MSE for valence, Huber with dynamic weights for arousal and dominance (equations 14-19).
 
-Letters: B batch. Every loss takes a weight for each sample, so that a corpus may count more than another; with weights
-of one it is the paper's.
+Dimensions: B batch. Every loss takes a weight for each sample, so that corpora can be weighted; with unit weights it is
+the paper's.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 
-# Keeps a perfect batch from dividing by zero.
+# Avoids division by zero where both losses are zero.
 _SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class ValenceSmoothing:
-    """Label smoothing of valence; ``epsilon`` is the share of the neutral value (equation 15)."""
+    """Label smoothing of valence; `epsilon` is the share of the neutral value (equation 15)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
 
@@ -45,11 +45,11 @@ class ValenceSmoothing:
 
 @dataclass(frozen=True, slots=True)
 class DynamicWeighting:
-    """Constants of equations 16-19; the paper names them and gives no values, so these are ours.
+    """Constants of equations 16-19; the paper gives no values, so these are the project's own.
 
-    The paper writes delta for two things: ``huber_delta`` is that of equation 16. Where dominance's loss is above
-    ``beta`` times arousal's, dominance's weight is multiplied by ``gamma`` and arousal's by ``delta``. ``minimum`` and
-    ``maximum``, the paper's r_min and r_max, clip the weights.
+    The paper writes delta for two things: `huber_delta` is that of equation 16. Where dominance's loss is above
+    `beta` times arousal's, dominance's weight is multiplied by `gamma` and arousal's by `delta`. `minimum` and
+    `maximum`, the paper's r_min and r_max, clip the weights.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
@@ -71,13 +71,13 @@ def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
 def smooth_mse(predicted: Tensor, target: Tensor, weight: Tensor, smoothing: ValenceSmoothing) -> Tensor:
     """Equation 14: the mean squared error of predicted [B, 1] against the smoothed targets [B, 1].
 
-    Each sample's squared error counts ``weight`` [B, 1] times, over B.
+    Each squared error is multiplied by its sample's `weight` [B, 1]; the sum is divided by B.
     """
     return (weight * (predicted - smoothed_target(target, smoothing)).square()).mean()
 
 
 def huber_loss(predicted: Tensor, target: Tensor, delta: float) -> Tensor:
-    """Equation 16, element by element: e^2 / 2 where |e| <= delta, delta |e| - delta^2 / 2 elsewhere."""
+    """Equation 16, elementwise: e^2 / 2 where |e| <= delta, delta |e| - delta^2 / 2 elsewhere."""
     return functional.huber_loss(predicted, target, reduction="none", delta=delta)
 
 
@@ -126,7 +126,7 @@ def combined_loss(weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor])
 def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
     """Return the loss of predicted and target [B, 2], arousal and dominance: equations 16 to 19 over the batch.
 
-    Each sample's Huber losses count ``weight`` [B, 1] times, over B.
+    Each sample's Huber losses are multiplied by its `weight` [B, 1]; the sums are divided by B.
     """
     arousal_loss, dominance_loss = (weight * huber_loss(predicted, target, settings.huber_delta)).mean(dim=0)
     losses = arousal_loss, dominance_loss

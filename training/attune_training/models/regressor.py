@@ -4,7 +4,7 @@ Audio: tower, further transformer layers, LayerNorm, projection to d, cross-atte
 pooling. Text: BERT, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
 shared layer, output.
 
-Letters: B batch, T samples, F frames, L tokens, D width of a tower, d hidden width, N outputs.
+Dimensions: B batch, T samples, F frames, L tokens, D hidden size of a tower, d hidden size, N outputs.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from attune_training.models.layers import (
     MultiHeadAttention,
     SigmoidGate,
     masked_mean,
-    on_the_scale,
+    to_vad_scale,
 )
 from attune_training.models.towers import AudioTower, TextTower, build_audio_tower
 
 __all__ = [
-    "VOICE_STREAM",
-    "WORDS_STREAM",
+    "AUDIO_STREAM",
+    "TEXT_STREAM",
     "AudioTowerConfig",
     "EmotionModel",
     "LoraSettings",
@@ -57,11 +57,11 @@ __all__ = [
 ]
 
 
-VOICE_STREAM = ("audio_tower", "audio_layers", "audio_norm", "audio_projection")
-"""The parts of a regressor that hear the voice, before the streams meet."""
+AUDIO_STREAM = ("audio_tower", "audio_layers", "audio_norm", "audio_projection")
+"""Submodules of the audio stream, up to the cross-attention."""
 
-WORDS_STREAM = ("text_tower", "text_projection", "lower_text_projection")
-"""The parts that read the words."""
+TEXT_STREAM = ("text_tower", "text_projection", "lower_text_projection")
+"""Submodules of the text stream, up to the cross-attention."""
 
 
 class OutputStages(nn.Module):
@@ -75,18 +75,18 @@ class OutputStages(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         """Map [B, 2d] to [B, 1] in 1..5."""
-        return on_the_scale(self.output(self.shared(self.fusion(fused))))
+        return to_vad_scale(self.output(self.shared(self.fusion(fused))))
 
 
 class Pooled(NamedTuple):
-    """What is left of the two streams when time is gone."""
+    """Both streams after pooling over time."""
 
     audio: Tensor  # [B, d]
     text: Tensor  # [B, d]
 
 
 class EmotionModel(nn.Module, ABC):
-    """What every model of the paper's tables is: an audio tower, streams pooled over time, and an answer from them."""
+    """Base of the models of the paper's tables: an audio tower, streams pooled over time, and a regression head."""
 
     audio_tower: AudioTower
 
@@ -98,17 +98,17 @@ class EmotionModel(nn.Module, ABC):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Tensor:
-        """Predict from speech and its words.
+        """Predict from speech and its transcript.
 
         Args:
-            waveform: [B, T] float32, 16 kHz mono; see :meth:`AudioTower.forward`.
+            waveform: [B, T] float32, 16 kHz mono; see `AudioTower.forward`.
             num_samples: [B, 1] int64, true lengths in samples.
             input_ids: [B, L] int64, BERT-uncased tokens.
             attention_mask: [B, L] int64, 1 where a token is real.
-            audio_present: [B] float, 0 where the audio stream is to count for nothing (training on text alone).
+            audio_present: [B] float, 0 where the audio stream is masked out (training on text alone).
 
         Returns:
-            [B, N] in 1..5, columns as ``config.output_names``.
+            [B, N] in 1..5, columns as `config.output_names`.
 
         Raises:
             ValueError: T is out of the tower's range.
@@ -124,8 +124,8 @@ class EmotionModel(nn.Module, ABC):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Tensor:
-        """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the words."""
-        return self.answer(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
+        """Predict [B, N] from the audio tower's features [B, F, D] and frame_mask [B, F], and the tokens."""
+        return self.regress(self.pool(features, frame_mask, input_ids, attention_mask, audio_present))
 
     @abstractmethod
     def pool(
@@ -136,15 +136,15 @@ class EmotionModel(nn.Module, ABC):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Pooled:
-        """Return the streams pooled over time; the arguments are those of :meth:`predict`."""
+        """Return the streams pooled over time; the arguments are those of `predict`."""
 
     @abstractmethod
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] in 1..5 from the pooled streams."""
 
 
 class Regressor(EmotionModel):
-    """Predict the configured dimensions from voice and words together."""
+    """Predict the configured dimensions from audio and text."""
 
     def __init__(self, config: RegressorConfig, sources: PretrainedSources | None) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class Regressor(EmotionModel):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Pooled:
-        """Return both streams, each attended to the other, gated and pooled over time."""
+        """Return both streams after cross-attention to each other, gating and pooling over time."""
         token_mask = attention_mask > 0  # [B, L]
         audio = self._audio_projection(features, frame_mask)  # [B, F, d]
         text = self._text_projection(input_ids, attention_mask)  # [B, L, d]
@@ -191,7 +191,7 @@ class Regressor(EmotionModel):
             pooled_audio = pooled_audio * audio_present[:, None]
         return Pooled(pooled_audio, pooled_text)
 
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] from the pooled streams."""
         fused = torch.cat(pooled, dim=-1)  # [B, 2d]
         return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
@@ -211,7 +211,7 @@ class Regressor(EmotionModel):
 
 
 def _lower_text_projection(config: RegressorConfig) -> nn.Linear | None:
-    """Return the projection of the layers below the last, which begins as nothing: a warm start changes no answer."""
+    """Return the projection of the lower layers, initialised to zero so that a warm start keeps the outputs."""
     if not config.lower_text_layers:
         return None
     projection = nn.Linear(config.text.width * config.text.num_layers, config.hidden_dim, bias=False)
@@ -230,7 +230,7 @@ def _add_adapters(model: Regressor, lora: LoraSettings) -> None:
 
 
 def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) -> Regressor:
-    """Return a regressor with fresh adapters and head; ``sources`` None leaves the towers random.
+    """Return a regressor with new adapters and head; `sources` None: towers with random weights.
 
     Raises:
         ValueError: the pretrained weights are not there or do not fit the configuration.
@@ -241,7 +241,7 @@ def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) 
 def merge_adapters(model: Regressor) -> Regressor:
     """Return a copy with W + BA in place of every adapted W (paper, equation 1): plain layers, the same outputs.
 
-    A model without adapters is plain already; its copy is returned all the same.
+    A model without adapters is copied unchanged.
     """
     merged = copy.deepcopy(model)
     adapted = [(name, module) for name, module in merged.named_modules() if isinstance(module, LoraLayer)]

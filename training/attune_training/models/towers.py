@@ -1,10 +1,11 @@
 """The pretrained towers: HuBERT or Whisper's encoder for audio, BERT for text.
 
-Both audio towers have one interface: waveforms with their true lengths in, features with a frame mask out. What
-lies beyond the true length never matters: it is set to zero first, statistics over time count real samples alone,
-and every layer that looks sideways is masked. A clip has the same features alone, padded, or beside a longer one.
+Both audio towers have one interface: waveforms with their true lengths in, features with a padding mask out. Features
+do not depend on padding: samples beyond the true length are set to zero first, statistics over time are taken over
+real samples alone, and every layer that mixes positions is masked. A clip has the same features alone, padded, or
+batched with a longer one.
 
-Letters: B batch, T samples, F frames, C input channels, D width of the tower, L tokens.
+Dimensions: B batch, T samples, F frames, C input channels, D hidden size of the tower, L tokens.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ MIN_SAMPLES = 400
 def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attend as transformers' ``sdpa`` does, which takes boolean masks and exports, and never slowly."""
+    """Attend as transformers' `sdpa` does, with boolean masks and exportable, and in the faster dtype on a CPU."""
     return attend(partial(sdpa_attention_forward, module), query, key, value, attention_mask=attention_mask, **options)
 
 
@@ -62,9 +63,9 @@ _ATTENTION: dict[str, Any] = {"attn_implementation": "attune"}
 
 
 class LayerMix(nn.Module):
-    """A learned softmax mix of the layers' outputs, each brought to unit variance first.
+    """A learned softmax-weighted sum of the layers' outputs, each normalised to unit variance first.
 
-    The middle layers carry the emotion, and the layers' scales differ by orders of magnitude.
+    Emotion is encoded mostly in the middle layers, and the layers' scales differ by orders of magnitude.
     """
 
     def __init__(self, num_outputs: int) -> None:
@@ -72,9 +73,9 @@ class LayerMix(nn.Module):
         self.weights = nn.Parameter(torch.zeros(num_outputs))
 
     def forward(self, outputs: list[Tensor]) -> Tensor:
-        """Mix ``num_outputs`` tensors [B, F, D] to one."""
+        """Mix `num_outputs` tensors [B, F, D] to one."""
         width = outputs[0].shape[-1]
-        # The weight as the norm's own scale: neither the stack of all layers nor its product is made.
+        # The weight is the layer norm's scale, so that neither the stack of layers nor a weighted copy is allocated.
         scales = self.weights.softmax(dim=0)[:, None].expand(-1, width)  # [N, D]
         return reduce(
             torch.add,
@@ -83,7 +84,7 @@ class LayerMix(nn.Module):
 
 
 class AudioTower(nn.Module, ABC):
-    """Frozen speech encoder: a front end without adapters, then transformer layers that LoRA adapts."""
+    """Frozen speech encoder: a front end without adapters, then transformer layers with LoRA adapters."""
 
     def __init__(self, config: AudioTowerConfig) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class AudioTower(nn.Module, ABC):
 
     @abstractmethod
     def front_end(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
-        """Return the fixed input features [B, C, M] of waveform [B, T]; nothing in here is trained."""
+        """Return the input features [B, C, M] of waveform [B, T]; the front end has no trainable parameters."""
 
     @abstractmethod
     def encode(self, inputs: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,11 +130,11 @@ class AudioTower(nn.Module, ABC):
 
 
 class LogMel(nn.Module):
-    """Whisper's log-mel spectrogram as convolutions, so that it lives inside the exported graph.
+    """Whisper's log-mel spectrogram as convolutions, so that it is part of the exported graph.
 
     Window 25 ms (Hann), hop 10 ms, power spectrum, Slaney mel bands, log10, clipped to 8 below the clip's own
-    maximum, then (x + 4) / 4. The left edge is reflected as in Whisper. Beyond the right end there are zeros, which is
-    what Whisper sees of every clip below 30 s.
+    maximum, then (x + 4) / 4. The left edge is padded by reflection as in Whisper, the right one with zeros,
+    as Whisper pads every clip shorter than 30 s.
     """
 
     WINDOW = 400
@@ -166,14 +167,14 @@ class LogMel(nn.Module):
 
     @classmethod
     def num_frames(cls, num_samples: Tensor) -> Tensor:
-        """Return how many real frames a clip of ``num_samples`` [B, 1] has, at least one."""
+        """Return the number of real frames [B, 1] of clips of `num_samples` [B, 1], at least one."""
         return ((num_samples + cls.HOP - 1) // cls.HOP).clamp(min=1)
 
     def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor:
         """Return [B, mels, ceil(T / hop)] of waveform [B, T], zero beyond each clip's real frames."""
         half = self.WINDOW // 2
         left = waveform[:, 1 : half + 1].flip(1)
-        # half - 1 zeros give ceil(T / hop) frames, with no frame to throw away.
+        # half - 1 zeros give exactly ceil(T / hop) frames.
         padded = functional.pad(torch.cat([left, waveform], dim=1), (0, half - 1)).unsqueeze(1)
         spectrum = functional.conv1d(padded, self.kernel, stride=self.HOP)  # [B, 2 * bins, M]
         cosine, sine = spectrum.square().chunk(2, dim=1)
@@ -186,10 +187,10 @@ class LogMel(nn.Module):
 
 
 class WhisperTower(AudioTower):
-    """Whisper's encoder over the clip's own length, in place of 30 padded seconds.
+    """Whisper's encoder over the clip's own length, without padding to 30 s.
 
-    Positions are cut to the length in use. Frames beyond the clip are zero after each convolution and take no
-    part in attention.
+    Position embeddings are truncated to the length in use. Frames beyond the clip are set to zero after each
+    convolution and masked in self-attention.
     """
 
     def __init__(self, config: AudioTowerConfig) -> None:
@@ -231,7 +232,7 @@ class WhisperTower(AudioTower):
         return self.encoder
 
     def load(self, path: Path) -> None:
-        """Load the encoder of a published Whisper, its positions cut to the tower's length.
+        """Load the encoder of a published Whisper, its position embeddings truncated to the tower's length.
 
         Raises:
             ValueError: the path holds no Whisper, or its shape is not the configured one.
@@ -243,9 +244,9 @@ class WhisperTower(AudioTower):
 
 
 class HubertTower(AudioTower):
-    """HuBERT with its first normalisation made length-aware.
+    """HuBERT with a length-aware first group norm.
 
-    HuBERT-base's first layer is a group norm over time; as shipped, it counts the padding.
+    HuBERT-base's first layer has a group norm over time whose statistics, as published, include the padding.
     """
 
     KERNELS = (10, 3, 3, 3, 3, 2, 2)
@@ -315,7 +316,7 @@ def _hubert_config(config: AudioTowerConfig) -> HubertConfig:
         conv_stride=HubertTower.STRIDES,
         num_conv_pos_embeddings=config.position_kernel,
         num_conv_pos_embedding_groups=config.position_groups,
-        # The mask embedding would be a weight that is never used.
+        # Without masking there is no mask embedding, an unused weight.
         mask_time_prob=0.0,
         mask_feature_prob=0.0,
         **_ATTENTION,
@@ -328,7 +329,7 @@ def _conv_length(lengths: Tensor, kernel: int, stride: int) -> Tensor:
 
 
 def _standardised(waveform: Tensor, num_samples: Tensor) -> Tensor:
-    """Bring the real samples of waveform [B, T] to zero mean and unit variance, and all others to zero."""
+    """Normalise the real samples of waveform [B, T] to zero mean and unit variance; set all others to zero."""
     mask = length_mask(num_samples, waveform.shape[1])
     count = num_samples.clamp(min=1).to(waveform.dtype)  # [B, 1]
     real = waveform.masked_fill(~mask, 0.0)
@@ -338,7 +339,7 @@ def _standardised(waveform: Tensor, num_samples: Tensor) -> Tensor:
 
 
 def _masked_channel_norm(hidden: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Apply ``norm``, one group per channel, to hidden [B, C, F] with statistics over the real frames alone."""
+    """Apply `norm`, one group per channel, to hidden [B, C, F] with statistics over the real frames alone."""
     mask = length_mask(lengths, hidden.shape[2]).unsqueeze(1)  # [B, 1, F]
     count = lengths.to(hidden.dtype).unsqueeze(-1)  # [B, 1, 1]
     mean = hidden.masked_fill(~mask, 0.0).sum(dim=2, keepdim=True) / count
@@ -351,7 +352,7 @@ _AUDIO_TOWERS: dict[str, type[WhisperTower] | type[HubertTower]] = {"whisper": W
 
 
 def build_audio_tower(config: AudioTowerConfig, path: Path | None) -> AudioTower:
-    """Return the configured tower, frozen but for its layer mix; ``path`` None leaves random weights.
+    """Return the configured tower, frozen except for its layer mix; `path` None: random weights.
 
     Raises:
         ValueError: the kind is unknown, or the weights do not fit.
@@ -369,7 +370,7 @@ class TextTower(nn.Module):
     """BERT without its pooler."""
 
     def __init__(self, config: TextTowerConfig, path: Path | None) -> None:
-        """Build the tower, frozen; ``path`` None leaves random weights.
+        """Build the tower, frozen; `path` None: random weights.
 
         Raises:
             ValueError: the folder holds no BERT of the configured shape.
@@ -406,7 +407,7 @@ class TextTower(nn.Module):
 
 
 def _from_folder(kind: Any, config: Any, path: Path, **options: Any) -> Any:
-    """Load a transformers model from a local folder; every weight of the configured shape must be there."""
+    """Load a transformers model from a local folder; no weight of the configured shape may be missing."""
     if not Path(path).is_dir():
         raise ValueError(f"{path} is not a folder; a folder of transformers' {kind.__name__} was expected")
     try:
@@ -423,7 +424,7 @@ def _from_folder(kind: Any, config: Any, path: Path, **options: Any) -> Any:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hold back the progress bar and the table of weights (such as the pooler's) that are left out on purpose."""
+    """Suppress the progress bar and the report of weights (such as the pooler's) that are skipped on purpose."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,12 +1,12 @@
-"""The unimodal baselines of the paper's Table I (section IV-B): the voice alone, all three dimensions at once.
+"""The unimodal baselines of the paper's Table I (section IV-B): audio alone, all three dimensions at once.
 
-They are the regressor's audio stream and nothing else: frozen tower, sequence layers, LayerNorm, projection to d,
-attention pooling, and fully connected networks in place of the fusion. The paper gives no sizes, so what is not named
-by the architecture is as in the regressor: ``transformer`` has its two encoder layers at the tower's width, ``gru`` a
-bidirectional GRU of as many layers with half that width in each direction. ``shared`` is one network with three
-outputs, ``separate`` one network for each dimension.
+They consist of the regressor's audio stream: frozen tower, sequence layers, LayerNorm, projection to d, attention
+pooling, and fully connected networks in place of the fusion. The paper gives no sizes, so what the architecture does
+not determine is as in the regressor: `transformer` has its two encoder layers at the tower's width, `gru` a
+bidirectional GRU of as many layers with half that width in each direction. `shared` is one network with three
+outputs, `separate` one network for each dimension.
 
-Letters: B batch, T samples, F frames, L tokens, D width of the tower, d hidden width.
+Dimensions: B batch, T samples, F frames, L tokens, D hidden size of the tower, d hidden size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from attune_training.config import PretrainedSources, UnimodalConfig
-from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, on_the_scale
+from attune_training.models.layers import AttentionPooling, EncoderLayer, full_precision, to_vad_scale
 from attune_training.models.regressor import EmotionModel, Pooled
 from attune_training.models.towers import build_audio_tower
 
@@ -24,7 +24,7 @@ __all__ = ["UnimodalRegressor"]
 
 
 class GruLayers(nn.Module):
-    """A bidirectional GRU that sees each clip at its own length, so that padding never matters."""
+    """A bidirectional GRU over packed sequences, so that padding has no effect."""
 
     def __init__(self, width: int, num_layers: int, dropout: float) -> None:
         super().__init__()
@@ -34,16 +34,16 @@ class GruLayers(nn.Module):
         """Map features [B, F, D] to [B, F, D], zero where frame_mask [B, F] is false."""
         lengths, order = self.lengths(frame_mask).sort(descending=True)
         by_length, as_before = (indices.to(features.device) for indices in (order, order.argsort()))
-        with full_precision(features.device):  # A GRU's weights and inputs must be of one type.
+        with full_precision(features.device):  # A GRU's weights and inputs must have the same dtype.
             packed = pack_padded_sequence(features.float()[by_length], lengths, batch_first=True)
             hidden, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=features.shape[1])
         return hidden[as_before]
 
     @staticmethod
     def lengths(frame_mask: Tensor) -> Tensor:
-        """Return how many frames each row of frame_mask [B, F] has, [B] on the CPU, where a packed sequence wants it.
+        """Return the number of frames in each row of frame_mask [B, F], as [B] on the CPU, as packing requires.
 
-        A GPU's queue is waited for here, once a step.
+        This synchronises with the GPU, once a step.
         """
         return frame_mask.sum(dim=1).cpu()
 
@@ -74,7 +74,7 @@ class FullyConnected(nn.Sequential):
 
 
 class UnimodalRegressor(EmotionModel):
-    """Predict valence, arousal and dominance from the voice alone; called as the regressor is, deaf to the words."""
+    """Predict valence, arousal and dominance from audio alone; the regressor's signature, with the tokens ignored."""
 
     def __init__(self, config: UnimodalConfig, sources: PretrainedSources | None) -> None:
         super().__init__()
@@ -101,13 +101,13 @@ class UnimodalRegressor(EmotionModel):
         attention_mask: Tensor,
         audio_present: Tensor | None = None,
     ) -> Pooled:
-        """Return the audio stream pooled over time, zero where ``audio_present`` is, and a text stream of no width."""
+        """Return the pooled audio stream, zero where `audio_present` is 0, and an empty text stream [B, 0]."""
         hidden = self.audio_projection(self.audio_norm(self.audio_layers(features, frame_mask)))  # [B, F, d]
         pooled = self.audio_pooling(hidden, frame_mask)
         if audio_present is not None:
             pooled = pooled * audio_present[:, None]
         return Pooled(audio=pooled, text=pooled.new_zeros(len(pooled), 0))
 
-    def answer(self, pooled: Pooled) -> Tensor:
+    def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, 3] from the pooled audio."""
-        return on_the_scale(torch.cat([head(pooled.audio) for head in self.heads.values()], dim=-1))
+        return to_vad_scale(torch.cat([head(pooled.audio) for head in self.heads.values()], dim=-1))

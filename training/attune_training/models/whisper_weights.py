@@ -1,6 +1,6 @@
-"""Whisper's encoder out of CTranslate2's format, named as in transformers.
+"""Reading Whisper's encoder from CTranslate2's format, with transformers' parameter names.
 
-That is the format of the Whisper that transcribes the speech: one download serves both.
+Speech-to-text uses the same files, so one download serves both.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _RENAMES = (
 
 
 def read_whisper_encoder(folder: Path) -> dict[str, Tensor]:
-    """Return the encoder's weights, float32, under the names of transformers' ``WhisperEncoder``.
+    """Return the encoder's weights, float32, under the names of transformers' `WhisperEncoder`.
 
     Args:
-        folder: a Whisper in CTranslate2's format, its weights float32 or float16.
+        folder: a Whisper model in CTranslate2's format, with float32 or float16 weights.
 
     Raises:
         ValueError: the folder holds no such model.
@@ -57,14 +57,14 @@ def read_whisper_encoder(folder: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in variables.items():
         if not name.startswith(_ENCODER) or not np.issubdtype(value.dtype, np.floating):
-            continue  # the decoder, and whole numbers such as the count of heads
+            continue  # the decoder, and integers such as the number of heads
         renamed = _renamed(name.removeprefix(_ENCODER))
         state.update(_unfused(renamed, torch.from_numpy(value.astype(np.float32))))
     return state
 
 
 def _read_variables(file: BinaryIO) -> dict[str, npt.NDArray[np.generic]]:
-    """Read CTranslate2's file: variables as name, shape, type and bytes, then names of equal ones."""
+    """Read CTranslate2's file: variables as name, shape, dtype and bytes, then aliases."""
     version = _unpack(file, "I")
     if version != _VERSION:
         raise ValueError(f"its format is version {version}; version {_VERSION} is known here")
@@ -92,12 +92,12 @@ def _unpack(file: BinaryIO, kind: str) -> int:
 
 
 def _read_text(file: BinaryIO) -> str:
-    """Read a text with its length before it and a zero byte at its end."""
+    """Read a length-prefixed, zero-terminated string."""
     return file.read(_unpack(file, "H")).rstrip(b"\0").decode()
 
 
 def _unfused(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Take the fused projection of queries, keys and values apart; Whisper's keys have no bias."""
+    """Split the fused projection of queries, keys and values; Whisper's key projection has no bias."""
     if ".qkv_proj." not in name:
         return {name: value}
     parts = dict(zip("qkv", value.chunk(3), strict=True))

@@ -1,6 +1,7 @@
-"""The composer: writes a piece for a specification and plays it with sampled instruments, on one CPU core.
+"""The composer: composes a piece for a specification and renders it with sampled instruments, on one CPU core.
 
-From the specification to sound, one module a step: `composition` writes phrases (`score` is what they are made of,
-`harmony`, `melody` and `orchestration` are its crafts), `performance` turns notes into timed strokes, `renderer` sums
-samples (`samples`) on the buses, `mastering` adds the room and brings it to level. `engine` puts them together.
+From the specification to audio, one module a step: `composition` writes phrases (in the data types of `score`, with
+`harmony`, `melody`, `orchestration` and `parts`), `performance` converts notes to timed strokes, `renderer` sums
+samples (`samples`) on the buses, `room` adds reverberation, `mastering` controls gain and peaks. `engine` combines
+them.
 """

@@ -1,10 +1,10 @@
-"""How fast the composer is: real-time factors, and how soon the first chunk is there. Run on one core:
+"""Benchmark of the composer: real-time factors, and time to the first chunk. Run on one core:
 
     OMP_NUM_THREADS=1 taskset -c 0 python -m attune_ensemble.music.composer.bench
 
 "cold" is a new engine in a new process, imports included; "warm" is the same engine on another seed. First chunks are
-given in wall-clock time and in CPU time, and speed as sound made per second of CPU time, which says what an idle core
-would need when the machine is shared.
+given in wall-clock time and in CPU time, and speed as seconds of audio per second of CPU time, which is independent of
+other load on the machine.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from attune_client.bench.report import hardware
 from attune_client.protocol.music_spec import INSTRUMENTS, MusicSpec
 
 SPECS = {
@@ -32,7 +31,7 @@ SPECS = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Figures of one specification: first chunk in seconds, cold and warm, and times faster than real time."""
+    """Figures of one specification: time to the first chunk in seconds, cold and warm, and speed in times real time."""
 
     name: str
     cold_first_s: float
@@ -44,15 +43,16 @@ class Result:
 
 
 def measure(name: str, duration_s: float, chunk_s: float) -> Result:
-    """Play one specification twice in this process, which must be new."""
+    """Render one specification twice in this process, which must be new."""
     started, cpu_started = time.perf_counter(), time.process_time()
+    from attune_ensemble.music.composer.engine import ComposerEngine
     from attune_ensemble.music.engine import MusicRequest
-    from attune_ensemble.music.registry import EngineOptions, create_engine
+    from attune_ensemble.music.plan import ConstantPlan
 
-    engine = create_engine("composer", EngineOptions())
+    engine = ComposerEngine()
     figures = []
     for seed in (1, 2):
-        chunks = engine.generate(MusicRequest("", SPECS[name], duration_s, seed), chunk_s)
+        chunks = engine.generate(MusicRequest(ConstantPlan(SPECS[name], ""), duration_s, seed), chunk_s)
         next(chunks)
         first_s, first_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
         for _ in chunks:
@@ -70,15 +70,8 @@ def _measure_in_new_process(name: str, duration_s: float, chunk_s: float) -> Res
     return Result(**json.loads(output))
 
 
-def _hardware() -> str:
-    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores; load averages {load}"
-
-
 def main() -> None:
-    """Print a hardware line, a table, and the same as one JSON line."""
+    """Print a hardware line, a table, and the same data as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each piece")
     parser.add_argument("--chunk", type=float, default=1.0, help="length of a chunk in seconds")
@@ -87,8 +80,8 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(asdict(measure(arguments.only, arguments.seconds, arguments.chunk))))
         return
-    hardware = _hardware()
-    print(hardware)
+    machine = f"{hardware()}; load averages {', '.join(f'{value:.1f}' for value in os.getloadavg())}"
+    print(machine)
     print(f"{'':12}{'first chunk, s (CPU s)':>32}{'x real time':>18}{'relative cost':>16}")
     print(f"{'':12}{'cold':>16}{'warm':>16}{'cold':>9}{'warm':>9}{'to solo piano':>16}")
     results = [_measure_in_new_process(name, arguments.seconds, arguments.chunk) for name in SPECS]
@@ -99,7 +92,7 @@ def main() -> None:
         )
         cost = results[0].warm_speed / r.warm_speed
         print(f"{r.name:12}{cold:>16}{warm:>16}{r.cold_speed:9.1f}{r.warm_speed:9.1f}{cost:16.2f}")
-    print(json.dumps({"hardware": hardware, "seconds": arguments.seconds, "results": [asdict(r) for r in results]}))
+    print(json.dumps({"hardware": machine, "seconds": arguments.seconds, "results": [asdict(r) for r in results]}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The composer: from a specification and a seed to phrases, written one at a time as they are asked for."""
+"""The composer: from a plan and a seed to phrases, written one at a time as they are asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from attune_client.protocol.music_spec import MusicSpec
+from attune_ensemble.music.composer.dynamics import VELOCITY
 from attune_ensemble.music.composer.harmony import Chord, Key, coloured, progression
 from attune_ensemble.music.composer.instruments import SHORT_RINGING, TABLE
 from attune_ensemble.music.composer.melody import Compass, Singer, Theme, new_theme
@@ -22,8 +23,8 @@ from attune_ensemble.music.composer.parts import (
     pad_part,
 )
 from attune_ensemble.music.composer.score import DEEP_STROKE, DRUM, Note, Phrase
+from attune_ensemble.music.plan import MusicPlan
 
-_VELOCITY = {"pp": 40, "p": 52, "mp": 64, "mf": 78, "f": 92}
 _COLOUR_CHANCE = 0.35
 _PHRASE_BARS = 4
 _INTRO_FROM_BARS = 10
@@ -34,41 +35,65 @@ _LAST_CHORD_S = 4.5
 _LAST_STROKE_S = 1.5
 _ECHO_BEATS = 2.0
 _ECHO_STEP = 5
+_ROUNDING_S = 1e-6
+"""Sums of bars fall short of a change at a bar line by less than this."""
 
 
-def compose(spec: MusicSpec, seed: int, duration_s: float) -> Iterator[Phrase]:
-    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade."""
+def compose(plan: MusicPlan, seed: int, duration_s: float) -> Iterator[Phrase]:
+    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade.
+
+    The plan is asked for the specification of each phrase when the one before has been taken. A phrase that the plan
+    would change on its way ends at that bar, two bars long at least.
+    """
     composer = Composer(seed)
-    beats_per_bar = composer.beats_per_bar
-    bar_s = beats_per_bar * 60 / spec.tempo_bpm
-    num_bars = max(0, int((duration_s - min(_LAST_CHORD_S, 0.35 * duration_s)) / bar_s))
-    start_s = 0.0
-    for label, bars in _form(num_bars, cast(spec.instruments).accompanies):
-        is_last = num_bars == bars
-        phrase = composer.phrase(spec, label, start_s, bars, leads_home=is_last)
-        num_bars -= bars
-        start_s = phrase.end_s
+    body_s = duration_s - min(_LAST_CHORD_S, 0.35 * duration_s)
+    start_s, spec = 0.0, plan.spec_at(0.0)
+    num_bars = composer.bars_within(body_s, spec)
+    form = Form(num_bars, cast(spec.instruments).accompanies)
+    while num_bars:
+        label, bars = form.next(num_bars)
+        bars = _bars_before_change(plan, spec, start_s, bars, composer.bar_s(spec))
+        phrase = composer.phrase(spec, label, start_s, bars, leads_home=bars == num_bars)
         yield phrase
+        num_bars -= bars
+        start_s, before = phrase.end_s, spec
+        spec = plan.spec_at(start_s + _ROUNDING_S)
+        if num_bars and spec.tempo_bpm != before.tempo_bpm:
+            num_bars = composer.bars_within(body_s - start_s, spec)
     yield composer.ending(spec, start_s, duration_s - start_s)
 
 
-def _form(num_bars: int, with_intro: bool) -> Iterator[tuple[str, int]]:
-    """Labels and lengths of the phrases that fill `num_bars`; the last has three to six bars, so that none is left."""
-    if num_bars >= _INTRO_FROM_BARS and with_intro:
-        yield "intro", 2
-        num_bars -= 2
-    index = 0
-    while num_bars:
+def _bars_before_change(plan: MusicPlan, spec: MusicSpec, start_s: float, num_bars: int, bar_s: float) -> int:
+    """How many of `num_bars` from `start_s` the plan leaves as they begin."""
+    return next(
+        (bar for bar in range(_TURN_BARS, num_bars) if plan.spec_at(start_s + bar * bar_s + _ROUNDING_S) != spec),
+        num_bars,
+    )
+
+
+class Form:
+    """The order of phrases: an introduction where there is time and accompaniment for one, then the themes in turn."""
+
+    def __init__(self, num_bars: int, with_intro: bool) -> None:
+        self._intro_follows = num_bars >= _INTRO_FROM_BARS and with_intro
+        self._index = 0
+
+    def next(self, num_bars: int) -> tuple[str, int]:
+        """Label and length of the next phrase of `num_bars` that are left; the last one takes up to six bars."""
+        if self._intro_follows:
+            self._intro_follows = False
+            return "intro", 2
         bars = _PHRASE_BARS if num_bars >= 2 * _PHRASE_BARS - 1 else num_bars
-        num_bars -= bars
-        yield _CYCLE[index % len(_CYCLE)] if num_bars or not index else "return", bars
-        index += 1
+        closes = bars == num_bars and self._index > 0
+        label = "return" if closes else _CYCLE[self._index % len(_CYCLE)]
+        self._index += 1
+        return label, bars
 
 
 class Composer:
-    """Writes phrases that belong together: it remembers its themes and where each voice was left.
+    """Composes consecutive phrases; its state is the themes and the last note of each voice.
 
-    The specification is given with each phrase, so that it may change from one to the next.
+    The specification is an argument of each phrase, so that it may change from one to the next.
     """
 
     def __init__(self, seed: int) -> None:
@@ -80,31 +105,42 @@ class Composer:
         self._voicings: dict[str, tuple[int, ...]] = {}
         self._bass_pitch = 40
 
+    def bar_s(self, spec: MusicSpec) -> float:
+        """Length of a bar in seconds."""
+        return self.beats_per_bar * 60 / spec.tempo_bpm
+
+    def bars_within(self, seconds: float, spec: MusicSpec) -> int:
+        """How many whole bars `seconds` hold."""
+        return max(0, int(seconds / self.bar_s(spec)))
+
     def phrase(self, spec: MusicSpec, label: str, start_s: float, num_bars: int, leads_home: bool) -> Phrase:
-        """The next phrase, `num_bars` long; `leads_home` ends it on a cadence whose tonic is the ending's."""
+        """Compose the next phrase of `num_bars`; `leads_home` ends it on a cadence that resolves in the ending."""
         key = Key.named(spec.tonic, spec.mode)
         ending = "home" if leads_home else "closed" if label in ("answer", "return") else "open"
         degrees = progression(spec.mode, num_bars, ending, self._rng)
         chords = tuple(coloured(degree, key, self._rng, _COLOUR_CHANCE) for degree in degrees)
-        velocity = _VELOCITY[spec.dynamics] + _SHADE[label]
+        velocity = VELOCITY[spec.dynamics] + _SHADE[label]
         bars = Bars(key, chords, self.beats_per_bar, spec.tempo_bpm, velocity)
         notes = self._parts(bars, spec, label, ending)
         self._num_bars += num_bars
-        return Phrase(label, start_s, spec.tempo_bpm, self.beats_per_bar, num_bars, degrees, _shaped(notes, bars))
+        return Phrase(
+            label, start_s, spec.tempo_bpm, spec.dynamics, self.beats_per_bar, num_bars, degrees, _shaped(notes, bars)
+        )
 
     def ending(self, spec: MusicSpec, start_s: float, length_s: float) -> Phrase:
-        """The final tonic chord, `length_s` long: everyone plays, softly, and lets it fade."""
+        """Compose the final tonic chord, `length_s` long, softly, with all instruments."""
         key = Key.named(spec.tonic, spec.mode)
         beats = length_s * spec.tempo_bpm / 60
-        velocity = _VELOCITY[spec.dynamics] + _SHADE["ending"]
+        velocity = VELOCITY[spec.dynamics] + _SHADE["ending"]
         bars = Bars(key, (Chord(0),), self.beats_per_bar, spec.tempo_bpm, velocity)
         notes = self._final_chord(bars, cast(spec.instruments), beats)
         if SHORT_RINGING.issuperset(spec.instruments):
             notes += _echoes(notes, beats - _LAST_STROKE_S * spec.tempo_bpm / 60)
-        return Phrase("ending", start_s, spec.tempo_bpm, self.beats_per_bar, 1, (0,), tuple(sorted(notes, key=_order)))
+        played = tuple(sorted(notes, key=_order))
+        return Phrase("ending", start_s, spec.tempo_bpm, spec.dynamics, self.beats_per_bar, 1, (0,), played)
 
     def _parts(self, bars: Bars, spec: MusicSpec, label: str, ending: str) -> list[Note]:
-        """All parts of a phrase, a turn of two bars at a time where several instruments share a role."""
+        """Compose all parts of a phrase; instruments that share a role alternate every two bars."""
         players = cast(spec.instruments)
         sings = label != "intro" and bool(players.leads)
         melody = self._melody(bars, players, spec, label, ending) if sings else []
@@ -125,7 +161,7 @@ class Composer:
         return notes
 
     def _melody(self, bars: Bars, players: Cast, spec: MusicSpec, label: str, ending: str) -> list[Note]:
-        """The theme of this phrase, led by one instrument after the other."""
+        """Compose the melody of this phrase, played by the lead instruments in turn."""
         theme = self._theme(label, spec)
         ranges = [melody_range(name) for name in players.leads]
         low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
@@ -144,7 +180,7 @@ class Composer:
         ]
 
     def _theme(self, label: str, spec: MusicSpec) -> Theme:
-        """The main theme or the contrasting one; answers and returns vary it, and each cycle brings a new contrast."""
+        """Return the main or contrasting theme; answers and returns are varied, each cycle has a new contrast."""
         kind = "second" if label in ("contrast", "bridge") else "main"
         if kind not in self._themes or label == "contrast":
             self._themes[kind] = new_theme(self.beats_per_bar, _liveliness(spec), self._rng)
@@ -152,7 +188,7 @@ class Composer:
         return theme.varied(self._rng) if label in ("answer", "return") else theme
 
     def _turn(self, bars: Bars, players: Cast, label: str, turn: int, melody: list[Note]) -> list[Note]:
-        """Two bars of the parts in which instruments take turns."""
+        """Compose two bars of the parts in which instruments alternate."""
         around = 52 if not players.leads or TABLE[players.leads[0]].melody_centre >= 64 else 60
         notes: list[Note] = []
         for index, name in enumerate(on_duty(players.arpeggios, turn, 2)):
@@ -167,7 +203,7 @@ class Composer:
         return notes
 
     def _final_chord(self, bars: Bars, players: Cast, beats: float) -> list[Note]:
-        """Bass and pads at once, plucked strings rolled upwards, the melody on the tonic, a bell last."""
+        """Compose the final chord: bass and pads, plucked strings arpeggiated, melody on the tonic, a bell last."""
         velocity, key = bars.velocity, bars.key
         held = max(0.5, beats - 0.5)
         notes = [Note(0.0, held, DEEP_STROKE, velocity - 6, DRUM, "drum") for _ in players.drums]
@@ -197,7 +233,7 @@ class Composer:
         return notes
 
     def _final_pitch(self, name: str, index: int, key: Key) -> int:
-        """The tonic for the first singer, near where the melody was; fifth, third, tonic, ... for the others."""
+        """Return the tonic for the first lead, near its last note; fifth, third, tonic, ... for the others."""
         pitch_class = key.pitch((0, 4, 2)[index % 3]) % 12
         low, high = melody_range(name)
         near = self._singer.last_pitch if index == 0 and self._singer.last_pitch else TABLE[name].melody_centre
@@ -205,7 +241,7 @@ class Composer:
 
 
 def _echoes(notes: list[Note], until_beat: float) -> list[Note]:
-    """The notes again every two beats, softer each time: for instruments that cannot hold a chord."""
+    """Repeat the notes every two beats, softer each time, for instruments that cannot sustain a chord."""
     times = range(1, max(1, math.ceil(until_beat / _ECHO_BEATS)))
     return [
         replace(note, start_beat=note.start_beat + _ECHO_BEATS * i, velocity=max(note.velocity - _ECHO_STEP * i, 20))
@@ -216,13 +252,13 @@ def _echoes(notes: list[Note], until_beat: float) -> list[Note]:
 
 
 def _liveliness(spec: MusicSpec) -> float:
-    """How much a melody moves within the bar: more where beats are long, and where it is played louder."""
+    """Return the rhythmic density of a melody, 0..1: higher for longer beats and louder dynamics."""
     slow = min(max((120 - spec.tempo_bpm) / 70, 0.0), 1.0)
-    return 0.2 + 0.45 * slow + 0.07 * list(_VELOCITY).index(spec.dynamics)
+    return 0.2 + 0.45 * slow + 0.07 * list(VELOCITY).index(spec.dynamics)
 
 
 def _shaped(notes: list[Note], bars: Bars) -> tuple[Note, ...]:
-    """The notes in order, their velocities rising to the middle of the phrase and falling to its end."""
+    """Sort the notes, and shape their velocities: rising to the middle of the phrase and falling to its end."""
 
     def swelled(note: Note) -> Note:
         arc = math.sin(math.pi * min(note.start_beat / bars.num_beats, 1.0))

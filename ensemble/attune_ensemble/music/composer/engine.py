@@ -1,4 +1,4 @@
-"""The composer as a music engine: from a request to chunks of sound."""
+"""The composer as a music engine: from a request to chunks of audio."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import DYNAMICS
 from attune_ensemble.music.composer.composition import compose
+from attune_ensemble.music.composer.dynamics import lift_db, stroke_gain_db
 from attune_ensemble.music.composer.mastering import Forecast, GainRider, Limiter
 from attune_ensemble.music.composer.performance import Stroke, perform
 from attune_ensemble.music.composer.renderer import Renderer
 from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
-from attune_ensemble.music.composer.score import Score
+from attune_ensemble.music.composer.score import Phrase, Score
 from attune_ensemble.music.engine import Audio, MusicRequest
 
 _HORIZON_S = 32.0
@@ -23,10 +24,13 @@ _FADE_OUT_S = 3.2
 
 
 class ComposerEngine:
-    """Composes from the specification (the prompt's words are not read) and plays it with sampled instruments.
+    """Composes from the plan's specifications (the prompt's words are not read) and plays with sampled instruments.
 
-    The rooms are made with the engine; samples are read when first needed and kept for the next piece, within about
-    96 MiB. Several threads may play at once.
+    Each phrase is as the plan says at its start: tempo, key, players and dynamics may change from one to the next, and
+    the room's tone and the loudness go with the dynamics.
+
+    The rooms are built with the engine; samples are loaded on first use and cached for later pieces, within about
+    96 MiB. Thread-safe.
     """
 
     name = "composer"
@@ -44,7 +48,9 @@ class ComposerEngine:
         that is not longer than nothing, and for settings of sampling, of which there is none here.
         """
         if request.sampling is not None:
-            raise InvalidOption("temperature, top_k, top_p and guidance are for musicgen: the composer samples nothing")
+            raise InvalidOption(
+                "temperature, top_k, top_p and guidance are for an engine that samples: the composer samples nothing"
+            )
         if not (math.isfinite(chunk_s) and chunk_s > 0):
             raise InvalidOption(f"chunk_s must be greater than 0, not {chunk_s}")
         return _chunks(self._blocks(request), max(1, round(chunk_s * SAMPLE_RATE)))
@@ -59,34 +65,56 @@ class ComposerEngine:
 
     def score(self, request: MusicRequest) -> Score:
         """The score of the piece that `generate` plays."""
-        return Score.of(compose(request.spec, request.seed, request.duration_s))
+        return Score.of(compose(request.plan, request.seed, request.duration_s))
 
     def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
-        """The finished piece in blocks [N, 2] of whatever size falls out of rendering; exactly its length in all."""
+        """Yield the finished piece in blocks [N, 2] of any size, of exactly its length in total."""
         forecast = Forecast(self._library)
-        renderer = Renderer(_strokes(request, forecast), self._library)
-        room, rider, limiter = Room(request.spec.dynamics), GainRider(forecast), Limiter()
+        players = _Players(request, forecast)
+        renderer = Renderer(players.strokes(), self._library)
+        room, rider, limiter = Room(players.dynamics_at(0.0)), GainRider(forecast), Limiter()
         total = round(request.duration_s * SAMPLE_RATE)
         position = -Limiter.DELAY
         while position < total:
-            sound, power = room.process(renderer.block())
+            mix = renderer.block()
+            room.follow(players.dynamics_at((position + Limiter.DELAY + BLOCK) / SAMPLE_RATE))
+            sound, power = room.process(mix)
             sound = limiter.process(sound * rider.ramp(power))
             block = np.ascontiguousarray(sound[:, max(0, -position) : total - position].T)
             yield block * _fade_out(max(position, 0), len(block), total)[:, None]
             position += BLOCK
 
 
-def _strokes(request: MusicRequest, forecast: Forecast) -> Iterator[Stroke]:
-    """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
-    waiting: list[list[Stroke]] = []
-    for phrase in compose(request.spec, request.seed, request.duration_s):
-        strokes = perform(phrase, request.seed)
-        forecast.add(strokes, min(phrase.end_s, request.duration_s))
-        waiting.append(strokes)
-        while waiting and _start_s(waiting[0]) < phrase.end_s - _HORIZON_S:
-            yield from waiting.pop(0)
-    for strokes in waiting:
-        yield from strokes
+class _Players:
+    """Compose and perform a piece; remember the dynamics of what they have played so far."""
+
+    def __init__(self, request: MusicRequest, forecast: Forecast) -> None:
+        self._request = request
+        self._forecast = forecast
+        self._dynamics: list[tuple[float, str]] = []  # of each phrase, from its start
+
+    def strokes(self) -> Iterator[Stroke]:
+        """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
+        waiting: list[list[Stroke]] = []
+        for phrase in compose(self._request.plan, self._request.seed, self._request.duration_s):
+            strokes = self._performed(phrase)
+            waiting.append(strokes)
+            while waiting and _start_s(waiting[0]) < phrase.end_s - _HORIZON_S:
+                yield from waiting.pop(0)
+        for strokes in waiting:
+            yield from strokes
+
+    def dynamics_at(self, time_s: float) -> str:
+        """The dynamics of the phrase that has begun by `time_s`, which is composed as soon as its strokes are read."""
+        return next(dynamics for start_s, dynamics in reversed(self._dynamics) if start_s <= time_s)
+
+    def _performed(self, phrase: Phrase) -> list[Stroke]:
+        self._dynamics.append((phrase.start_s, phrase.dynamics))
+        first = self._dynamics[0][1]
+        strokes = perform(phrase, self._request.seed, stroke_gain_db(phrase.dynamics, first))
+        end_s = min(phrase.end_s, self._request.duration_s)
+        self._forecast.add(strokes, end_s, lift_db(phrase.dynamics, first))
+        return strokes
 
 
 def _start_s(strokes: list[Stroke]) -> float:
@@ -94,14 +122,14 @@ def _start_s(strokes: list[Stroke]) -> float:
 
 
 def _fade_out(start: int, length: int, total: int) -> Audio:
-    """Gain [length] of the frames from `start`: one until the last seconds, then falling to nothing."""
+    """Return the gain [length] of the frames from `start`: one until the last seconds, then falling to zero."""
     fade = min(round(_FADE_OUT_S * SAMPLE_RATE), int(0.35 * total))
     progress = (np.arange(start, start + length) - (total - fade)) / fade
     return np.cos(np.clip(progress, 0, 1) * (np.pi / 2)).astype(np.float32) ** 2
 
 
 def _chunks(blocks: Iterator[Audio], chunk: int) -> Iterator[Audio]:
-    """The same frames in pieces of `chunk`, the last one shorter."""
+    """Regroup the frames into pieces of `chunk` frames, the last one shorter."""
     waiting: list[Audio] = []
     num_waiting = 0
     for block in blocks:

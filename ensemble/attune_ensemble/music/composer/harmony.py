@@ -1,7 +1,7 @@
 """Harmony: modes, diatonic chords, progressions with their cadences, and voice-leading.
 
 A scale step counts the notes of the mode upwards from the tonic in the octave of middle C: step 0 is the tonic, step 7
-the tonic an octave above. Progressions stay inside the mode and leave out its diminished triad.
+the tonic an octave above. Progressions are diatonic and avoid the diminished triad.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERVALS = {
     "ionian": (0, 2, 4, 5, 7, 9, 11),
     "lydian": (0, 2, 4, 6, 7, 9, 11),
 }
-"""Semitones above the tonic of the seven notes of each mode."""
+"""Intervals of the seven notes of each mode above the tonic, in semitones."""
 
 _MIDDLE_C = 60
 
@@ -34,7 +34,7 @@ class Key:
 
     @classmethod
     def named(cls, tonic: str, mode: str) -> Key:
-        """The key that a specification names."""
+        """Return the key of a specification."""
         return cls(TONICS.index(tonic), mode)
 
     @property
@@ -43,12 +43,12 @@ class Key:
         return frozenset((self.tonic + interval) % 12 for interval in INTERVALS[self.mode])
 
     def pitch(self, step: int) -> int:
-        """MIDI pitch of a scale step."""
+        """Return the MIDI pitch of a scale step."""
         octave, degree = divmod(step, 7)
         return _MIDDLE_C + self.tonic + 12 * octave + INTERVALS[self.mode][degree]
 
     def nearest_step(self, pitch: int) -> int:
-        """The highest scale step that is not above `pitch`."""
+        """Return the highest scale step that is not above `pitch`."""
         octave, interval = divmod(pitch - _MIDDLE_C - self.tonic, 12)
         degree = max(i for i, semitones in enumerate(INTERVALS[self.mode]) if semitones <= interval)
         return 7 * octave + degree
@@ -56,26 +56,26 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Chord:
-    """A diatonic chord: its root's degree (0..6) and its tones as scale steps above the root."""
+    """A diatonic chord: the degree of its root (0..6) and its tones as scale steps above the root."""
 
     degree: int
     tones: tuple[int, ...] = (0, 2, 4)
 
     def has_step(self, step: int) -> bool:
-        """Whether a scale step is a tone of the triad."""
+        """Return whether a scale step is a tone of the triad."""
         return (step - self.degree) % 7 in (0, 2, 4)
 
     def pitch_classes(self, key: Key) -> tuple[int, ...]:
-        """Pitch classes of its tones, root first."""
+        """Return the pitch classes of its tones, root first."""
         return tuple(key.pitch(self.degree + tone) % 12 for tone in self.tones)
 
     def pitches_between(self, key: Key, low: int, high: int) -> list[int]:
-        """All its tones from `low` to `high`, ascending."""
+        """Return all its tones from `low` to `high`, ascending."""
         classes = self.pitch_classes(key)
         return [pitch for pitch in range(low, high + 1) if pitch % 12 in classes]
 
 
-# Four bars each, in degrees counted from 1 as musicians do. "open" ends away from the tonic, so that more must follow.
+# Four bars each, in degrees counted from 1. "open" ends away from the tonic (a half cadence).
 _OPEN = {
     "ionian": ("1 5 6 4", "1 6 4 5", "1 3 4 5", "1 4 6 5", "1 6 2 5", "6 4 1 5"),
     "lydian": ("1 2 6 5", "1 5 2 5", "1 3 6 2", "1 2 3 5", "6 2 1 5"),
@@ -103,9 +103,9 @@ _LEADING_HOME = {
 
 
 def progression(mode: str, num_bars: int, ending: str, rng: random.Random) -> tuple[int, ...]:
-    """Degrees (0..6), one a bar.
+    """Return degrees (0..6), one per bar.
 
-    `ending` is "open", "closed" (on the tonic), or "home" (on a cadence whose tonic is still to follow).
+    `ending` is "open", "closed" (on the tonic), or "home" (on a cadence that the following tonic resolves).
     """
     bars = _degrees(rng.choice(_CLOSED[mode] if ending == "closed" else _OPEN[mode]))
     if ending == "home":
@@ -122,7 +122,7 @@ def _degrees(numerals: str) -> tuple[int, ...]:
 
 
 def coloured(degree: int, key: Key, rng: random.Random, chance: float) -> Chord:
-    """The triad on `degree`, now and then with a ninth or seventh that lies a whole tone from its neighbours."""
+    """Return the triad on `degree`, at random with a ninth or seventh that is a whole tone from its neighbours."""
     if rng.random() >= chance:
         return Chord(degree)
     root, third, fifth = (key.pitch(degree + tone) for tone in (0, 2, 4))
@@ -136,7 +136,7 @@ def coloured(degree: int, key: Key, rng: random.Random, chance: float) -> Chord:
 
 
 def voicing(chord: Chord, key: Key, low: int, high: int, num_voices: int, previous: tuple[int, ...]) -> tuple[int, ...]:
-    """The voicing of `chord` between `low` and `high` that moves least from `previous` (ascending pitches)."""
+    """Return the voicing of `chord` in `low`..`high` with the least motion from `previous` (ascending pitches)."""
     candidates = combinations(chord.pitches_between(key, low, high), num_voices)
     usable = [pitches for pitches in candidates if _is_clear(pitches)]
     if not usable:
@@ -146,7 +146,7 @@ def voicing(chord: Chord, key: Key, low: int, high: int, num_voices: int, previo
 
 
 def _is_clear(pitches: tuple[int, ...]) -> bool:
-    """No seconds below F4, no semitones anywhere, no gaps of more than an octave."""
+    """Return whether there are no seconds below F4, no semitones, and no gaps of more than an octave."""
     gaps = [(upper - lower, lower) for lower, upper in pairwise(pitches)]
     return all(gap >= (3 if lower < 65 else 2) and gap <= 12 for gap, lower in gaps)
 
@@ -163,7 +163,7 @@ def _cost(pitches: tuple[int, ...], previous: tuple[int, ...], third: int, centr
 
 
 def _parallel_perfect(pitches: tuple[int, ...], previous: tuple[int, ...]) -> int:
-    """How many pairs of voices move in parallel fifths or octaves."""
+    """Return the number of pairs of voices that move in parallel fifths or octaves."""
     count = 0
     for i, j in combinations(range(len(pitches)), 2):
         before, after = (previous[j] - previous[i]) % 12, (pitches[j] - pitches[i]) % 12

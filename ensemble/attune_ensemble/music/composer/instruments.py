@@ -1,4 +1,4 @@
-"""What the composer and the mixer know about each instrument."""
+"""Properties of the instruments, for the composer and the mixer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Range (MIDI pitches), where its melodies lie, how it sounds on, and its place in the mix.
+    """Range (MIDI pitches), melodic register, envelope, and position in the mix.
 
-    `pan` runs from -1 (left) to 1 (right); `send` is the amplitude sent to the room; `release_s` is how long a note
-    takes to fade once it is let go; a sustained instrument holds its notes, any other lets them ring.
+    `pan` runs from -1 (left) to 1 (right); `send` is the amplitude sent to the reverberation; `release_s` is the
+    release time of a note; a sustained instrument holds its notes, on any other they decay freely.
     """
 
     low: int
@@ -48,7 +48,7 @@ TABLE = {
 """Every instrument that a specification may name."""
 
 SHORT_RINGING = frozenset({"celesta", "marimba", "frame_drum"})
-"""Those whose notes are gone after two seconds at most."""
+"""Instruments whose notes decay within two seconds."""
 
 ROLE_LEVEL_DB = {
     "melody": -2.0,

@@ -1,4 +1,4 @@
-"""K-weighting and gated loudness after ITU-R BS.1770-4, in the forms that the composer needs."""
+"""K-weighting and gated loudness by ITU-R BS.1770-4, in the forms that the composer needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Mastering: the gain that brings a piece to -18 LUFS without hearing it first, and the limiter.
+"""Mastering: a feed-forward gain that brings a piece to -18 LUFS in a single pass, and the limiter.
+
+Where the dynamics change on the way, it is the first ones that are brought to -18 LUFS, and the others lie above or
+below as their strokes do.
 
 The score says what will be played and every sample's K-weighted level is known, so the loudness of the next half minute
 can be forecast before a note of it is rendered. What the forecast misses (beating, the room) is measured while the
@@ -32,43 +35,52 @@ _PAST_S = 60.0
 
 
 class Forecast:
-    """K-weighted power of the music to come, on the level grid, from its strokes. Forgets what is a minute old."""
+    """Forecast of K-weighted power on the level grid, from strokes. Keeps one minute of the past."""
 
     def __init__(self, library: SampleLibrary) -> None:
         self._library = library
         self._start_hop = 0
         self._dry: FloatArray = np.zeros(0)
         self._sent: FloatArray = np.zeros(0)
+        self._lift: FloatArray = np.zeros(0)
 
-    def add(self, strokes: Iterable[Stroke], end_s: float) -> None:
-        """Take in strokes; the forecast then reaches at least to `end_s`."""
-        self._reach(math.ceil(end_s / LEVEL_HOP_S))
+    def add(self, strokes: Iterable[Stroke], end_s: float, lift_db: float = 0.0) -> None:
+        """Take in the strokes of a phrase; the forecast then reaches at least to `end_s`.
+
+        `lift_db` is how much louder than the beginning of the piece the phrase shall be heard.
+        """
+        self._reach(math.ceil(end_s / LEVEL_HOP_S), 10 ** (lift_db / 10))
         for stroke in strokes:
             self._add(stroke)
 
     def forget_before(self, position_s: float) -> None:
-        """Let go of what lies more than a minute before `position_s`."""
+        """Drop what is more than a minute before `position_s`."""
         num_old = int((position_s - _PAST_S) / LEVEL_HOP_S) - self._start_hop
         if num_old > 0:
-            self._dry, self._sent = self._dry[num_old:], self._sent[num_old:]
+            self._dry, self._sent, self._lift = (curve[num_old:] for curve in (self._dry, self._sent, self._lift))
             self._start_hop += num_old
 
     def power(self) -> FloatArray:
-        """Power of all hops that are remembered or foreseen, the room included."""
+        """Power of all hops in the window of the forecast, including reverberation."""
         decay = np.exp(-np.arange(_ROOM_DECAY_HOPS) * LEVEL_HOP_S / _ROOM_DECAY_S)
         return self._dry + np.convolve(self._sent, decay / decay.sum())[: len(self._dry)]
 
+    def power_without_lift(self) -> FloatArray:
+        """The same, as if all of it were to be heard as loud as the beginning of the piece."""
+        return self.power() / self._lift
+
     def power_between(self, start_s: float, end_s: float) -> float:
-        """Mean power from `start_s` to `end_s`."""
+        """Return the mean power from `start_s` to `end_s`."""
         first = int(start_s / LEVEL_HOP_S) - self._start_hop
         last = max(first + 1, math.ceil(end_s / LEVEL_HOP_S) - self._start_hop)
         return float(np.mean(self.power()[first:last])) if first < len(self._dry) else 0.0
 
-    def _reach(self, end_hop: int) -> None:
+    def _reach(self, end_hop: int, lift: float) -> None:
         missing = end_hop - self._start_hop - len(self._dry)
         if missing > 0:
             self._dry = np.concatenate([self._dry, np.zeros(missing)])
             self._sent = np.concatenate([self._sent, np.zeros(missing)])
+            self._lift = np.concatenate([self._lift, np.full(missing, lift)])
 
     def _add(self, stroke: Stroke) -> None:
         zone = self._library.zone(stroke.instrument, stroke.pitch)
@@ -84,7 +96,7 @@ class Forecast:
 
 
 class GainRider:
-    """The gain of each block: the forecast's, corrected by how the measured loudness compares with it."""
+    """The gain of each block: by the forecast, corrected by the ratio of measured to forecast loudness."""
 
     _MEMORY_S = 15.0
     _TRUST_S = 3.0
@@ -99,7 +111,7 @@ class GainRider:
         self._position_s = 0.0
 
     def ramp(self, measured_power: float) -> Frames:
-        """Gain [BLOCK] for the next block, whose K-weighted power before any gain is `measured_power`."""
+        """Return the gain [BLOCK] of the next block, whose K-weighted power before gain is `measured_power`."""
         end_s = self._position_s + BLOCK / SAMPLE_RATE
         keep = math.exp(-BLOCK / SAMPLE_RATE / self._MEMORY_S)
         self._measured = keep * self._measured + measured_power
@@ -113,7 +125,7 @@ class GainRider:
 
     def _wanted_db(self) -> float:
         self._forecast.forget_before(self._position_s)
-        power = self._forecast.power()
+        power = self._forecast.power_without_lift()
         doubt = self._TRUST_S * SAMPLE_RATE / BLOCK * float(np.mean(power)) + 1e-12
         miss_db = 10 * math.log10((self._measured + doubt) / (self._foreseen + doubt))
         miss_db = min(max(miss_db, -self._MAX_CORRECTION_DB), self._MAX_CORRECTION_DB)
@@ -121,12 +133,12 @@ class GainRider:
 
 
 class Limiter:
-    """A look-ahead limiter of true peaks; delays the sound by `DELAY` frames."""
+    """A look-ahead true-peak limiter; delays the audio by `DELAY` frames."""
 
     _HOP = 32
     _LOOK_AHEAD_HOPS = 8
     _RELEASE_HOPS = 150
-    _HELD_HOPS = _LOOK_AHEAD_HOPS + 3  # the last for peaks that the interpolation filter finds late
+    _HELD_HOPS = _LOOK_AHEAD_HOPS + 3  # one more for the delay of the interpolation filter
     DELAY = _HOP * _LOOK_AHEAD_HOPS
 
     def __init__(self) -> None:
@@ -136,7 +148,7 @@ class Limiter:
         self._released = np.ones(self._HELD_HOPS - 1 + self._LOOK_AHEAD_HOPS)
 
     def process(self, block: Frames) -> Frames:
-        """The block [2, BLOCK], `DELAY` frames late, under the ceiling."""
+        """Limit a block [2, BLOCK]; returns it delayed by `DELAY` frames and below the ceiling."""
         heard = np.concatenate([self._tail, block], axis=1)
         self._tail = heard[:, -2 * _HALF_TAPS :]
         released = self._release(self._wanted(heard))
@@ -150,14 +162,14 @@ class Limiter:
         return late * self._smooth(history)
 
     def _wanted(self, heard: Frames) -> FloatArray:
-        """The gain that each hop needs by itself."""
+        """Return the gain that each hop requires on its own."""
         if np.abs(heard).max() < self._ceiling / math.sqrt(2):
             return np.ones(BLOCK // self._HOP)
         peaks = _true_peaks(heard).reshape(-1, self._HOP).max(axis=1)
         return np.minimum(1.0, self._ceiling / np.maximum(peaks, 1e-9))
 
     def _release(self, wanted: FloatArray) -> FloatArray:
-        """Falls at once, comes back over about 150 ms."""
+        """Apply instant attack and a release of about 150 ms."""
         gain = float(self._released[-1])
         if gain == 1.0 and wanted.min() == 1.0:
             return wanted
@@ -169,7 +181,7 @@ class Limiter:
         return released
 
     def _smooth(self, history: FloatArray) -> Frames:
-        """Gain [BLOCK]: the least of the hops held, averaged over the look-ahead, straight lines between hops."""
+        """Return the gain [BLOCK]: minimum over the held hops, averaged over the look-ahead, linear between hops."""
         held = np.lib.stride_tricks.sliding_window_view(history, self._HELD_HOPS).min(axis=1)
         sums = np.cumsum(np.concatenate([[0.0], held]))
         nodes = (sums[self._LOOK_AHEAD_HOPS :] - sums[: -self._LOOK_AHEAD_HOPS]) / self._LOOK_AHEAD_HOPS
@@ -182,7 +194,7 @@ _PHASES = 4
 
 
 def _interpolation_kernels() -> Frames:
-    """Windowed-sinc kernels [3, 16] that give the signal a quarter, a half and three quarters of a frame on."""
+    """Return windowed-sinc kernels [3, 16] that interpolate at 1/4, 1/2 and 3/4 of a frame."""
     offsets = np.arange(-_HALF_TAPS + 1, _HALF_TAPS + 1)
     shifts = np.arange(1, _PHASES)[:, None] / _PHASES
     distance = offsets - shifts
@@ -194,7 +206,7 @@ _KERNELS = _interpolation_kernels()
 
 
 def _true_peaks(heard: Frames) -> Frames:
-    """Largest magnitude at and between frames, [BLOCK], for a block preceded by 16 frames of the past."""
+    """Return the largest magnitude [BLOCK] at and between frames, for a block preceded by 16 frames of the past."""
     windows = np.lib.stride_tricks.sliding_window_view(heard, 2 * _HALF_TAPS, axis=1)[:, -BLOCK:]
     between = np.abs(windows @ _KERNELS.T).max(axis=2)
     return np.maximum(between, np.abs(heard[:, -BLOCK:])).max(axis=0)

@@ -1,6 +1,6 @@
-"""Melody: a theme is made of short rhythmic cells with a contour, and is fitted to the chords of each phrase anew.
+"""Melody: a theme consists of short rhythmic cells with a contour, and is fitted to the chords of each phrase.
 
-The same cells come back varied (turned upside down, ornamented, thinned), so that a listener hears one idea develop.
+Cells recur in variations (inverted, ornamented, thinned) for motivic development.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ _LARGEST_LEAP = 4
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One bar of a theme: onsets, for each note the scale steps from the one before, and the bar's length in beats."""
+    """One bar of a theme: onsets, the interval of each note from the one before in scale steps, and length in beats."""
 
     onsets: tuple[float, ...]
     steps: tuple[int, ...]
     beats: int
 
     def inverted(self) -> Cell:
-        """The contour upside down."""
+        """Return the cell with its contour inverted."""
         return replace(self, steps=tuple(-step for step in self.steps))
 
     def thinned(self) -> Cell:
-        """Only the notes on whole beats of an even count, as an echo would keep them."""
+        """Return the cell reduced to its notes on even beats."""
         kept = [i for i, onset in enumerate(self.onsets) if onset % 2 == 0] or [0]
         return Cell(tuple(self.onsets[i] for i in kept), tuple(self.steps[i] for i in kept), self.beats)
 
     def ornamented(self) -> Cell:
-        """The longest note turned into a neighbour-note figure of half beats."""
+        """Return the cell with its longest note replaced by a neighbour-note figure of half beats."""
         lengths = [b - a for a, b in zip(self.onsets, (*self.onsets[1:], float(self.beats)), strict=True)]
         i = max(range(len(lengths)), key=lambda k: lengths[k])
         if lengths[i] < 2:
@@ -69,21 +69,21 @@ class Theme:
     cadence: Cell
 
     def varied(self, rng: random.Random) -> Theme:
-        """A variation that is still recognised."""
+        """Return a recognisable variation."""
         change = rng.choice((Cell.inverted, Cell.ornamented, Cell.thinned))
         if rng.random() < 0.6:
             return replace(self, answer=change(self.answer))
         return replace(self, statement=change(self.statement))
 
     def cells(self, num_bars: int) -> list[Cell]:
-        """Statement, answer, statement, ... and the cadence last."""
+        """Return statement, answer, statement, ... and the cadence last."""
         body = [(self.statement, self.answer)[bar % 2] for bar in range(num_bars - 1)]
         return [*body, self.cadence]
 
 
 @dataclass(frozen=True, slots=True)
 class MelodyNote:
-    """A note of a melody before it is given to an instrument."""
+    """A note of a melody, not yet assigned to an instrument."""
 
     beat: float
     beats: float
@@ -92,7 +92,7 @@ class MelodyNote:
 
 
 def new_theme(beats_per_bar: int, liveliness: float, rng: random.Random) -> Theme:
-    """A theme; `liveliness` (0..1) is the chance that a cell moves rather than rests."""
+    """Draw a theme; `liveliness` (0..1) is the probability of a dense cell."""
 
     def cell(pool: tuple[tuple[float, ...], ...]) -> Cell:
         onsets = rng.choice(pool)
@@ -106,25 +106,25 @@ def new_theme(beats_per_bar: int, liveliness: float, rng: random.Random) -> Them
 
 @dataclass(frozen=True, slots=True)
 class Compass:
-    """The notes a melody may use: a key, from `low` to `high`."""
+    """The compass of a melody: a key, from `low` to `high`."""
 
     key: Key
     low: int
     high: int
 
     def holds(self, step: int) -> bool:
-        """Whether the scale step lies in range."""
+        """Return whether the scale step is in range."""
         return self.low <= self.key.pitch(step) <= self.high
 
     def nearest(self, step: int, fits: Callable[[int], bool]) -> int:
-        """The step nearest to `step` that fits and lies in range, the lower of two; `step` itself when none does."""
+        """Return the nearest step that fits and is in range, the lower of two; `step` itself if there is none."""
         near = sorted(range(step - 9, step + 10), key=lambda s: (abs(s - step), s))
         return next((s for s in near if fits(s) and self.holds(s)), step)
 
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A place for a note: when, how long, the theme's wish for it, and the chord that sounds."""
+    """A slot for a note: its onset, its length, the step of the theme, and the current chord."""
 
     beat: float
     beats: float
@@ -135,7 +135,7 @@ class _Slot:
 
 
 class Singer:
-    """Fits themes to chords, remembering where the last phrase ended so that the line goes on from there."""
+    """Fits themes to chords; its state is the last note, from which the next phrase continues."""
 
     def __init__(self) -> None:
         self.last_pitch: int | None = None
@@ -143,7 +143,7 @@ class Singer:
     def sing(
         self, theme: Theme, chords: tuple[Chord, ...], beats_per_bar: int, compass: Compass, home: bool
     ) -> list[MelodyNote]:
-        """A melody over `chords`, one a bar; `home` ends it on the tonic."""
+        """Compose a melody over `chords`, one per bar; `home` ends it on the tonic."""
         low, high = compass.low, compass.high
         start = (low + high) // 2 if self.last_pitch is None else min(max(self.last_pitch, low + 3), high - 3)
         step, repeats = compass.key.nearest_step(start), False
@@ -169,9 +169,9 @@ def _slots(theme: Theme, chords: tuple[Chord, ...], beats_per_bar: int) -> Itera
 
 
 def _next_step(step: int, slot: _Slot, compass: Compass, repeated: bool) -> int:
-    """The scale step after `step`: chord tones where it counts, passing and neighbour notes between them.
+    """Return the scale step after `step`: chord tones on strong beats, passing and neighbour notes between them.
 
-    A note may come twice, but not three times in a row.
+    A note may be repeated once.
     """
     chord = slot.chord
     wanted = step + slot.move if compass.holds(step + slot.move) else step - slot.move
@@ -185,6 +185,6 @@ def _next_step(step: int, slot: _Slot, compass: Compass, repeated: bool) -> int:
 
 
 def _rubs(step: int, chord: Chord, key: Key) -> bool:
-    """Whether the step lies a semitone from a tone of the chord."""
+    """Return whether the step is a semitone from a tone of the chord."""
     pitch_class = key.pitch(step) % 12
     return any((pitch_class - tone) % 12 in (1, 11) for tone in chord.pitch_classes(key))

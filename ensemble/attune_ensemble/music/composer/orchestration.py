@@ -1,6 +1,6 @@
-"""Orchestration: who plays what.
+"""Orchestration: assignment of instruments to roles.
 
-Every instrument asked for gets at least one role, and one alone gets all that it can play.
+Every instrument of the specification gets at least one role; a single instrument gets all roles that it can play.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ class Cast:
 
     @property
     def accompanies(self) -> bool:
-        """Whether anything but melody is played."""
+        """Whether there are arpeggios or pads."""
         return bool(self.arpeggios or self.pads)
 
 
 def cast(instruments: tuple[str, ...]) -> Cast:
-    """Give each instrument its natural role, then fill a missing melody and a missing bass."""
+    """Assign each instrument its default role, then fill a missing melody and a missing bass."""
     asked = tuple(dict.fromkeys(instruments))
 
     def natural(role: tuple[str, ...]) -> list[str]:
@@ -89,7 +89,7 @@ def cast(instruments: tuple[str, ...]) -> Cast:
 
 
 def _leave(group: list[str], leads: list[str], keep_if_alone: bool) -> None:
-    """Free new leads from a role that others fill; a two-handed player alone in it keeps both."""
+    """Remove new leads from a role that others fill; a two-handed instrument alone in it keeps both."""
     for name in leads:
         others = [other for other in group if other != name]
         if name in group and (others or not keep_if_alone or name not in _TWO_HANDED):
@@ -97,13 +97,13 @@ def _leave(group: list[str], leads: list[str], keep_if_alone: bool) -> None:
 
 
 def on_duty(group: tuple[str, ...], turn: int, count: int) -> tuple[str, ...]:
-    """`count` of the group, taking turns."""
+    """Return `count` instruments of the group, in rotation."""
     if len(group) <= count:
         return group
     return tuple(group[(turn * count + i) % len(group)] for i in range(count))
 
 
 def melody_range(instrument: str) -> tuple[int, int]:
-    """Lowest and highest pitch of a melody on `instrument`: about an octave and a half around its best register."""
+    """Return the lowest and highest pitch of a melody: about an octave and a half around the melodic register."""
     facts = TABLE[instrument]
     return max(facts.low, facts.melody_centre - 9), min(facts.high, facts.melody_centre + 10)

@@ -1,4 +1,4 @@
-"""Writing the parts of an accompaniment: pads, arpeggios, bass, counter-melody, bells and drum."""
+"""Composition of the accompaniment: pads, arpeggios, bass, counter-melody, bells and drum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_HELD_S = 6.2
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """The bars that a part is written for: their chords, and what the tempo and the dynamics allow."""
+    """The bars of a part: their chords, and the constraints of tempo and dynamics."""
 
     key: Key
     chords: tuple[Chord, ...]
@@ -31,12 +31,12 @@ class Bars:
 
     @property
     def is_soft(self) -> bool:
-        """Whether the part is to be played piano or softer."""
+        """Whether the dynamics are piano or softer."""
         return self.velocity < 58
 
 
 def pad_part(bars: Bars, instrument: str, index: int, previous: tuple[int, ...]) -> tuple[list[Note], tuple[int, ...]]:
-    """Chords held over whole bars, tones in common tied; also the last voicing, for the next phrase to go on from."""
+    """Compose chords over whole bars, common tones tied; also returns the last voicing, for the next phrase."""
     low, high = _window(instrument, *_PAD_WINDOWS[index % len(_PAD_WINDOWS)])
     voices = _PAD_VOICES[min(index, len(_PAD_VOICES) - 1)]
     voicings = []
@@ -55,7 +55,7 @@ def _max_bars_tied(bars: Bars) -> int:
 
 
 def _tied(voicings: list[tuple[int, ...]], max_bars: int) -> list[tuple[int, int, int]]:
-    """(pitch, first bar, number of bars) of each tone, held on while the next voicing keeps it."""
+    """Yield (pitch, first bar, number of bars) of each tone, tied while the next voicing contains it."""
     held: dict[int, int] = {}
     tones = []
     for bar, pitches in enumerate([*voicings, ()]):
@@ -83,7 +83,7 @@ _LATER_PATTERNS = {
 
 
 def arpeggio_part(bars: Bars, instrument: str, index: int, around: int, rng: random.Random) -> list[Note]:
-    """Broken chords upwards from `around`; the second player of two (`index` 1) fills the gaps of the first."""
+    """Compose ascending broken chords around `around`; the second of two players (`index` 1) fills the gaps."""
     pool = _LATER_PATTERNS if index else (_SPARSE_PATTERNS if bars.is_soft or bars.tempo_bpm > 112 else _PATTERNS)
     pattern = rng.choice(pool[bars.beats_per_bar])
     low, high = _window(instrument, around + 5 * index, around + 21)
@@ -104,7 +104,7 @@ def arpeggio_part(bars: Bars, instrument: str, index: int, around: int, rng: ran
 
 
 def bass_part(bars: Bars, instrument: str, previous: int) -> tuple[list[Note], int]:
-    """Roots, with the fifth between them where it should walk; also the last root, for the next phrase."""
+    """Compose roots, with fifths between them in a moving bass; also returns the last root, for the next phrase."""
     low, high = _window(instrument, 31, 50)
     walks = not bars.is_soft and bars.tempo_bpm < 132
     notes = []
@@ -123,7 +123,7 @@ def bass_part(bars: Bars, instrument: str, previous: int) -> tuple[list[Note], i
 
 
 def counter_part(bars: Bars, instrument: str, index: int, melody: list[Note]) -> list[Note]:
-    """Long notes below the melody: chord tones that move as little as they can and leave its pitch class alone."""
+    """Compose long notes below the melody: chord tones of least motion, other than the melody's pitch class."""
     facts = TABLE[instrument]
     low, high = max(facts.low, facts.melody_centre - 8), min(facts.high, facts.melody_centre + 5)
     pitch = facts.melody_centre - 2 - 5 * index
@@ -139,13 +139,13 @@ def counter_part(bars: Bars, instrument: str, index: int, melody: list[Note]) ->
 
 
 def _joined(notes: list[Note], i: int) -> Note:
-    """The note, a shade shorter before its own repetition so that it is heard again."""
+    """Shorten the note slightly before its own repetition, so that the repetition has an audible onset."""
     repeated = i + 1 < len(notes) and notes[i + 1].pitch == notes[i].pitch
     return replace(notes[i], duration_beats=notes[i].duration_beats - 0.25) if repeated else notes[i]
 
 
 def bells_part(bars: Bars, instrument: str, rng: random.Random) -> list[Note]:
-    """A high chord tone here and there, sometimes three in a row upwards."""
+    """Compose sparse high chord tones, sometimes three ascending ones."""
     facts = TABLE[instrument]
     low = max(facts.low, 76)
     notes: list[tuple[float, int]] = []
@@ -179,7 +179,7 @@ _LOUD_STROKES = {
 
 
 def drum_part(bars: Bars) -> list[Note]:
-    """A steady frame drum, fuller the louder; the last stroke of every fourth bar is left out, as a breath."""
+    """Compose a steady frame drum, denser at louder dynamics; the last stroke of every fourth bar is omitted."""
     strokes = (
         _SOFT_STROKES if bars.is_soft else _STROKES if bars.velocity < 74 or bars.tempo_bpm > 120 else _LOUD_STROKES
     )
@@ -194,12 +194,12 @@ def drum_part(bars: Bars) -> list[Note]:
 
 
 def _ringing(instrument: str, beats: float) -> float:
-    """Bowed and blown notes keep to their length; struck and plucked ones ring to the end of the bar."""
+    """Return the length in beats: unchanged for sustained notes, a quarter beat longer for struck and plucked ones."""
     return beats if TABLE[instrument].sustained else beats + 0.25
 
 
 def _window(instrument: str, low: int, high: int) -> tuple[int, int]:
-    """`low`..`high` cut to the range of the instrument, moved by octaves first where less than one would be left."""
+    """Clip `low`..`high` to the instrument's range, transposed by octaves first if less than one would be left."""
     facts = TABLE[instrument]
     if min(high, facts.high) - max(low, facts.low) >= 12:
         return max(low, facts.low), min(high, facts.high)
@@ -211,5 +211,5 @@ def _window(instrument: str, low: int, high: int) -> tuple[int, int]:
 
 
 def _nearest_pitch(pitch_class: int, near: int, low: int, high: int) -> int:
-    """The pitch of that class between `low` and `high` (an octave or more) nearest to `near`."""
+    """Return the pitch of that class between `low` and `high` (an octave or more) nearest to `near`."""
     return min((p for p in range(low, high + 1) if p % 12 == pitch_class), key=lambda p: (abs(p - near), p))

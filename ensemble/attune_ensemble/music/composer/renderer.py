@@ -1,4 +1,4 @@
-"""The renderer: adds the strokes of the score to three buses (left, right, send), a block at a time."""
+"""The renderer: sums the strokes of the score on three buses (left, right, send), a block at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SWELL_FROM_S = 1.4
 
 
 class Renderer:
-    """Reads strokes in order of time and gives the dry mix, [3, BLOCK] at each call. Its memory does not grow."""
+    """Renders strokes, in order of time, to the dry mix, [3, BLOCK] per call, in constant memory."""
 
     def __init__(self, strokes: Iterator[Stroke], library: SampleLibrary) -> None:
         self._strokes = strokes
@@ -30,7 +30,7 @@ class Renderer:
         self._position = 0
 
     def block(self) -> Frames:
-        """The next block of left, right and send."""
+        """Render the next block of left, right and send."""
         while self._next is not None and round(self._next.start_s * SAMPLE_RATE) < self._position + BLOCK:
             self._add(self._next)
             self._next = next(self._strokes, None)
@@ -60,13 +60,13 @@ class Renderer:
 
 
 def pan_gains(pan: float) -> tuple[np.float32, np.float32]:
-    """Left and right gain of equal power for a pan of -1..1."""
+    """Return left and right gain by equal-power panning, for a pan of -1..1."""
     angle = (pan + 1) * math.pi / 4
     return np.float32(math.cos(angle)), np.float32(math.sin(angle))
 
 
 def note_envelope(num_available: int, held_s: float, release_s: float, swells: bool) -> Frames:
-    """Envelope of a note from a sample of `num_available` frames: held, then faded over its release."""
+    """Return the envelope of a note from a sample of `num_available` frames: sustain, then release."""
     release = min(round(release_s * SAMPLE_RATE), num_available // 2)
     held = min(round(held_s * SAMPLE_RATE), num_available - release)
     envelope = np.ones(held + release, np.float32)

@@ -1,4 +1,4 @@
-"""The sampled instruments: read when first needed, tuned to each pitch by resampling, kept within a memory budget."""
+"""The sampled instruments: loaded on first use, tuned to each pitch by resampling, cached within a memory budget."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOTE_PEAK_DB = -10.5
 _SAMPLE_PEAK = 0.7  # of every file
 _NOTE_HOPS = 4
 _LENGTHS_S = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0)
-"""Lengths to which notes are prepared: short notes of long samples then cost little."""
+"""Lengths to which notes are truncated, so that short notes of long samples are cheap."""
 _CUT_FRAMES = 512
 _CUT_FADE = np.cos(np.linspace(0, np.pi / 2, _CUT_FRAMES, dtype=np.float32)) ** 2
 
@@ -35,7 +35,7 @@ Audio = npt.NDArray[np.float32]  # [C, N]
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One recorded note: its pitch, its file, its K-weighted power every 100 ms, and the gain that evens notes out."""
+    """One recorded note: its pitch, its file, its K-weighted power every 100 ms, and its normalisation gain."""
 
     pitch: int
     file: str
@@ -44,9 +44,9 @@ class Zone:
 
     @classmethod
     def of(cls, pitch: int, file: str, levels_db: npt.NDArray[np.float64]) -> Zone:
-        """A zone whose gain brings its loudest 400 ms to -23 dB, or its peak to -10.5 dB where that is quieter.
+        """Return a zone whose gain normalises its loudest 400 ms to -23 dB, or its peak to -10.5 dB if that is quieter.
 
-        Short plucked notes would stick out otherwise.
+        Without the limit of the peak, short plucked notes would be too loud.
         """
         powers = 10 ** (levels_db / 10)
         loudest = np.convolve(powers, np.ones(_NOTE_HOPS) / _NOTE_HOPS).max()
@@ -55,7 +55,7 @@ class Zone:
 
 
 class SampleLibrary:
-    """All instruments; `note` gives one tuned note. Several threads may ask at once."""
+    """All instruments; `note` returns one tuned note. Thread-safe."""
 
     def __init__(self) -> None:
         self._zones_read = _Cache(_CACHE_BYTES // 3)
@@ -64,7 +64,7 @@ class SampleLibrary:
 
     @cached_property
     def zones(self) -> dict[str, tuple[Zone, ...]]:
-        """The zones of every instrument, ascending in pitch."""
+        """Return the zones of every instrument, ascending in pitch."""
         index = json.loads((_FOLDER / "index.json").read_text())
         return {
             name: tuple(Zone.of(z["pitch"], z["file"], np.array(z["levels"]) / 10) for z in zones)
@@ -72,11 +72,11 @@ class SampleLibrary:
         }
 
     def zone(self, instrument: str, pitch: int) -> Zone:
-        """The recorded note nearest to `pitch`; the higher of two, as lowering never aliases."""
+        """Return the recorded note nearest to `pitch`; the higher of two, since lowering a pitch never aliases."""
         return min(self.zones[instrument], key=lambda zone: (abs(zone.pitch - pitch), -zone.pitch))
 
     def note(self, instrument: str, pitch: int, brightness_db: int, length_s: float) -> Audio:
-        """One note at the common level, [1 or 2, N]: its first `length_s` seconds at least, if it sounds so long.
+        """Return one normalised note, [1 or 2, N]: at least its first `length_s` seconds, if it is that long.
 
         `brightness_db` is the gain of its upper partials, 0 or less.
         """
@@ -96,7 +96,7 @@ class SampleLibrary:
 
 
 class _Cache:
-    """Arrays by key, least recently used dropped first beyond `max_bytes`."""
+    """LRU cache of arrays, bounded by `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -104,7 +104,7 @@ class _Cache:
         self._arrays: OrderedDict[tuple[str | float, ...], Audio] = OrderedDict()
 
     def get(self, key: tuple[str | float, ...], make: Callable[[], Audio]) -> Audio:
-        """The array kept under `key`, made when it is not there."""
+        """Return the array of `key`, created if it is not cached."""
         if key in self._arrays:
             self._arrays.move_to_end(key)
             return self._arrays[key]
@@ -117,7 +117,7 @@ class _Cache:
 
 
 def _read(file: str, num_frames: int) -> Audio:
-    """The beginning of a sample, with a short fade where it is cut."""
+    """Read the beginning of a sample, with a short fade-out at the cut."""
     audio, _ = soundfile.read(_FOLDER / file, num_frames, dtype="float32", always_2d=True)
     if len(audio) == num_frames:
         audio[-_CUT_FRAMES:] *= _CUT_FADE[:, None]
@@ -125,10 +125,10 @@ def _read(file: str, num_frames: int) -> Audio:
 
 
 def _retuned(audio: Audio, from_pitch: int, to_pitch: int, brightness_db: int) -> Audio:
-    """The note at another pitch, and as dark as a softly played one: both in the frequency domain.
+    """Resample a note to another pitch and attenuate its upper partials, in the frequency domain.
 
-    Partials above the second fall smoothly, by `brightness_db` two octaves up. Both ends of a sample are silent,
-    so the wrap-around of the transform is not heard.
+    The attenuation increases smoothly above the second partial, to `brightness_db` two octaves up. Both ends of a
+    sample are silent, so circular wrap-around is inaudible.
     """
     ratio = 2.0 ** ((from_pitch - to_pitch) / 12)
     num_from, num_to = _transform_lengths(audio.shape[1], ratio)
@@ -143,7 +143,7 @@ def _retuned(audio: Audio, from_pitch: int, to_pitch: int, brightness_db: int) -
 
 
 def _transform_lengths(num_frames: int, ratio: float) -> tuple[int, int]:
-    """Two fast transform lengths, the first above `num_frames`, whose quotient is `ratio` within 0.7 cents."""
+    """Return two fast transform lengths, the first above `num_frames`, whose quotient is `ratio` within 0.7 cents."""
     num_from = scipy.fft.next_fast_len(num_frames + 256)
     while True:
         num_to = scipy.fft.next_fast_len(round(num_from * ratio))

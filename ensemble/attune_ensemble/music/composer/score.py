@@ -1,4 +1,4 @@
-"""The score: what was composed, as data. Beats count from the start of their phrase; pitches are MIDI numbers."""
+"""The score: data types of a composition. Beats count from the start of their phrase; pitches are MIDI numbers."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 DEEP_STROKE, OPEN_STROKE, BRUSH_STROKE = 36, 38, 42
-"""The "pitches" of the frame drum: middle of the skin, near the rim, and brushed with the fingertips."""
+"""Pitches of the frame drum's strokes: centre, near the rim, and brushed with the fingertips."""
 
 DRUM = "frame_drum"
-"""The one instrument whose pitches are strokes."""
+"""The only instrument whose pitches denote strokes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One note: onset and length in beats, MIDI pitch, velocity 1..127, and who plays it in which role."""
+    """One note: onset and length in beats, MIDI pitch, velocity 1..127, instrument and role."""
 
     start_beat: float
     duration_beats: float
@@ -32,11 +32,12 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A few bars of music at one tempo: when it starts, its metre, its chords (one degree a bar) and its notes."""
+    """A few bars of music at one tempo and dynamics: when it starts, its metre, its chords (one a bar), its notes."""
 
     label: str
     start_s: float
     tempo_bpm: float
+    dynamics: str
     beats_per_bar: int
     num_bars: int
     degrees: tuple[int, ...]
@@ -44,12 +45,12 @@ class Phrase:
 
     @property
     def seconds_per_beat(self) -> float:
-        """Length of a beat."""
+        """Length of a beat in seconds."""
         return 60.0 / self.tempo_bpm
 
     @property
     def end_s(self) -> float:
-        """When its last bar ends, in seconds from the start of the piece."""
+        """End of its last bar, in seconds from the start of the piece."""
         return self.start_s + self.num_bars * self.beats_per_bar * self.seconds_per_beat
 
 
@@ -61,7 +62,7 @@ class Score:
 
     @classmethod
     def of(cls, phrases: Iterable[Phrase]) -> Score:
-        """Collect the phrases that a composer writes one after the other."""
+        """Collect consecutive phrases of a composer."""
         return cls(tuple(phrases))
 
     @cached_property

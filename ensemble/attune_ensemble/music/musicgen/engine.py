@@ -20,8 +20,10 @@ from collections import deque
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from attune_client.protocol.errors import InvalidOption, RequestTimeout, ServerUnavailable
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder
@@ -32,7 +34,6 @@ from attune_ensemble.music.musicgen.requests import Generation, MusicStream
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.music.musicgen.stepping import Stepper
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["EngineSettings", "MusicGenEngine"]
 
@@ -66,12 +67,16 @@ class EngineSettings:
 
 @dataclass(slots=True)
 class _Slot:
-    """The host's side of one request in the batch: `position` mirrors the device's, `sent` frames went to the codec."""
+    """The host's side of one request in the batch: `position` mirrors the device's, `sent` frames went to the codec.
+
+    `prompt` is the one that the music is conditioned on now.
+    """
 
     stream: MusicStream
     piece: Piece
     codec: CodecStream
     chunk_frames: int
+    prompt: str
     position: int = 0
     dropped: int = 0
     sent: int = 0
@@ -149,7 +154,7 @@ class MusicGenEngine:
     def warm_up(self) -> None:
         """Make a short piece that nobody hears: the first listener then finds libraries, memory and graphs ready.
 
-        Raises what would befall that listener; call it before anybody submits, because what was counted is forgotten.
+        Raises whatever keeps it from playing; call it before anybody submits, because what was counted is forgotten.
         """
         for _ in self.submit(Generation("music", self.settings.first_chunk_s, 0, SamplingSettings())):
             pass
@@ -286,10 +291,10 @@ class MusicGenEngine:
     def _begin(self, waiting: _Waiting) -> None:
         slot, stream = None, waiting.stream
         try:
-            text = self._conditioner.states(stream.request.prompt, self._decoder.shape.width)
-            self._state.begin(len(self._slots), waiting.piece, text)
+            prompt = stream.request.prompt
+            self._state.begin(len(self._slots), waiting.piece, self._text(prompt))
             first = max(1, math.ceil(self.settings.first_chunk_s * self.codec.frame_rate))
-            slot = _Slot(stream, waiting.piece, self.codec.stream(), first)
+            slot = _Slot(stream, waiting.piece, self.codec.stream(), first, prompt)
             self._counters.admitted(time.monotonic() - stream.submitted_s)
         except Exception as error:
             _log.exception("a request for music could not begin")
@@ -339,8 +344,12 @@ class MusicGenEngine:
             self._pass_on(index, slot)
 
     def _slide(self, index: int, slot: _Slot) -> None:
-        """Make room in a full window; everything whole goes to the codec first."""
+        """Make room in a full window; everything whole goes to the codec first.
+
+        What stays is read again, with the prompt of what follows.
+        """
         self._send(index, slot, self._whole(slot))
+        self._follow_plan(index, slot)
         drop = slot.position - self._kept
         self._state.slide(index, slot.position, drop)
         slot.position -= drop
@@ -357,6 +366,28 @@ class MusicGenEngine:
         elif whole - slot.sent >= slot.chunk_frames + (self.codec.lookahead if not slot.sent else 0):
             self._send(index, slot, whole)
             slot.chunk_frames = min(2 * slot.chunk_frames, self._longest_chunk)
+            self._follow_plan(index, slot)
+
+    def _follow_plan(self, index: int, slot: _Slot) -> None:
+        """Condition a slot on another prompt from its next frame on, where its plan says so; the music goes on.
+
+        A prompt that cannot be used, and a plan that fails, end that piece alone.
+        """
+        if slot.stream.ended:
+            return
+        try:
+            prompt = slot.stream.request.prompt_at((slot.dropped + slot.position) / self.codec.frame_rate)
+            if prompt != slot.prompt:
+                self._decoder.set_text(self._state.cache, index, self._text(prompt))
+                slot.prompt = prompt
+        except Exception as error:
+            _log.exception("a piece of music could not follow its plan")
+            slot.stream.fail(as_attune_error(error))
+            self._counters.failed()
+
+    def _text(self, prompt: str) -> Tensor:
+        """Hidden states [T, D] of a prompt."""
+        return self._conditioner.states(prompt, self._decoder.shape.width)
 
     @property
     def _longest_chunk(self) -> int:

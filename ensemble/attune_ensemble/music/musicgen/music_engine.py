@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import Audio, MusicRequest
 from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.music.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.musicgen.threads import on_own_thread
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["HEARTBEAT_S", "RETRY_S", "MusicGenAdapter", "load_engine"]
 
@@ -55,6 +55,8 @@ class MusicGenAdapter:
     def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
+        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is heard.
+
         While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
         iterator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
         `EngineBusy` where too many wait already, `ServerUnavailable` where the engine has failed for good, and
@@ -62,9 +64,11 @@ class MusicGenAdapter:
         """
         sampling = request.sampling or self._sampling
         self._revive()
-        stream = self._engine.submit(
-            Generation(request.prompt, request.duration_s, request.seed, sampling, request.deadline_s)
+        plan = request.plan
+        generation = Generation(
+            plan.prompt_at(0.0), request.duration_s, request.seed, sampling, request.deadline_s, plan.prompt_at
         )
+        stream = self._engine.submit(generation)
         return _cut(stream.chunks(HEARTBEAT_S), max(1, round(chunk_s * self.sample_rate)))
 
     def close(self) -> None:

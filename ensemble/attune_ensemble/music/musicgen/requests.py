@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import AttuneError, RequestCancelled
-from attune_ensemble.music.sampling import SamplingSettings
+from attune_client.protocol.sampling import SamplingSettings
 
 __all__ = ["Generation", "MusicStream"]
 
@@ -25,6 +25,7 @@ class Generation:
     """One piece of music to make.
 
     `deadline_s` is how long the whole may take, from submission to the last audio; None: as long as it takes.
+    `later` gives the prompt at a time of the piece, in seconds, where it may change on the way; None: it stays.
     """
 
     prompt: str
@@ -32,6 +33,11 @@ class Generation:
     seed: int = 0
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     deadline_s: float | None = None
+    later: Callable[[float], str] | None = None
+
+    def prompt_at(self, time_s: float) -> str:
+        """The prompt of the music at `time_s`; asked on the engine's thread."""
+        return self.prompt if self.later is None else self.later(time_s)
 
 
 class MusicStream:

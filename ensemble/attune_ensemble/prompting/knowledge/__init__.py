@@ -1,6 +1,6 @@
-"""The knowledge base: 40 emotions, where each lies in VAD space, and the music that answers it.
+"""The knowledge base: 40 emotions, the VAD anchor of each, and its music.
 
-`emotions.yaml` beside this file is the data; `load_emotions` reads it and holds it to its rules (paper, section III-E).
+`emotions.yaml` beside this file is the data; `load_emotions` reads and validates it (paper, section III-E).
 """
 
 from __future__ import annotations
@@ -13,22 +13,21 @@ from typing import Any
 
 import yaml
 
+from attune_client.protocol.bounds import MAX_TEMPO_BPM, MIN_TEMPO_BPM, NEUTRAL_VAD, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError
-from attune_client.protocol.models import NUM_EMOTIONS
-from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MAX_TEMPO_BPM, MIN_TEMPO_BPM, MODES, TONICS
+from attune_client.protocol.models import NUM_EMOTIONS, VAD_DIMENSIONS
+from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS
 
-__all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of"]
+__all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of", "read_anchors"]
 
 EMOTIONS_FILE = Path(__file__).with_name("emotions.yaml")
-"""The data file that ships with Attune."""
+"""The packaged data file."""
 
 OCTANTS = tuple("".join(levels) for levels in product("HL", repeat=3))
 """The 8 octants: H or L for valence, arousal and dominance, in that order."""
 
 EMOTIONS_PER_OCTANT = NUM_EMOTIONS // len(OCTANTS)
 
-VAD_DIMENSIONS = ("valence", "arousal", "dominance")
-_MIN_VAD, _MIDDLE_VAD, _MAX_VAD = 1.0, 3.0, 5.0
 _MIN_INSTRUMENTS, _MAX_INSTRUMENTS = 2, 5
 _FIELDS = (
     "label",
@@ -45,15 +44,15 @@ _FIELDS = (
 
 
 class KnowledgeError(AttuneError):
-    """The knowledge base, or the index made from it, cannot be used as it is."""
+    """The knowledge base, or the index built from it, is missing or invalid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emotion:
-    """One emotion and the music that answers it.
+    """One emotion and its music.
 
-    `anchor` is valence, arousal, dominance, each 1..5; `tempo_low_bpm`..`tempo_high_bpm` is the range that arousal
-    chooses from; the musical words are those of `attune_client.protocol.music_spec`.
+    `anchor` is valence, arousal, dominance, each 1..5; `tempo_low_bpm`..`tempo_high_bpm` is the range of tempi that
+    arousal selects from; the musical vocabulary is that of `attune_client.protocol.music_spec`.
     """
 
     label: str
@@ -70,15 +69,16 @@ class Emotion:
 
 
 def octant_of(vad: tuple[float, float, float]) -> str:
-    """The octant of a point on the 1..5 scales: H where a value is above 3, otherwise L (paper, section III-E)."""
-    return "".join("H" if value > _MIDDLE_VAD else "L" for value in vad)
+    """Return the octant of a point on the 1..5 scales: H for a value above 3, otherwise L (paper, section III-E)."""
+    return "".join("H" if value > NEUTRAL_VAD else "L" for value in vad)
 
 
 def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
-    """The emotions in class order (index i is class i of the emotion classifier), from `path` or the shipped file.
+    """Load the emotions, in the order of the emotion classifier's classes, from `path` or the packaged file.
 
-    Raises `KnowledgeError`, naming the entry and the field, when the file breaks a rule: 40 entries, 5 to an octant,
-    labels and descriptions all distinct, anchors inside their octants, and only the vocabulary of the music spec.
+    Raises:
+        KnowledgeError: the file breaks a rule (40 entries, 5 per octant, distinct labels and descriptions, anchors
+            inside their octants, only the vocabulary of the music spec); the message names the entry and the field.
     """
     source = path or EMOTIONS_FILE
     entries = _read_entries(source)
@@ -87,11 +87,29 @@ def load_emotions(path: Path | None = None) -> tuple[Emotion, ...]:
     return emotions
 
 
+def read_anchors(path: Path | None = None) -> dict[str, tuple[float, float, float]]:
+    """Read label and anchor of every entry, in the order of the file: `path`, or the packaged one.
+
+    Another file may have any number of emotions, and no further fields.
+
+    Raises:
+        KnowledgeError: a label or an anchor is missing, invalid or repeated; the message names the entry.
+    """
+    source = path or EMOTIONS_FILE
+    anchors: dict[str, tuple[float, float, float]] = {}
+    for number, entry in enumerate(_read_entries(source), 1):
+        where = f"{source.name}, entry {number}"
+        label = entry.get("label") if isinstance(entry, dict) else None
+        _require(isinstance(label, str) and label not in anchors, where, "needs a label of its own")
+        anchors[str(label)] = _parse_anchor(entry.get("anchor"), f"{where} ({label})")
+    return anchors
+
+
 def _read_entries(source: Path) -> list[Any]:
     try:
         document = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise KnowledgeError(f"cannot read the knowledge base {source}: {error}") from error
+        raise KnowledgeError(f"cannot read the emotions of {source}: {' '.join(str(error).split())}") from error
     entries = document.get("emotions") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise KnowledgeError(f"{source.name} must hold a list named 'emotions'")
@@ -134,8 +152,9 @@ def _parse_numbers(value: Any, field: str, names: tuple[str, ...], where: str) -
 def _parse_anchor(value: Any, where: str) -> tuple[float, float, float]:
     valence, arousal, dominance = _parse_numbers(value, "anchor", VAD_DIMENSIONS, where)
     anchor = (valence, arousal, dominance)
-    inside = all(_MIN_VAD <= coordinate <= _MAX_VAD for coordinate in anchor)
-    _require(inside, where, f"anchor must lie between {_MIN_VAD:g} and {_MAX_VAD:g} on every scale")
+    low, high = VAD_LIMITS
+    inside = all(low <= coordinate <= high for coordinate in anchor)
+    _require(inside, where, f"anchor must lie between {low:g} and {high:g} on every scale")
     return anchor
 
 

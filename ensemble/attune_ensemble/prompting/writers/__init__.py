@@ -1,1 +1,1 @@
-"""The writers of prompts: their interface, one file for each, and the registry that names them."""
+"""The prompt writers: their interface, one module each, and their registry."""

@@ -1,4 +1,4 @@
-"""The template writer: composes the structured prompt by rule (paper, section III-F)."""
+"""The template writer: builds the structured prompt from a template (paper, section III-F)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from attune_ensemble.prompting.writers.writer import Prompt
 __all__ = ["TEMPLATE", "TemplatePromptWriter", "specification_prompt", "spoken_instrument", "spoken_key", "summarise"]
 
 TEMPLATE = "template"
-"""The name of this writer."""
+"""Name of this writer."""
 
 MAX_SUMMARY_WORDS = 45
-"""Longest summary of a description that the template writer makes."""
+"""Maximum length in words of the summary of a description."""
 
 _LOW_BELOW, _HIGH_ABOVE = 2.5, 3.5
 _ANNOTATIONS = {
@@ -35,12 +35,12 @@ _SPOKEN_INSTRUMENTS = {
 
 
 class TemplatePromptWriter:
-    """Composes the structured prompt by rule; the same input gives the same prompt."""
+    """Builds the structured prompt from a template, deterministically."""
 
     name = TEMPLATE
 
     def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
-        """Emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
+        """Write emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
         sentences = (
             f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
             _interpretation(emotion.anchor if vad is None else vad),
@@ -51,7 +51,7 @@ class TemplatePromptWriter:
 
 
 def specification_prompt(spec: MusicSpec) -> Prompt:
-    """The prompt of music that was specified, and not looked up for a feeling."""
+    """Return the prompt of a music specification given by the caller."""
     return Prompt(f"Therapeutic instrumental music. {_parameters(spec)}", TEMPLATE)
 
 
@@ -63,7 +63,7 @@ def _scores(vad: Vad | None) -> str:
 
 
 def _interpretation(vad: Vad) -> str:
-    """What the scores mean for the music, as one sentence."""
+    """Describe the VAD scores in musical terms, in one sentence."""
     notes = []
     for (dimension, words), value in zip(_ANNOTATIONS.items(), vad, strict=True):
         level = "low" if value < _LOW_BELOW else "high" if value > _HIGH_ABOVE else "moderate"
@@ -72,7 +72,7 @@ def _interpretation(vad: Vad) -> str:
 
 
 def summarise(description: str) -> str:
-    """The leading sentences of a description, as many as fit into `MAX_SUMMARY_WORDS`; the first one always."""
+    """Return the first sentences of a description, up to `MAX_SUMMARY_WORDS`; always at least one."""
     first, *others = re.split(r"(?<=[.!?])\s+", description.strip())
     summary = first
     for sentence in others:
@@ -90,11 +90,11 @@ def _parameters(spec: MusicSpec) -> str:
 
 
 def spoken_instrument(name: str) -> str:
-    """An instrument of the music spec as a musician says it."""
+    """Return the name of an instrument of the music spec in natural language."""
     return _SPOKEN_INSTRUMENTS.get(name, name.replace("_", " "))
 
 
 def spoken_key(spec: MusicSpec) -> str:
-    """Tonic and mode as a musician says them: "E flat major", "C sharp Dorian"."""
+    """Return tonic and mode in natural language: "E flat major", "C sharp Dorian"."""
     tonic = spec.tonic.replace("#", " sharp").replace("b", " flat")
     return f"{tonic} {_SPOKEN_MODES.get(spec.mode, spec.mode.title())}"

@@ -12,22 +12,22 @@ from attune_ensemble.prompting.specification import Vad
 __all__ = ["CALLER", "Prompt", "PromptWriter"]
 
 CALLER = "caller"
-"""The writer of a prompt that whoever asked for the music sent along."""
+"""Name of the writer of a prompt that was given by the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """The words for the music engine, and the name of the writer that made them."""
+    """The text for the music engine, and the name of its writer."""
 
     text: str
     writer: str
 
 
 class PromptWriter(Protocol):
-    """Writes the prompt for an emotion's music."""
+    """A writer of music prompts."""
 
     name: str
 
     def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
-        """The prompt for `emotion`, heard at `vad` (None: not measured), to be played as `spec`."""
+        """Write the prompt for `emotion`, its measured `vad` (None: not measured) and the specification `spec`."""
         ...

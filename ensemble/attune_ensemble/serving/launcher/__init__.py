@@ -1,1 +1,1 @@
-"""Outside the server: `attune serve`, what the packaged tritonserver needs in order to start, and its end."""
+"""Outside the server: `attune serve`, the preparation of the packaged tritonserver, its start and its shutdown."""

@@ -97,7 +97,7 @@ def serve(
         click.echo(container_command(profile, repository, ports))
         return
     _require_program(command)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when its terminal is closed
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, _interrupt)
     try:
         status = run(Server(repository, ports=ports, log_file=log_file or default_log(ports)), command)
@@ -107,7 +107,7 @@ def serve(
 
 
 def run(server: Server, command: tuple[str, ...]) -> int:
-    """Start the server, stop it when `command` has ended or at Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
+    """Run the server until `command` ends, or until Ctrl-C, SIGTERM or SIGHUP; returns the exit status."""
     console = Console(stderr=True)
     try:
         with console.status("loading the models"):
@@ -139,7 +139,7 @@ def _run_beside(server: Server, command: tuple[str, ...]) -> int:
 
 
 def default_log(ports: Ports) -> Path:
-    """The usual log, unless another server writes to it."""
+    """Return the default log file, unless another server writes to it."""
     return DEFAULT_LOG.with_stem(f"{DEFAULT_LOG.stem}-{ports.grpc}") if is_in_use(DEFAULT_LOG) else DEFAULT_LOG
 
 
@@ -152,7 +152,7 @@ def _require_repository(repository: Path) -> None:
 
 
 def _require_program(command: tuple[str, ...]) -> None:
-    """Find out before the models are loaded that there is nothing to run."""
+    """Check that the program of the command exists, before the models are loaded."""
     if command and shutil.which(command[0]) is None:
         raise click.ClickException(f"{click.format_filename(command[0])}: there is no such program")
 

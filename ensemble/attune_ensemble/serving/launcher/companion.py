@@ -1,4 +1,4 @@
-"""A command that runs beside a server: it gets our signals, and ends when the server does."""
+"""A command that runs beside a server: signals are forwarded to it, and it is terminated when the server ends."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["ServerGone", "run_beside"]
 
 _POLL_S = 0.1
 _GRACE_S = 10.0
-"""How long the command may take to end after it was told to."""
+"""Grace period of the command after SIGTERM, in seconds."""
 
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServerGone(Exception):
-    """The server ended first; `code` is its exit code."""
+    """The server ended before the command; `code` is its exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -28,15 +28,15 @@ class ServerGone(Exception):
 
 
 def run_beside(command: Sequence[str], environment: Mapping[str, str], server_code: Callable[[], int | None]) -> int:
-    """Run a command to its end and return its exit status, 128 and the signal's number if a signal ended it.
+    """Run a command to its end and return its exit status, 128 plus the signal's number if a signal ended it.
 
     Args:
         command: the program and its arguments.
-        environment: what it finds in its environment.
+        environment: its environment variables.
         server_code: the server's exit code, None as long as it runs.
 
     Raises:
-        ServerGone: the server ended first; the command was ended, too.
+        ServerGone: the server ended first; the command was terminated.
         OSError: the command cannot be started.
     """
     companion = _Companion(subprocess.Popen(command, env=environment))
@@ -69,7 +69,7 @@ class _Companion:
             return None
 
     def end(self) -> None:
-        """Ask it to end, then make it end; does nothing if it has."""
+        """Terminate it, and kill it after the grace period; does nothing if it has ended."""
         if self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -79,25 +79,25 @@ class _Companion:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """Pass on what we are sent, but for what somebody chose to ignore, as nohup does."""
-        heard = [number for number in _PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, self._pass_on) for number in heard}
+        """Forward the signals of this process, except those that are ignored, as with nohup."""
+        forwarded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._forward) for number in forwarded}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and _in_foreground():
-            return  # Ctrl-C: the terminal has sent it to the command as well
+            return  # Ctrl-C: the terminal sends it to the command as well
         self._process.send_signal(number)
         if number != signal.SIGINT and self._deadline_s is None:
             self._deadline_s = time.monotonic() + _GRACE_S
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal sends its signals to us, and so to the command, which is in our process group."""
+    """Return whether a terminal sends its signals to this process group, and so to the command."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

@@ -1,7 +1,7 @@
-"""Whether a Python can set Attune up and run the packaged server; with the package to install where it cannot.
+"""Check whether a Python can install Attune and run the packaged server, with the package to install if it cannot.
 
-The server's stub loads Python as a shared library, which Debian and Ubuntu have in a package of its own. `make setup`
-runs this file before anything is installed, so it imports the standard library alone:
+The server's stub loads Python as a shared library, which Debian and Ubuntu have in a separate package. `make setup`
+runs this file before anything is installed, so it imports the standard library only:
 
     python3 ensemble/attune_ensemble/serving/launcher/interpreter.py     # what is missing, one line each; else status 0
 """
@@ -18,26 +18,26 @@ from pathlib import Path
 __all__ = ["find_library", "library_name", "missing", "package_of_library"]
 
 OLDEST, NEWEST = (3, 11), (3, 13)
-"""The versions for which the server has a stub and Attune's code is written."""
+"""The versions that the server has a stub for and Attune supports."""
 
 
 def library_name() -> str:
-    """The shared library of this Python, as the stub asks for it."""
+    """Return the name of this Python's shared library that the stub loads."""
     return f"libpython{sysconfig.get_python_version()}.so.1.0"
 
 
 def find_library() -> Path | None:
-    """This Python's own shared library; None where it has none."""
+    """Return the path of this Python's shared library; None if there is none."""
     libdir = Path(sysconfig.get_config_var("LIBDIR") or "/")
-    # Debian keeps it in the folder of the architecture. Relocated builds (uv's) carry the LIBDIR of their builder.
+    # Debian has it in the folder of the architecture. In relocated builds (uv's) LIBDIR is that of the build machine.
     folders = (libdir / (sysconfig.get_config_var("MULTIARCH") or ""), libdir, Path(sys.base_prefix) / "lib")
     return next((path for folder in folders if (path := folder / library_name()).is_file()), None)
 
 
 def package_of_library() -> str:
-    """The package of Debian or Ubuntu that holds the shared library.
+    """Return the package of Debian or Ubuntu with the shared library.
 
-    Where the system's package lists know nothing: Ubuntu 24.04's 3.12 was renamed for 64-bit time, and no other.
+    If the package lists do not contain it: only Ubuntu 24.04's 3.12 was renamed, for 64-bit time.
     """
     plain = f"libpython{sysconfig.get_python_version()}"
     candidates = (f"{plain}t64", plain) if sys.version_info[:2] == (3, 12) else (plain, f"{plain}t64")
@@ -52,7 +52,7 @@ def _is_known_to_apt(package: str) -> bool:
 
 
 def missing() -> dict[str, str]:
-    """What this Python lacks: a sentence each, with the Debian package that brings it ("" where none does)."""
+    """Return what this Python lacks: a sentence each, with the Debian package that provides it ("" if none does)."""
     version = sysconfig.get_python_version()
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         oldest, newest = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))

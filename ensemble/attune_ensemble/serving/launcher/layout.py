@@ -1,14 +1,14 @@
-"""Where the packaged tritonserver finds its backends, its libraries and its Python.
+"""Folder layout and environment of the packaged tritonserver: backends, libraries and Python.
 
-The nvidia-pytriton wheel carries the server, the python backend and one stub for each Python version, in folders of
-its own. It is a pinned download like the weights, never installed: of its code and its requirements nothing is used.
-`build_layout` puts them into the shape that `tritonserver --backend-directory` wants:
+The nvidia-pytriton wheel contains the server, the python backend and one stub for each Python version, in folders of
+its own. It is a pinned download like the weights, never installed: its Python code and its requirements are not used.
+`build_layout` arranges them as `tritonserver --backend-directory` requires:
 
     <root>/nvidia_pytriton.libs              the wheel's libraries
     <root>/server/lib/backends/python/       the python backend and the stub of this Python
     <root>/server/lib/backends/onnxruntime/  this project's Python-based backend
 
-The depth matters: the backend looks for its libraries four folders up (its RPATH).
+The depth matters: the backend's RPATH is four folders up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ numpy_bridge.install(sys.modules[__name__])
 
 @dataclass(frozen=True, slots=True)
 class ServerPackage:
-    """What the nvidia-pytriton wheel holds for this Python."""
+    """The parts of the nvidia-pytriton wheel for this Python."""
 
     binary: Path
     python_backend: Path
@@ -52,7 +52,7 @@ class ServerPackage:
 
 @dataclass(frozen=True, slots=True)
 class ServerLayout:
-    """A server that can be started: its binary and the folders that it is pointed to."""
+    """A server that can be started: its binary and its folders."""
 
     binary: Path
     backend_dir: Path
@@ -60,12 +60,12 @@ class ServerLayout:
 
 
 def runs_here() -> bool:
-    """Whether the packaged server runs on this platform."""
+    """Return whether the packaged server runs on this platform."""
     return (sys.platform, platform.machine()) == ("linux", "x86_64")
 
 
 def find_package() -> ServerPackage:
-    """The packaged tritonserver, fetched into the user's cache on first use.
+    """Return the packaged tritonserver, fetched into the user's cache on first use.
 
     Raises:
         ServerUnavailable: the platform is not Linux on x86-64, the server cannot be fetched, or it has no stub for this
@@ -82,7 +82,7 @@ def find_package() -> ServerPackage:
 
 
 def _package_at(folder: Path) -> ServerPackage:
-    """What lies in `folder`, which has the wheel's own folders."""
+    """Return the parts in `folder`, which has the wheel's folders."""
     server = folder / "pytriton" / "tritonserver"
     version = sysconfig.get_python_version()
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
@@ -98,9 +98,9 @@ def _package_at(folder: Path) -> ServerPackage:
 
 
 def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
-    """Lay the package and this project's onnxruntime backend out under `root`; doing it twice changes nothing.
+    """Arrange the package and this project's onnxruntime backend under `root`; idempotent.
 
-    The backends are copied (3 MB): the server refuses a backend library that a link leads out of its folder.
+    The backends are copied (3 MB), since the server rejects a backend library that is linked from another folder.
     """
     backends = root / "server" / "lib" / "backends"
     _copy(package.python_backend.glob("*.*"), backends / "python")
@@ -113,10 +113,10 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
 
 
 def _link_libraries(libraries: Path, folder: Path) -> None:
-    """Links to the wheel's libraries, but to this interpreter's own libpython in the place of one that it bundles.
+    """Link the wheel's libraries, with this interpreter's libpython in place of a bundled one.
 
-    The stub for 3.13 was linked to the libpython of the machine that built the wheel, found by its RPATH before any
-    other. With another build's, compiled modules of the standard library may not import.
+    The stub for 3.13 is linked to the libpython of the wheel's build machine, which its RPATH finds first. With another
+    build's libpython, compiled modules of the standard library may fail to import.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for library in libraries.iterdir():
@@ -133,9 +133,9 @@ def _copy(files: Iterable[Path], folder: Path) -> None:
 
 
 def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The server's environment: this Python's library and programs come first, threads fit, nothing calls home.
+    """Return the server's environment: this Python's library and programs first, bounded threads, no telemetry.
 
-    The stub embeds whatever libpython the loader finds first. Were it another build than this interpreter's, compiled
+    The stub embeds the first libpython that the loader finds. With another build than this interpreter's, compiled
     modules of the standard library would fail to import.
 
     Raises:
@@ -145,7 +145,7 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
     environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))
-    # Several stubs share the cores, so an idle worker must sleep instead of spinning.
+    # Several stubs share the cores, so idle worker threads must sleep instead of spinning.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
 

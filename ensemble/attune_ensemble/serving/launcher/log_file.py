@@ -1,6 +1,6 @@
-"""A server's log: one server writes to it, and the one before is kept beside it as `<name>.1`.
+"""A server's log file: written by one server, with the previous log kept as `<name>.1`.
 
-The lock on it is the server's own: its processes hold the open file, so it lasts exactly as long as they do.
+Its lock is held by the server's processes through the open file, so it is released when they end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["is_in_use", "open_log"]
 
 
 def open_log(path: Path) -> FileIO:
-    """An empty log, locked; what was in it is moved to `<name>.1`. A device or a pipe is only opened.
+    """Open an empty, locked log; its previous content is moved to `<name>.1`. A device or a pipe is only opened.
 
     Raises:
         ServerUnavailable: another server writes to it, or it cannot be written.
@@ -39,13 +39,13 @@ def open_log(path: Path) -> FileIO:
 def _begin_anew(file: FileIO, path: Path) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if path.stat().st_size:
-        # Copied, not moved: the lock belongs to this file.
+        # Copied, not moved, since the lock is on this file.
         shutil.copyfile(path, path.with_name(f"{path.name}.1"))
         file.truncate(0)
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether a server writes to that log."""
+    """Return whether a server writes to that log."""
     if not path.is_file():
         return False
     try:

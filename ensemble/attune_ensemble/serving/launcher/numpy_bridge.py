@@ -1,14 +1,14 @@
-"""NumPy 2 for the packaged server's stub, which was compiled against NumPy 1.
+"""NumPy 2 with the packaged server's stub, which was compiled against NumPy 1.
 
-The stub's pybind11 (2.10) reads an array's item size where NumPy 1 kept it; in NumPy 2 a zero stands there. So the
-arrays that it makes get strides of zero (every element is the first), and of an array that it is given it takes no
-bytes. Upstream mended it after this release with a newer pybind11 (triton-inference-server/python_backend, pull
-request 384); NVIDIA's image needs none of this. Here
+The stub's pybind11 (2.10) reads an array's item size at NumPy 1's offset; in NumPy 2 there is a zero. So the arrays
+that it creates have strides of zero (every element is the first), and of an array that it receives it copies no bytes.
+It was fixed upstream after this release with a newer pybind11 (triton-inference-server/python_backend, pull request
+384); NVIDIA's image needs none of this. Here
 
-- the C function that makes arrays is wrapped, so that NumPy computes the strides itself. Old pybind11 alone takes the
+- the C function that creates arrays is wrapped, so that NumPy computes the strides itself. Only old pybind11 takes the
   table of NumPy's C functions from `numpy.core.multiarray`; all else takes it from `numpy._core` and is not affected;
-- numbers are handed over by DLPack, which needs no item size of pybind11;
-- strings, which DLPack does not know, are handed over as bytes of a type of their own, in which the item size also
+- numbers are passed by DLPack, which does not use pybind11's item size;
+- strings, which DLPack does not support, are passed as bytes of a custom type, in which the item size also
   stands where pybind11 looks for it.
 
 `attune_ensemble.serving.launcher.layout` appends a call of `install` to the triton_python_backend_utils.py that is
@@ -28,9 +28,9 @@ import numpy.typing as npt
 
 __all__ = ["install"]
 
-# Places in NumPy's table of C functions, which are part of its ABI.
+# Indices in NumPy's table of C functions, which are part of its ABI.
 _NEW_FROM_DESCR = 94
-_TABLE_LENGTH = 300  # as much of it as pybind11 reads, and a little more
+_TABLE_LENGTH = 300  # more than pybind11 reads of it
 
 _POINTER = ctypes.c_void_p
 # PyArray_NewFromDescr(subtype, descr, nd, dims, strides, data, flags, obj)
@@ -48,15 +48,15 @@ _set_name = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)((
 _USED = ctypes.c_char_p(b"used_dltensor")
 
 _kept: list[Any] = []
-"""What C code points to, for the life of the process."""
+"""Objects that C code points to, kept alive for the life of the process."""
 
 
 def install(utils: Any) -> None:
-    """Let `utils`, the stub's triton_python_backend_utils, hand arrays over rightly; with NumPy 1 nothing changes."""
+    """Patch `utils`, the stub's triton_python_backend_utils, to pass arrays correctly; does nothing with NumPy 1."""
     if np.lib.NumpyVersion(np.__version__) < "2.0.0":
         return
     _wrap_new_from_descr()
-    # Built into the stub's program, which takes names from this module into `utils` after this import.
+    # Built into the stub's binary, which copies names from this module into `utils` after this import.
     import c_python_backend_utils as stub
 
     strings = _Strings(utils.serialize_byte_tensor)
@@ -81,10 +81,10 @@ def _wrap_new_from_descr() -> None:
 
 
 class _Strings:
-    """Serialised strings as an array that says its size to old and new code alike.
+    """Serialised strings as an array whose item size is right at the offsets of NumPy 1 and 2.
 
-    The low half of NumPy 2's type flags lies where NumPy 1 had the item size. A one there would mean that the items are
-    references, so it stands there for as long as the stub looks and no longer, and in a type that no other array has.
+    The low half of NumPy 2's type flags is at NumPy 1's offset of the item size. A one there would mean that the items
+    are references, so it is set only while the stub reads it, and in a type that no other array has.
     """
 
     def __init__(self, serialize: Callable[[npt.NDArray[Any]], Any]) -> None:
@@ -92,7 +92,7 @@ class _Strings:
         self._shown = threading.local()
 
     def serialize(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """What the stub calls while it makes a tensor of `array`: length and bytes of each string."""
+        """Serialise `array`, as called by the stub when it creates a tensor: length and bytes of each string."""
         serialised = bytes(self._serialize(array))
         shown: npt.NDArray[Any] = np.ndarray(len(serialised), dtype=np.dtype("V1"), buffer=serialised)
         self._shown.flags = _item_size(shown.dtype)
@@ -100,19 +100,19 @@ class _Strings:
         return shown
 
     def conceal(self) -> None:
-        """Make the type whole again; to be called once the tensor is made, or was not."""
+        """Restore the type; to be called after the tensor was created, or failed to be."""
         if flags := self._shown.__dict__.pop("flags", None):
             flags.value = 0
 
 
 def _item_size(dtype: np.dtype[Any]) -> ctypes.c_uint32:
-    """Where NumPy 1 had a type's item size: after the object's head, typeobj, four characters and type_num."""
+    """Return the address of NumPy 1's item size: after the object's head, typeobj, four characters and type_num."""
     return ctypes.c_uint32.from_address(id(dtype) + 32)
 
 
 def _tensor_factory(compiled: Any, strings: _Strings) -> type:
     class Tensor:
-        """Makes the stub's own tensors."""
+        """Creates the stub's tensors."""
 
         from_dlpack = staticmethod(compiled.from_dlpack)
 
@@ -122,10 +122,10 @@ def _tensor_factory(compiled: Any, strings: _Strings) -> type:
                     return compiled(name, array)
                 finally:
                     strings.conceal()
-            # DLPack knows no read-only memory, and the stub takes it in C order only.
+            # DLPack has no read-only memory, and the stub takes C order only.
             capsule: Any = np.require(array, requirements=("C", "W")).__dlpack__()
             tensor = compiled.from_dlpack(name, capsule)
-            _set_name(capsule, _USED)  # the stub gives it another name, of which NumPy would complain
+            _set_name(capsule, _USED)  # the stub renames it, which NumPy would report as an error
             return tensor
 
     return Tensor

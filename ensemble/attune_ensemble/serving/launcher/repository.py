@@ -1,4 +1,4 @@
-"""Whether a model repository is complete for a profile, asked before a server is started on it.
+"""Check that a model repository is complete for a profile, before a server is started on it.
 
 python -m attune_ensemble.serving.launcher.repository model_repository gpu  # in front of a tritonserver started by hand
 """
@@ -24,12 +24,13 @@ _ENGINE_SCRIPT = "build_engine.sh"
 def check_repository(repository: Path, models: tuple[str, ...] = (), profile: str = EMBEDDED) -> None:
     """Check that every model, or each of `models`, has what one finished export for `profile` placed.
 
-    Each has to have the file that its configuration asks for. Where `attune export` has been at work, its record of the
-    profile has to say that the parts belong together. A repository without any of its stamps is somebody's own.
+    Each must have the file that its configuration refers to. If the repository was exported by `attune export`, its
+    record of the profile must show that the parts are of one export. A repository without any stamps was assembled
+    otherwise.
 
     Raises:
         ServerUnavailable: no such folder, no models in it, a config that cannot be read, files that are missing, or
-            parts of different exports. It names the command that puts it right.
+            parts of different exports. The message names the command that corrects it.
     """
     found = sorted(repository.glob("*/config.pbtxt"))
     if not found:

@@ -33,16 +33,16 @@ LOOPBACK = "127.0.0.1"
 _POLL_S = 0.1
 _KILL_GRACE_S = 5.0
 _UNLOAD_S = 10.0
-# What the server logs when nothing is in flight any more and only its models have to go.
+# The server logs this when no request is in flight any more and only its models have to be unloaded.
 _UNLOADING = "All models are stopped, unloading models"
 _LOG_LINES = 15
 _SHM_DIR = Path("/dev/shm")
 _PREFIX = "attune-serve-"
 _PRIVATE = 0o600
 
-# All models have this long to load; the server's own default, 30 s, is short for a cold disk and two cores.
+# Time limit for loading all models; the server's default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
-# A stub's shared memory starts at this size and grows by it; it is never given back.
+# Initial size and growth of a stub's shared memory, which is never released.
 _SHM_BYTES = 4 * 1024 * 1024
 
 
@@ -56,7 +56,7 @@ class Ports:
 
 
 def free_ports() -> Ports:
-    """Three ports of the loopback interface that are free at this moment."""
+    """Return three currently free ports of the loopback interface."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(3)]
     numbers = [listener.getsockname()[1] for listener in sockets]
     for listener in sockets:
@@ -65,16 +65,16 @@ def free_ports() -> Ports:
 
 
 class Server:
-    """A tritonserver of our own: a context manager that starts it, or fails clearly, and always stops it.
+    """A managed tritonserver process: a context manager that starts it, or fails clearly, and always stops it.
 
     Args:
         repository: the model repository.
-        ports: where it listens; `Ports()` are Triton's usual ones.
-        log_file: where the server and its models write; the log before is kept as `<name>.1`.
-        models: load only these, by name; all when it is empty.
-        exit_timeout_s: how long requests in flight may take to finish when the server stops.
+        ports: the ports it listens on; `Ports()` are Triton's defaults.
+        log_file: log of the server and its models; the previous one is kept as `<name>.1`.
+        models: names of the models to load; all if empty.
+        exit_timeout_s: time for requests in flight to finish when the server stops.
 
-    `name` is what its temporary folder is called, and how the names of its shared memory begin.
+        `name` is the name of its temporary folder, and the prefix of its shared memory regions.
     """
 
     def __init__(
@@ -144,9 +144,9 @@ class Server:
         environment = server_environment(os.environ)
         with open_log(self.log_file) as log:
             scratch, layout = self._make_scratch()
-            # What the models put among the temporary files goes when the server goes.
+            # The models' temporary files are deleted with the server.
             environment["TMPDIR"] = str(scratch.path / "tmp")
-            # A session of its own: Ctrl-C in the terminal reaches us alone, and we stop the server in order.
+            # A new session: Ctrl-C in the terminal reaches this process only, which stops the server gracefully.
             self._process = subprocess.Popen(
                 self._command(layout),
                 env=environment,
@@ -171,7 +171,7 @@ class Server:
             ) from error
 
     def _close_regions(self) -> None:
-        """Keep the memory in which requests travel to ourselves; Triton makes it readable for all, umask or not."""
+        """Restrict the shared memory of requests to this user; Triton makes it readable for all, whatever the umask."""
         for region in _regions(self.name):
             region.chmod(_PRIVATE)
 
@@ -189,17 +189,17 @@ class Server:
         try:
             self._await_end(process, before)
         finally:
-            # Also after a second Ctrl-C: nothing of ours stays behind, stubs and shared memory included.
+            # Also after a second Ctrl-C: no stub and no shared memory may be left.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             _remove_regions(self.name)
 
     def _await_end(self, process: subprocess.Popen[bytes], logged: int) -> None:
-        """Wait for the requests in flight, as long as they may take, and then a little for the models.
+        """Wait for the requests in flight, up to their time limit, and then a little for the models.
 
-        A stream that its client cancels in the moment of its end leaves this server's model loaded for ever: it would
-        wait for that until its time is up, although nothing is in flight.
+        A stream that its client cancels at the moment of its end leaves the model loaded in this release: the server
+        would wait for it until the time limit, although nothing is in flight.
         """
         deadline_s = time.monotonic() + self._exit_timeout_s + _KILL_GRACE_S
         unloading = False
@@ -209,23 +209,23 @@ class Server:
                 unloading, deadline_s = True, min(deadline_s, time.monotonic() + _UNLOAD_S)
 
     def exit_code(self) -> int | None:
-        """The code with which the server ended; None as long as it runs."""
+        """Exit code of the server; None while it runs."""
         assert self._process is not None, "the server has not been started"
         return self._process.poll()
 
     def wait(self) -> int:
-        """Wait until the server ends by itself, and return its exit code."""
+        """Wait until the server ends on its own, and return its exit code."""
         assert self._process is not None, "the server has not been started"
         return self._process.wait()
 
     @property
     def process_id(self) -> int:
-        """The server's own process; its models are in the same session."""
+        """Process id of the server; its models are in the same session."""
         assert self._process is not None, "the server has not been started"
         return self._process.pid
 
     def process_ids(self) -> Iterator[int]:
-        """The server's process and those of its models."""
+        """Process ids of the server and its models."""
         if self._process is None:
             return
         for entry in Path("/proc").iterdir():
@@ -272,13 +272,13 @@ class Server:
         if not self.log_file.is_file():  # a device or a pipe cannot be read again
             return f"(the log went to {self.log_file})"
         lines = self.log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        # Triton marks its errors with E and the month; without a GPU it always writes one about the CUDA driver.
+        # Triton's errors start with E and the month; without a GPU there is always one about the CUDA driver.
         errors = [line for line in lines if line[:2] in {"E0", "E1"} and "CudaDriverHelper" not in line]
         return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
 
 
 def _regions(name: str) -> Iterator[Path]:
-    """The shared memory of the server of that name."""
+    """Return the shared memory regions of the server of that name."""
     return _SHM_DIR.glob(f"{name}-*")
 
 
@@ -309,7 +309,7 @@ def _is_ready(http_port: int) -> bool:
 
 
 def _text_from(file: Path, position: int) -> str:
-    """What was written to a file behind a position; nothing where the file has gone."""
+    """Return what was written to a file after a position; empty if the file does not exist."""
     try:
         with file.open("rb") as stream:
             stream.seek(position)

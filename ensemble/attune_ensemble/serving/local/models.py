@@ -34,13 +34,12 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.privacy import NO_TELEMETRY
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import EMBEDDED, read_config
 from attune_ensemble.serving.declared import declared_outputs
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
-from attune_ensemble.tensors import Tensors
 
 __all__ = ["LocalModels"]
 
