@@ -250,6 +250,18 @@ def test_a_tail_that_rings_fades_from_one_tone_to_the_other():
     assert np.abs(fading[:8] - between[:, :8]).min(axis=0).max() < 1e-6
 
 
+def test_the_room_turns_with_the_phrase(monkeypatch):
+    """In the block in which the first phrase of the new dynamics begins."""
+    followed, follow = [], Room.follow
+    monkeypatch.setattr(Room, "follow", lambda self, dynamics: followed.append(dynamics) or follow(self, dynamics))
+    plan = turn(SOFT, LOUD, 10.0)
+    play(plan, 24.0)
+    begins_s = next(phrase.start_s for phrase in score_of(plan, 24.0).phrases if phrase.dynamics == "f")
+    assert set(followed) == {"pp", "f"}
+    assert followed.index("f") == int(begins_s * SAMPLE_RATE) // BLOCK
+    assert followed == sorted(followed, key=["pp", "f"].index)
+
+
 def test_a_room_that_is_told_what_it_has_changes_nothing():
     one, other = Room("mp"), Room("mp")
     other.follow("mp")
