@@ -38,8 +38,7 @@ from attune_client.protocol.models import (
     TEXT_TOKENIZER,
     VALENCE_MODEL,
 )
-from attune_export.errors import ExportError
-from attune_export.profiles import (
+from attune_client.protocol.profiles import (
     ENGINE_FILE,
     ENGINE_SCRIPT,
     KNOWLEDGE_DIR,
@@ -52,6 +51,7 @@ from attune_export.profiles import (
     exported_name,
     plain_name,
 )
+from attune_export.errors import ExportError
 from attune_weights import WeightsError, fetch, manifest
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.profiles import Profile
 from attune_ensemble.serving.launcher.layout import find_package, runs_here
 from attune_export.assemble import assemble
-from attune_export.profiles import Profile
 from attune_weights import WeightsError
 
 __all__ = ["export"]

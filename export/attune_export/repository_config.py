@@ -19,8 +19,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from attune_client.protocol import models as protocol
 from attune_client.protocol.models import MODELS
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
-from attune_export.profiles import (
+from attune_client.protocol.profiles import (
     ENGINE_FILE,
     KNOWLEDGE_DIR,
     MODEL_FILE,
@@ -30,6 +29,7 @@ from attune_export.profiles import (
     Profile,
     exported_name,
 )
+from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 __all__ = ["Profile", "config_path", "model_config", "parse", "render", "write_repository"]
 

@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MODELS
+from attune_client.protocol.profiles import Profile, exported_name, plain_name
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_export import assemble as assembling
 from attune_export.assemble import Part, assemble, place, plan, shipped_artifacts
 from attune_export.commands import export
 from attune_export.errors import ExportError
-from attune_export.profiles import Profile, exported_name, plain_name
 from attune_export.repository_config import write_repository
 from attune_weights import WeightsError
 
