@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.profiles import PROFILES
 from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
@@ -279,7 +280,7 @@ def test_the_server_listens_on_loopback_only(tmp_path, repository):
 def test_other_profiles_print_a_container_command(profile, repository):
     result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
     assert result.exit_code == 0
-    assert result.stdout.strip() == container_command(profile, repository, Ports(grpc=9001))
+    assert result.stdout.strip() == container_command(PROFILES[profile], repository, Ports(grpc=9001))
     assert result.stderr.startswith("not to be served yet: there is no profile")
     words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]

@@ -18,9 +18,10 @@ from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 from attune_ensemble.serving.launcher.log_file import is_in_use
-from attune_ensemble.serving.launcher.repository import EMBEDDED, check_repository
+from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
 
 __all__ = ["container_command", "serve"]
@@ -50,10 +51,11 @@ _PORT = click.IntRange(1, 65535)
 @click.command()
 @click.option(
     "--profile",
-    type=click.Choice([EMBEDDED, "gpu", "tensorrt"]),
-    default=EMBEDDED,
+    type=click.Choice(list(PROFILES)),
+    default=EMBEDDED.name,
     show_default=True,
-    help="embedded runs here, on the CPU; for the others the container command is printed.",
+    help="; ".join(f"{profile}: {profile.purpose}" for profile in PROFILES.values())
+    + f".  Only {EMBEDDED} is served from here; for the others the container command is printed.",
 )
 @click.option(
     "--repository",
@@ -89,12 +91,12 @@ def serve(
     """
     _require_repository(repository)
     ports = free_ports() if any_ports else Ports(http_port, grpc_port, metrics_port)
-    if profile != EMBEDDED:
+    if profile != EMBEDDED.name:
         try:
-            check_repository(repository, profile=profile)
+            check_repository(repository, profile=PROFILES[profile])
         except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
             click.echo(f"not to be served yet: {error}", err=True)
-        click.echo(container_command(profile, repository, ports))
+        click.echo(container_command(PROFILES[profile], repository, ports))
         return
     _require_program(command)
     for number in (signal.SIGTERM, signal.SIGHUP):  # the latter when its terminal is closed
@@ -157,7 +159,7 @@ def _require_program(command: tuple[str, ...]) -> None:
         raise click.ClickException(f"{click.format_filename(command[0])}: there is no such program")
 
 
-def container_command(profile: str, repository: Path, ports: Ports) -> str:
+def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
