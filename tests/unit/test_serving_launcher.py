@@ -19,6 +19,7 @@ import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.profiles import PROFILES
+from attune_ensemble.serving.launcher import commands as commands_module
 from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
@@ -291,6 +292,16 @@ def test_other_profiles_print_a_container_command(profile, repository):
         words[-1].index(part) for part in (f"launcher.repository /models {profile} &&", "exec tritonserver")
     )
     assert check < server, "the repository is checked before anything of it is served"
+    installed = words[-1].partition(" && ")[0].split()
+    assert {"chromadb", "'tritonclient[grpc]'", "torch"} <= set(installed)
+    assert not {"click", "httpx", "lightning"} & set(installed), "an image needs what the models import"
+
+
+def test_the_container_command_needs_the_sources_that_it_mounts(monkeypatch, repository, tmp_path):
+    monkeypatch.setattr(commands_module, "_ROOT", tmp_path)
+    result = CliRunner().invoke(serve, ["--profile", "gpu", "--repository", str(repository)])
+    assert result.exit_code == 1
+    assert "run this in a clone's environment" in result.output
 
 
 STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"

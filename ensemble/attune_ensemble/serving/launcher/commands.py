@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import signal
+import tomllib
 from pathlib import Path
 from types import FrameType
 
@@ -29,19 +30,9 @@ __all__ = ["container_command", "serve"]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
-# What the python models import inside NVIDIA's image, beside this project's own sources.
-_CONTAINER_PACKAGES = (
-    "chromadb",
-    "faster-whisper",
-    "pyyaml",
-    "scipy",
-    "soundfile",
-    "soxr",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "'tritonclient[grpc]'",
-)
+_IMAGE_EXTRAS = ("models", "musicgen")
+"""What is installed into NVIDIA's image, beside this project's own sources."""
+
 _ROOT = Path(__file__).parents[4]
 DEFAULT_LOG = Path("out/server.log")
 _INTERRUPTED = 130
@@ -160,9 +151,12 @@ def _require_program(command: tuple[str, ...]) -> None:
 
 
 def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
-    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
+    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it.
+
+    Raises click's ClickException where Attune was not installed from a clone, which has the sources.
+    """
     serve_line = (
-        f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
+        f"pip install --quiet --constraint /attune/constraints.txt {shlex.join(_image_packages())} && "
         f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
@@ -173,6 +167,15 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
     command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
     return shlex.join(command)
+
+
+def _image_packages() -> list[str]:
+    """The requirements of the extras that an image installs, as the project declares them."""
+    project = _ROOT / "pyproject.toml"
+    if not project.is_file():
+        raise click.ClickException("the container command mounts Attune's sources: run this in a clone's environment")
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    return [requirement for extra in _IMAGE_EXTRAS for requirement in extras[extra]]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
