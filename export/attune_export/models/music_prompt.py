@@ -38,7 +38,7 @@ MODEL = ServedModel(
     MUSIC_PROMPT,
     Kind.PYTHON,
     # A description takes milliseconds, so more may wait than where somebody speaks or listens.
-    settings={EMBEDDED: Settings(places=Places(16, 64))},
+    settings={EMBEDDED: Settings(parameters={"prompt_writer": "template"}, places=Places(16, 64))},
     weights=KNOWLEDGE_DIR,
     part=_part,
 )

@@ -18,7 +18,7 @@ class TritonPythonModel:
         self.triton = Adapter(MUSIC_PROMPT, args, pb_utils)
         emotions = load_emotions()
         index = KnowledgeIndex(self.triton.folder / self.triton.settings["weights"], emotions)
-        self.describer = MusicDescriber(emotions, index, create_writer())
+        self.describer = MusicDescriber(emotions, index, create_writer(self.triton.settings["prompt_writer"]))
 
     def execute(self, requests: list[Any]) -> None:
         self.triton.answer_concurrently(requests, self.describe)
