@@ -22,12 +22,11 @@ from tritonclient.utils import InferenceServerException
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio, Received
 from attune_client.protocol import models
 from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
     SpecSource,
-    Tensors,
     check_connection,
     infer_inputs,
     read_answer,

@@ -26,12 +26,11 @@ from tritonclient.utils import InferenceServerException
 from attune_client.protocol import models
 from attune_client.protocol.checks import check_complete
 from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerError, StreamEndedEarly
-from attune_client.protocol.tensors import ModelSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
     AudioSource,
     SpecSource,
-    Tensors,
     answered,
     check_connection,
     infer_inputs,

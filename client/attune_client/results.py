@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from attune_client.protocol.models import PROMPT_TIME, RECOGNISE_TIME, TRANSCRIBE_TIME
+from attune_client.protocol.stages import PROMPT, RECOGNISE, TRANSCRIBE
+from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
 
 __all__ = ["VAD", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
-
-Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +99,11 @@ class SpeechEmotion:
             emotion=_text(tensors, "emotion"),
             probabilities=_probabilities(tensors),
             segments=tuple(
-                Segment(float(start), float(end), words.decode(), VAD.from_array(vad), emotion.decode())
+                Segment(float(start), float(end), decode(words), VAD.from_array(vad), decode(emotion))
                 for start, end, words, vad, emotion in path
             ),
-            transcribe_s=_number(tensors, "transcribe_s"),
-            recognise_s=_number(tensors, "recognise_s"),
+            transcribe_s=_number(tensors, TRANSCRIBE_TIME.name),
+            recognise_s=_number(tensors, RECOGNISE_TIME.name),
         )
 
     @property
@@ -120,7 +121,7 @@ class SpeechEmotion:
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,
             "probabilities": _ranked(self.probabilities),
-            "timings_s": {"transcribe": round(self.transcribe_s, 3), "recognise": round(self.recognise_s, 3)},
+            "timings_s": {TRANSCRIBE.name: round(self.transcribe_s, 3), RECOGNISE.name: round(self.recognise_s, 3)},
         }
 
 
@@ -199,7 +200,7 @@ class TherapySession:
             vad=VAD.from_array(tensors["vad"]) if "vad" in tensors else None,
             probabilities=_probabilities(tensors) if "emotion_probabilities" in tensors else None,
             prompt=MusicPrompt.from_tensors(tensors),
-            prompt_s=_number(tensors, "prompt_s"),
+            prompt_s=_number(tensors, PROMPT_TIME.name),
             engine=_text(tensors, "engine"),
             sample_rate=int(tensors["sample_rate"][0]),
             duration_s=round(_number(tensors, "duration_s"), 4),  # 3.3 is 3.299999952 in 32 bits
@@ -210,7 +211,7 @@ class TherapySession:
     def to_dict(self, *, first_audio_s: float | None = None, total_s: float | None = None) -> dict[str, Any]:
         """As a JSON-ready object, with the caller's own times in seconds; what there is not is missing."""
         speech = self.speech.to_dict() if self.speech else self._wish()
-        timings = speech.pop("timings_s", {}) | {"prompt": round(self.prompt_s, 3)}
+        timings = speech.pop("timings_s", {}) | {PROMPT.name: round(self.prompt_s, 3)}
         own_times = {"first_audio": first_audio_s, "total": total_s}
         return (
             speech
@@ -246,7 +247,7 @@ class ModelStatus:
 
 def _probabilities(tensors: Tensors) -> dict[str, float]:
     pairs = zip(tensors["emotion_labels"], tensors["emotion_probabilities"], strict=True)
-    return {label.decode(): float(probability) for label, probability in pairs}
+    return {decode(label): float(probability) for label, probability in pairs}
 
 
 def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
@@ -256,8 +257,7 @@ def _ranked(probabilities: Mapping[str, float]) -> dict[str, float]:
 
 
 def _text(tensors: Tensors, name: str) -> str:
-    value: bytes = tensors[name][0]
-    return value.decode()
+    return text_of(tensors[name])
 
 
 def _number(tensors: Tensors, name: str) -> float:

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from tritonclient.grpc import InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
+from attune_client.protocol.bounds import MAX_AUDIO_BYTES
 from attune_client.protocol.checks import (
     check_duration,
-    check_number,
     check_other_languages,
     check_seed,
     check_sources,
     check_text,
+    check_timeout,
     check_vad,
     printable,
     quote,
@@ -30,6 +31,7 @@ from attune_client.protocol.errors import (
     AttuneError,
     AudioTooLong,
     InvalidOption,
+    InvalidRequest,
     RequestCancelled,
     RequestTimeout,
     ServerError,
@@ -37,20 +39,14 @@ from attune_client.protocol.errors import (
     UnreadableFile,
     from_wire,
 )
-from attune_client.protocol.models import MAX_AUDIO_BYTES
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import DType, ModelSpec, Tensors, TensorSpec, bytes_tensor
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
 
 SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
-
-Tensors = dict[str, npt.NDArray[Any]]
-
-MAX_TIMEOUT_S = 1e6
-"""Longest timeout, in seconds: eleven days. Much longer ones overflow the clocks that take them."""
 
 _BY_STATUS: dict[str, type[AttuneError]] = {
     "StatusCode.UNAVAILABLE": ServerUnavailable,
@@ -67,8 +63,7 @@ _Answer = TypeVar("_Answer")
 def check_connection(url: str, timeout_s: float) -> None:
     """Raise `InvalidOption` for an address or a timeout that no connection can use."""
     check_text("url", url)
-    if not 0 < check_number("timeout_s", timeout_s) <= MAX_TIMEOUT_S:
-        raise InvalidOption(f"timeout_s must lie above 0 and at most at {MAX_TIMEOUT_S:,.0f} s, not {timeout_s:g}")
+    check_timeout(timeout_s)
 
 
 def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
@@ -103,11 +98,6 @@ def _read_audio(audio: Any) -> bytes:
     if not isinstance(encoded, bytes):
         raise InvalidOption(f"audio must be open for reading bytes (mode 'rb'), and gave a {type(encoded).__name__}")
     return encoded
-
-
-def bytes_tensor(value: bytes | str) -> npt.NDArray[np.object_]:
-    """A BYTES tensor [1]."""
-    return np.array([value.encode() if isinstance(value, str) else value], dtype=np.object_)
 
 
 def text_inputs(text: str) -> Tensors:
@@ -206,11 +196,11 @@ def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
     return values
 
 
-def read_answer(kind: type[_Answer], tensors: Mapping[str, npt.NDArray[Any]]) -> _Answer:
+def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
     """A result made of an answer's tensors; `ServerError` when they are not those of this protocol."""
     try:
         answer: _Answer = kind.from_tensors(tensors)  # type: ignore[attr-defined]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, InvalidRequest) as error:
         raise ServerError(
             f"the server's answer is not one of this protocol ({error!r}); is its version of Attune another one?"
         ) from error

@@ -16,9 +16,15 @@ import numpy.typing as npt
 
 from attune_client.protocol.checks import check_complete, check_sources, check_vad
 from attune_client.protocol.errors import ServerError
-from attune_client.protocol.models import EMOTION_CLASSIFIER, REGRESSOR_MAX_BATCH
+from attune_client.protocol.models import (
+    EMOTION_CLASSIFIER,
+    PROMPT_TIME,
+    RECOGNISE_TIME,
+    REGRESSOR_MAX_BATCH,
+    TRANSCRIBE_TIME,
+)
+from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
 from attune_client.protocol.version import version
-from attune_ensemble.tensors import Tensors, bytes_tensor, decode
 
 __all__ = ["Call", "CallStream", "play_therapy", "recognise_speech", "write_prompt"]
 
@@ -64,8 +70,8 @@ def recognise_speech(
         "segment_transcript": bytes_tensor(*transcripts),
         "segment_vad": segment_vad,
         "segment_emotion": bytes_tensor(*(labels[index] for index in probabilities[1:].argmax(axis=1))),
-        "transcribe_s": _seconds(transcribed_s - started_s),
-        "recognise_s": _seconds(recognised_s - transcribed_s),
+        TRANSCRIBE_TIME.name: _seconds(transcribed_s - started_s),
+        RECOGNISE_TIME.name: _seconds(recognised_s - transcribed_s),
     }
 
 
@@ -111,7 +117,7 @@ def write_prompt(wish: Tensors, call: Call) -> Tensors:
     """From the inputs of `music_prompt` to its outputs, and `prompt_s`."""
     started_s = time.perf_counter()
     prompt = call("music_prompt", wish)
-    return prompt | {"prompt_s": _seconds(time.perf_counter() - started_s)}
+    return prompt | {PROMPT_TIME.name: _seconds(time.perf_counter() - started_s)}
 
 
 def play_therapy(

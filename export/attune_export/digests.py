@@ -10,10 +10,10 @@ from pathlib import Path
 
 from attune_export.errors import ExportError
 from attune_weights import manifest
+from attune_weights.files import sha256_of
 
 __all__ = [
     "Digests",
-    "digest_of",
     "digest_of_bytes",
     "digests_of",
     "digests_of_code",
@@ -65,13 +65,7 @@ def package_dir(package: str) -> Path:
 def digests_of(folder: Path, pattern: str = "*") -> Digests:
     """Digests of a folder's data files; what is written (*.md) and drawn (*.png) about them decides nothing."""
     files = (path for path in files_below(folder) if path.match(pattern) and path.suffix not in (".md", ".png"))
-    return {f"{folder.name}/{path.relative_to(folder)}": digest_of(path) for path in files}
-
-
-def digest_of(file: Path) -> str:
-    """A file's digest, read in pieces: a checkpoint may be larger than the memory."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {f"{folder.name}/{path.relative_to(folder)}": sha256_of(path) for path in files}
 
 
 def digest_of_bytes(content: bytes) -> str:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from attune_client.protocol.models import EMBEDDING, MAX_TOKENS
+from attune_client.protocol.bounds import MAX_TOKENS
+from attune_client.protocol.models import EMBEDDING
 
 __all__ = ["SentenceEmbedder"]
 

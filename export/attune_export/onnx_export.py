@@ -24,11 +24,13 @@ from torch.export import Dim
 from torch.nn import functional
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
-from attune_client.protocol.models import MAX_SEGMENT_S, MAX_TOKENS, SPEECH_SAMPLE_RATE
+from attune_client.protocol.bounds import MAX_SEGMENT_S, MAX_TOKENS
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_export.errors import ExportError
 from attune_training.config import TextTowerConfig
 from attune_training.models.layers import masked_mean
 from attune_training.models.towers import MIN_SAMPLES, TextTower
+from attune_weights.files import whole_file
 
 __all__ = [
     "CHECK_SIZES",
@@ -164,15 +166,11 @@ def export_model(
     """
     _check_weights(module, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with whole_file(target) as partial:
         _export(module.eval(), spec, partial)
         check_graph(partial, spec)
         deviation = check_export(partial, module, spec, sizes=sizes, tolerance=tolerance)
         size_bytes = partial.stat().st_size
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return ExportReport(deviation, size_bytes)
 
 

@@ -29,11 +29,12 @@ from attune_client.protocol.profiles import (
     exported_name,
     plain_name,
 )
-from attune_export.digests import digest_of, files_below
+from attune_export.digests import files_below
 from attune_export.errors import ExportError
 from attune_export.parts import VERSION_DIR, Part
+from attune_weights.files import sha256_of, write_json
 
-__all__ = ["Placed", "is_at_hand", "place", "stamp_file", "version_folder", "write_json"]
+__all__ = ["Placed", "is_at_hand", "place", "stamp_file", "version_folder"]
 
 _BUILDING = ".building"
 
@@ -181,16 +182,9 @@ def _renew_engine_script(folder: Path, spec: ModelSpec, profile: Profile) -> Non
     from attune_export.tensorrt import build_script
 
     graph = folder / exported_name(MODEL_FILE, profile)
-    script, text = folder / ENGINE_SCRIPT, build_script(spec, graph.name, digest_of(graph))
+    script, text = folder / ENGINE_SCRIPT, build_script(spec, graph.name, sha256_of(graph))
     if script.is_file() and script.read_text(encoding="utf-8") == text:
         return
     (folder / ENGINE_FILE).unlink(missing_ok=True)
     script.write_text(text, encoding="utf-8")
     script.chmod(0o755)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write beside and move, so that a kill never leaves half a file."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    partial.replace(path)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from attune_client.protocol.profiles import EXPORT_RECORD, Profile, exported_name
 from attune_export.parts import Part
-from attune_export.placing import stamp_file, write_json
+from attune_export.placing import stamp_file
+from attune_weights.files import write_json
 
 __all__ = ["ExportRecord", "record_file"]
 

@@ -43,7 +43,7 @@ def model_config(name: str, profile: Profile) -> pb.ModelConfig:
         config.model_transaction_policy.decoupled = True
     if model.kind is Kind.ENSEMBLE:
         config.platform = "ensemble"
-        config.ensemble_scheduling.step.extend(_step(step) for step in model.steps)
+        config.ensemble_scheduling.step.extend(_step(step) for step in model.spec.steps)
         return config
     settings = model.settings_in(profile)
     _set_backend(config, model.kind, settings, profile)

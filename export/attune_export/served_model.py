@@ -48,8 +48,7 @@ class Settings:
 class ServedModel:
     """One model of the repository.
 
-    `settings` has those of `embedded` at least, but for an ensemble, whose `steps` are models with settings of their
-    own. `max_queue_delay_us` is how long its dynamic batcher waits; None: it has none. `part` says what
+    `settings` has those of `embedded` at least, but for an ensemble, whose steps are models with settings of their own. `max_queue_delay_us` is how long its dynamic batcher waits; None: it has none. `part` says what
     `attune export` places for it; None: nothing. Of a Python model's part, `weights` is the name that it has in
     `embedded`; the parameter of that name holds the profile's own.
     """
@@ -60,7 +59,6 @@ class ServedModel:
     max_queue_delay_us: int | None = None
     weights: str = ""
     part: Callable[[ExportOptions], Part] | None = None
-    steps: tuple[ModelSpec, ...] = ()
 
     def settings_in(self, profile: Profile) -> Settings:
         """Its settings in a profile."""

@@ -7,7 +7,6 @@ installed.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -22,7 +21,9 @@ from urllib.request import url2pathname
 import certifi
 import httpx
 
-__all__ = ["DownloadError", "download_url", "download_wheel", "sha256_of"]
+from attune_weights.files import sha256_of
+
+__all__ = ["DownloadError", "download_url", "download_wheel"]
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -34,12 +35,6 @@ Advance = Callable[[int], None]
 
 class DownloadError(Exception):
     """One attempt to get one file failed; the text says why."""
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download_wheel(name: str, version: str, sha256: str, target: Path, advance: Advance) -> None:

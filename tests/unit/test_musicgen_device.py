@@ -14,13 +14,13 @@ import threading
 import pytest
 import torch
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder
 from attune_ensemble.music.musicgen.devices import exact_convolutions, on_device
 from attune_ensemble.music.musicgen.loading import parts_of
 from attune_ensemble.music.musicgen.sampling import choose
 from attune_ensemble.music.musicgen.state import BatchState, Piece
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.host_watch import META, HostWatch
 from tests.musicgen_models import Letters, tiny_musicgen
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
 from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
@@ -23,7 +24,6 @@ from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.music.musicgen.failures import EngineBusy
 from attune_ensemble.music.musicgen.loading import as_served, engine_of, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]

@@ -17,6 +17,7 @@ import torch
 
 from attune_client.protocol.errors import AttuneError, RequestTimeout, ServerUnavailable
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen import music_engine
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
@@ -31,7 +32,6 @@ from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.musicgen.state import BatchState
 from attune_ensemble.music.musicgen.statistics import EngineCounters
 from attune_ensemble.music.musicgen.stepping import Stepper
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import Letters, tiny_musicgen
 
 SETTINGS = EngineSettings(slots=2, window_s=0.6, kept_s=0.4, first_chunk_s=0.1, longest_chunk_s=0.2)

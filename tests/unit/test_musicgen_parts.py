@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen import sampling as sampling_module
 from attune_ensemble.music.musicgen.codec import ChunkedCodec
@@ -29,7 +30,6 @@ from attune_ensemble.music.musicgen.sampling import choose, gumbel, uniform_nois
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import METRICS
 from attune_ensemble.music.registry import EngineOptions, create_engine
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import PAD, Letters, save_tiny_musicgen, tiny_musicgen
 
 # The delay pattern

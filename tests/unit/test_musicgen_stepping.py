@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen import engine as engine_module
 from attune_ensemble.music.musicgen import stepping
 from attune_ensemble.music.musicgen.codec import ChunkedCodec
@@ -24,7 +25,6 @@ from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import CudaGraphs, Stepper, row_counts
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import FRAME_RATE, Letters, tiny_musicgen
 from tests.recorded_graphs import RecordedGraphs
 

@@ -13,8 +13,9 @@ from attune_client.protocol.models import (
     MUSIC_THERAPY,
     SPEECH_EMOTION,
 )
+from attune_client.protocol.stages import STAGES
+from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
-from attune_ensemble.tensors import bytes_tensor
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)
@@ -162,6 +163,14 @@ def test_therapy_tells_everything_first_and_closes_the_music():
     assert set(next(responses)) == {"music"}
     responses.close()
     assert generator.closed == 2
+
+
+def test_a_recording_passes_through_the_stages_that_clients_show():
+    responses, server, generator = therapy(audio=AUDIO)
+    list(responses)
+    played = ["music_generator" for asked in generator.asked if "check_only" not in asked]
+    called = [name for name, _ in server.calls] + played
+    assert called == [model.name for stage in STAGES for model in stage.models]
 
 
 def test_what_was_drawn_and_chosen_is_what_plays_and_what_is_told():

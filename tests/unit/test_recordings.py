@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from attune_client.protocol import errors
-from attune_client.protocol.models import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
+from attune_client.protocol.bounds import MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
 from attune_ensemble.speech import audio as audio_module
 from attune_ensemble.speech import av_process
 from attune_ensemble.speech.audio import Decoder, MonoStream, decode_speech

@@ -17,9 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from attune_training import files
 from attune_training.data.batches import Collator, TextTokens
-from attune_training.files import recover_folder, replace_folder
 from attune_training.fitting.callbacks import KeepBest
 from attune_training.fitting.epochs import EpochData, LoadedCorpus
 from attune_training.fitting.module import SCORE, RegressionModule
@@ -27,6 +25,8 @@ from attune_training.fitting.settings import CorpusSettings, Recipe
 from attune_training.machine import is_first_process
 from attune_training.models.checkpoints import load_model, save_model
 from attune_training.pretrained import build
+from attune_weights import files
+from attune_weights.files import recover_folder, replace_folder
 from tests.miniature import write_manifest
 from tests.unit.test_training_fitting import RECIPE, example
 

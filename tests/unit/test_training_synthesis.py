@@ -167,7 +167,7 @@ def test_a_stopped_run_goes_on_and_keeps_what_is_there(tmp_path):
     kept, lost, changed = (tmp_path / row["path"] for row in rows(manifest))
     before = kept.stat().st_mtime_ns
     lost.unlink()
-    lost.with_suffix(".partial").write_bytes(b"half a file")
+    lost.with_name(f".{lost.name}.partial").write_bytes(b"half a file")
     synthesise([sentence(text) for text in ["One.", "Two.", "Other words."]], tmp_path)
     assert kept.stat().st_mtime_ns == before
     assert len(soundfile.read(lost)[0]) > 0

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
-from attune_client.protocol.models import MAX_AUDIO_BYTES, OtherLanguages
+from attune_client.protocol.bounds import MAX_AUDIO_BYTES, MAX_TIMEOUT_S
+from attune_client.protocol.models import OtherLanguages
 
 __all__ = [
     "AUDIO_FILE",
@@ -36,8 +37,6 @@ AUDIO_NAME = click.Path(allow_dash=True, path_type=Path)
 """A recording among several, of which one may be missing."""
 
 AUDIO_FILE = click.Path(exists=True, dir_okay=False, readable=True, allow_dash=True, path_type=Path)
-
-_MAX_TIMEOUT_S = 86_400.0
 
 
 class RealRange(click.FloatRange):
@@ -115,7 +114,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
     command = click.option(
         "--timeout",
         "timeout_s",
-        type=RealRange(min=0, min_open=True, max=_MAX_TIMEOUT_S),
+        type=RealRange(min=0, min_open=True, max=MAX_TIMEOUT_S),
         default=DEFAULT_TIMEOUT_S,
         show_default=True,
         help="Longest wait for an answer, in seconds.",

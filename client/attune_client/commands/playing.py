@@ -39,8 +39,8 @@ from attune_client.commands.options import (
 )
 from attune_client.commands.printing import Printer, echo_json, json_text
 from attune_client.failures import INTERRUPTED, describe
+from attune_client.protocol.bounds import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError, ServerError
-from attune_client.protocol.models import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.results import TherapySession
 
 __all__ = ["play"]

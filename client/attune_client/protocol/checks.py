@@ -12,8 +12,17 @@ from collections.abc import Collection, Iterable
 from numbers import Integral, Real
 from typing import Any
 
+from attune_client.protocol.bounds import (
+    LENGTH_TOLERANCE_S,
+    MAX_MUSIC_S,
+    MAX_SEED,
+    MAX_TEXT_CHARS,
+    MAX_TIMEOUT_S,
+    MIN_MUSIC_S,
+    VAD_LIMITS,
+)
 from attune_client.protocol.errors import InvalidOption, StreamEndedEarly
-from attune_client.protocol.models import MAX_MUSIC_S, MAX_SEED, MAX_TEXT_CHARS, MIN_MUSIC_S, VAD_LIMITS, OtherLanguages
+from attune_client.protocol.models import OtherLanguages
 
 __all__ = [
     "check_complete",
@@ -23,13 +32,11 @@ __all__ = [
     "check_seed",
     "check_sources",
     "check_text",
+    "check_timeout",
     "check_vad",
     "printable",
     "quote",
 ]
-
-LENGTH_TOLERANCE_S = 0.02
-"""How much shorter than asked for music may be: MusicGen plays whole frames of this length."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
@@ -56,6 +63,14 @@ def check_duration(value: Any) -> float:
     if not MIN_MUSIC_S <= duration_s <= MAX_MUSIC_S:
         raise InvalidOption(f"duration_s must lie between {MIN_MUSIC_S:g} and {MAX_MUSIC_S:g}, not {duration_s:g}")
     return duration_s
+
+
+def check_timeout(value: Any) -> float:
+    """The longest wait of a client for an answer, in seconds."""
+    timeout_s = check_number("timeout_s", value)
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidOption(f"timeout_s must lie above 0 and at most at {MAX_TIMEOUT_S:,.0f} s, not {timeout_s:g}")
+    return timeout_s
 
 
 def check_seed(value: Any) -> int:

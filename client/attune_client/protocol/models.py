@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
+from attune_client.protocol.bounds import MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TOKENS, MIN_GUIDANCE, VAD_LIMITS
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 SPEECH_SAMPLE_RATE = 16_000
@@ -17,41 +18,8 @@ SPEECH_SAMPLE_RATE = 16_000
 MUSIC_SAMPLE_RATE = 32_000
 """Sampling rate of the music, in Hz."""
 
-MAX_SEGMENT_S = 8.0
-"""Longest speech segment that the regressors see, in seconds (paper, section III-C2)."""
-
-MAX_SPEECH_S = 600.0
-"""Longest recording that is accepted, in seconds."""
-
-SPEECH_RATES_HZ = (4_000, 384_000)
-"""Lowest and highest sample rate of a recording, in Hz."""
-
-MAX_SPEECH_SAMPLES = 115_200_000
-"""Most samples of a recording, its channels counted together: ten minutes of stereo at 96 kHz."""
-
-MIN_MUSIC_S, MAX_MUSIC_S = 1.0, 600.0
-"""Shortest and longest music that one request may ask for, in seconds."""
-
-MAX_TEXT_CHARS = 2_000
-"""Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
-
-MAX_AUDIO_BYTES = 2**30
-"""Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
-
-DEFAULT_MUSIC_S = 30.0
-"""Length of the music where a request asks for none, in seconds."""
-
-MAX_SEED = 2**63 - 1
-"""Largest seed of a piece of music."""
-
 ENGLISH = "en"
 """The code of the one language whose words are understood."""
-
-MAX_TOKENS = 512
-"""Longest tokenised transcript (paper, section III-C2)."""
-
-VAD_LIMITS = (1.0, 5.0)
-"""Least and greatest valence, arousal and dominance."""
 
 NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
@@ -72,7 +40,7 @@ AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3
 WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
-INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), "BERT-uncased token ids, at most 512, padded to a bucket")
+INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), f"BERT-uncased token ids, at most {MAX_TOKENS}, padded to a bucket")
 ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
 VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
 AROUSAL_DOMINANCE = TensorSpec(
@@ -106,6 +74,11 @@ LANGUAGE_PROBABILITY = TensorSpec(
     "language_probability", _FP32, (1,), "how likely that language is, 0..1", limits=(0.0, 1.0)
 )
 
+# Of the stages (`attune_client.protocol.stages`).
+TRANSCRIBE_TIME = TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds")
+RECOGNISE_TIME = TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds")
+PROMPT_TIME = TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds")
+
 _SPEECH_RESULTS = (
     TensorSpec("transcript", _BYTES, (1,), "all words, UTF-8"),
     LANGUAGE,
@@ -119,8 +92,8 @@ _SPEECH_RESULTS = (
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
     TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
     TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
-    TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds"),
-    TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds"),
+    TRANSCRIBE_TIME,
+    RECOGNISE_TIME,
 )
 
 _SPEC_DOC = "JSON: tempo_bpm, mode, tonic, instruments, dynamics"
@@ -141,11 +114,14 @@ _MUSIC_OPTIONS = (
     TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
 )
 
+# The fields of `SamplingSettings`.
+_TEMPERATURE_DOC = f"of musicgen's sampling, 0 (the likeliest token) to {MAX_TEMPERATURE:g}"
+_GUIDANCE_DOC = f"musicgen's classifier-free guidance, {MIN_GUIDANCE:g} (none) to {MAX_GUIDANCE:g}"
 _SAMPLING_OPTIONS = (
-    TensorSpec("temperature", _FP32, (1,), "of musicgen's sampling, 0..10; 0 takes the likeliest token", optional=True),
+    TensorSpec("temperature", _FP32, (1,), _TEMPERATURE_DOC, optional=True),
     TensorSpec("top_k", _INT32, (1,), "musicgen samples from this many tokens; 0: from all", optional=True),
     TensorSpec("top_p", _FP32, (1,), "musicgen samples from tokens that hold this much probability", optional=True),
-    TensorSpec("guidance", _FP32, (1,), "musicgen's classifier-free guidance, 1 (none) to 20", optional=True),
+    TensorSpec("guidance", _FP32, (1,), _GUIDANCE_DOC, optional=True),
 )
 
 _MUSIC_RESULTS = (
@@ -210,6 +186,8 @@ EMOTION_RECOGNITION = ModelSpec(
     inputs=(WAVEFORM, NUM_SAMPLES, SEGMENT_TEXT),
     outputs=(VAD, EMOTION_PROBABILITIES),
     max_batch_size=REGRESSOR_MAX_BATCH,
+    # The tokenizer, then the two regressors side by side, then the classifier.
+    steps=(TEXT_TOKENIZER, VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL, EMOTION_CLASSIFIER),
 )
 
 SENTENCE_ENCODER = ModelSpec(
@@ -252,7 +230,7 @@ MUSIC_THERAPY = ModelSpec(
     outputs=(
         *_SPEECH_RESULTS,
         *_PROMPT_RESULTS,
-        TensorSpec("prompt_s", _FP32, (1,), "server time spent on retrieval and prompt, in seconds"),
+        PROMPT_TIME,
         TensorSpec("server_version", _BYTES, (1,), "version of Attune that serves"),
         *_MUSIC_RESULTS,
     ),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from attune_client.protocol.bounds import MAX_TEMPO_BPM, MIN_TEMPO_BPM
 from attune_client.protocol.checks import check_number, quote
 from attune_client.protocol.errors import InvalidOption
 
@@ -42,8 +43,6 @@ TONICS = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 DYNAMICS = ("pp", "p", "mp", "mf", "f")
 """Dynamic levels, from the softest to the loudest."""
-
-MIN_TEMPO_BPM, MAX_TEMPO_BPM = 40.0, 180.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The vocabulary of the protocol: element types, tensors and models, as small frozen objects."""
+"""The vocabulary of the protocol: element types, tensors and models, as small frozen objects; and BYTES as text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from attune_client.protocol.errors import InvalidRequest
+
+Tensors = dict[str, npt.NDArray[Any]]
+"""Tensors by name."""
 
 
 class DType(StrEnum):
@@ -69,6 +74,9 @@ class ModelSpec:
 
     `max_batch_size` 0 means that the model takes one request at a time and no batch dimension;
     `decoupled` means that one request is answered by a stream of responses.
+
+    `steps` make it an ensemble: the models that it runs, in an order in which each finds its inputs. A tensor keeps its
+    name all the way through, from the ensemble's inputs over the steps' own to its outputs.
     """
 
     name: str
@@ -76,6 +84,7 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int = 0
     decoupled: bool = False
+    steps: tuple[ModelSpec, ...] = ()
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""
@@ -91,3 +100,24 @@ def _named(tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:
         if tensor.name == name:
             return tensor
     raise KeyError(name)
+
+
+# --- BYTES tensors ---
+
+
+def bytes_tensor(*values: str | bytes) -> npt.NDArray[np.object_]:
+    """A BYTES tensor [N] of N texts or encoded files."""
+    return np.array([value.encode() if isinstance(value, str) else value for value in values], dtype=np.object_)
+
+
+def text_of(tensor: npt.NDArray[Any]) -> str:
+    """The first element of a BYTES tensor as text; `InvalidRequest` if it is not UTF-8."""
+    return decode(tensor.flat[0])
+
+
+def decode(value: bytes | str) -> str:
+    """One element of a BYTES tensor as text; `InvalidRequest` if it is not UTF-8."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("a text is not UTF-8") from error

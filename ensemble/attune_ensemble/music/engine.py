@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from attune_client.protocol.checks import check_duration, check_seed
 from attune_client.protocol.music_spec import MusicSpec
-from attune_ensemble.music.sampling import SamplingSettings
+from attune_client.protocol.sampling import SamplingSettings
 
 Audio = npt.NDArray[np.float32]  # [N, C] frames in -1..1
 

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import fields
 from typing import Any
 
+from attune_client.protocol.bounds import DEFAULT_MUSIC_S
 from attune_client.protocol.checks import check_complete, check_duration, check_seed
-from attune_client.protocol.models import DEFAULT_MUSIC_S
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.sampling import SamplingSettings
+from attune_client.protocol.tensors import Tensors, text_of
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.registry import EngineOptions, create_engine
-from attune_ensemble.music.sampling import SamplingSettings
-from attune_ensemble.tensors import Tensors, text_of
 
 DRAWN_SEED_BITS = 53
 """Size of a seed that is drawn: every reader of JSON keeps a whole number of 53 bits as it is, and few one of 63."""

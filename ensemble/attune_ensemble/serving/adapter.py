@@ -46,11 +46,10 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.models import MODELS
-from attune_client.protocol.tensors import ModelSpec, TensorSpec
+from attune_client.protocol.tensors import ModelSpec, Tensors, TensorSpec, bytes_tensor, text_of
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import Reply, Watch
-from attune_ensemble.tensors import Tensors, text_of
 
 __all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
 
@@ -197,7 +196,7 @@ class Adapter:
             yield {}
             return
         with Lease() as lease:
-            yield {LEASE: np.array([lease.token.encode()], dtype=np.object_)}
+            yield {LEASE: bytes_tensor(lease.token)}
 
     def _start(self, requests: Sequence[Any], respond: Callable[[Reply, Tensors], Any]) -> None:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""

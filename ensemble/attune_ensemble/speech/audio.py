@@ -16,6 +16,7 @@ import numpy.typing as npt
 import soundfile as sf
 import soxr
 
+from attune_client.protocol.bounds import MAX_SPEECH_S, MAX_SPEECH_SAMPLES, SPEECH_RATES_HZ
 from attune_client.protocol.errors import (
     AudioTooLong,
     EmptyAudio,
@@ -24,12 +25,7 @@ from attune_client.protocol.errors import (
     TruncatedAudio,
     UnreadableAudio,
 )
-from attune_client.protocol.models import (
-    MAX_SPEECH_S,
-    MAX_SPEECH_SAMPLES,
-    SPEECH_RATES_HZ,
-    SPEECH_SAMPLE_RATE,
-)
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_ensemble.speech.av_process import decode_in_process
 from attune_ensemble.speech.containers import check_complete, fill_in_length
 

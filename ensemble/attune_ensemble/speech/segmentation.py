@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from attune_client.protocol.models import MAX_SEGMENT_S, SPEECH_SAMPLE_RATE
+from attune_client.protocol.bounds import MAX_SEGMENT_S
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_ensemble.speech.audio import Waveform
 
 BUCKET_S = 1.0

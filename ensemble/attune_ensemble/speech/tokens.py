@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from attune_client.protocol.models import MAX_TOKENS
-from attune_ensemble.tensors import Tensors, decode
+from attune_client.protocol.bounds import MAX_TOKENS
+from attune_client.protocol.tensors import Tensors, decode
 
 BUCKETS = (16, 32, 64, 128, 256, MAX_TOKENS)
 """Token counts to which batches are padded, so that the dynamic batcher meets few different shapes."""

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from attune_client.protocol.bounds import MAX_SEGMENT_S
 from attune_client.protocol.checks import check_other_languages
 from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
-from attune_client.protocol.models import ENGLISH, MAX_SEGMENT_S, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_client.protocol.models import ENGLISH, SPEECH_SAMPLE_RATE, OtherLanguages
+from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
 from attune_ensemble.speech.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span, pack, stack
 from attune_ensemble.speech.whisper import FULL_WINDOW_S, TAIL_S, Encoded, Heard, Whisper, Word, import_without_pyav
-from attune_ensemble.tensors import Tensors, bytes_tensor, text_of
 
 __all__ = [
     "TranscribedSegment",

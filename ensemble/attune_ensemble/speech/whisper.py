@@ -51,7 +51,7 @@ TOKENS_PER_S = 12
 
 LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # of a short clip: timestamps, punctuation
-_MAX_TOKENS = 444
+_MAX_WINDOW_TOKENS = 444
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
 
 
@@ -121,7 +121,7 @@ class Whisper:
     def decode(self, window: Encoded, *, words: bool) -> Heard:
         """Write the window down as English; `words` asks for the single words with their times."""
         prompt = self._tokenizer.sot_sequence
-        limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_TOKENS)
+        limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_WINDOW_TOKENS)
         result = self._model.model.generate(
             window.output,
             [prompt],

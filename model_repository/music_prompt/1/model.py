@@ -5,12 +5,12 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_PROMPT
+from attune_client.protocol.tensors import Tensors
 from attune_ensemble.prompting.describe import MusicDescriber
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import KnowledgeIndex
 from attune_ensemble.prompting.writers.registry import create_writer
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.tensors import Tensors
 
 
 class TritonPythonModel:

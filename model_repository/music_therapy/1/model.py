@@ -6,10 +6,10 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import MUSIC_THERAPY
+from attune_client.protocol.tensors import Tensors
 from attune_ensemble.pipeline import play_therapy
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.tensors import Tensors
 
 
 class TritonPythonModel:

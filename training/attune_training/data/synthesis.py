@@ -32,6 +32,7 @@ import soxr
 from attune_training.config import SAMPLE_RATE
 from attune_training.data.corpus import CorpusError, open_corpus
 from attune_training.data.utterance import Utterance
+from attune_weights.files import whole_file, write_json
 
 __all__ = [
     "MANIFEST_COLUMNS",
@@ -237,22 +238,19 @@ def _make(engine: _Engine, job: _Job, output: Path) -> None:
     path = output / job.path
     if path.is_file():
         return
-    # Written beside and moved, so that a kill never leaves half a file under the final name.
-    partial = path.with_suffix(".partial")
-    soundfile.write(partial, engine.read(job.text, job.reading), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        soundfile.write(partial, engine.read(job.text, job.reading), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
 
 
 def _write_manifest(path: Path, sentences: Sequence[Utterance], jobs: Sequence[_Job]) -> Path:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(MANIFEST_COLUMNS)
         for sentence, job in zip(sentences, jobs, strict=True):
             labels = (sentence.valence, sentence.arousal, sentence.dominance)
             origin = (job.reading.voice, sentence.session, sentence.category, sentence.split)
             writer.writerow([job.path.as_posix(), sentence.transcript, *labels, *origin])
-    return partial.replace(path)
+    return path
 
 
 def _write_provenance(path: Path, engine: _Engine, voices: Sequence[Voice], seed: int, count: int) -> None:
@@ -264,7 +262,7 @@ def _write_provenance(path: Path, engine: _Engine, voices: Sequence[Voice], seed
         "note": "synthetic speech: voice, pitch and rate are drawn by seed and carry no label",
         "voices": [asdict(voice) for voice in voices],
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(path, record)
 
 
 @click.command("synthesise")

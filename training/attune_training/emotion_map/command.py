@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -19,6 +18,7 @@ from attune_training.emotion_map.picture import draw_emotion_map
 from attune_training.emotion_map.storage import METRICS_FILE, PICTURE_FILE, save_emotion_map
 from attune_training.machine import git_revision, hardware_line
 from attune_training.providers import ProviderError, anchors_file
+from attune_weights.files import sha256_of
 
 __all__ = ["emotion_map_command"]
 
@@ -72,7 +72,7 @@ def emotion_map_command(
         raise click.ClickException(str(error)) from error
     console.print(f"scale {lexicon.scale} ({lexicon.scale.evidence})", highlight=False)
     trained = train_emotion_map(lexicon, anchors, MapConfig(anchor_weight=anchor_weight, seed=seed), console)
-    source = {"lexicon": lexicon_path.name, "lexicon_sha256": hashlib.sha256(lexicon_path.read_bytes()).hexdigest()}
+    source = {"lexicon": lexicon_path.name, "lexicon_sha256": sha256_of(lexicon_path)}
     trained.metrics.update(source, git=git_revision(), hardware=hardware_line("cpu"))
     save_emotion_map(trained, output)
     draw_emotion_map(trained.emotion_map, lexicon, output / PICTURE_FILE)

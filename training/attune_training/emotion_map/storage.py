@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from attune_training.emotion_map.classifier import EmotionClassifier
 from attune_training.emotion_map.clusters import EmotionMap
 from attune_training.emotion_map.fitting import TrainedMap
+from attune_weights.files import write_json
 
 __all__ = ["load_emotion_classifier", "load_emotion_map", "save_emotion_map"]
 
@@ -24,14 +24,10 @@ def save_emotion_map(trained: TrainedMap, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     emotion_map = trained.emotion_map
     geometry = {name: getattr(emotion_map, name).tolist() for name in ("minimum", "maximum", "centroids")}
-    _write_json(directory / _MAP_FILE, {"channels": trained.metrics["config"]["channels"], **geometry})
-    _write_json(directory / _LABELS_FILE, list(emotion_map.labels))
-    _write_json(directory / METRICS_FILE, trained.metrics)
+    write_json(directory / _MAP_FILE, {"channels": trained.metrics["config"]["channels"], **geometry})
+    write_json(directory / _LABELS_FILE, list(emotion_map.labels))
+    write_json(directory / METRICS_FILE, trained.metrics)
     save_file(trained.classifier.state_dict(), directory / _CLASSIFIER_FILE)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def load_emotion_map(directory: Path) -> EmotionMap:

@@ -22,6 +22,7 @@ from attune_training.fitting.folder import RunError
 from attune_training.fitting.run import RunOptions
 from attune_training.fitting.settings import Recipe, load_recipe
 from attune_training.machine import hardware_line, is_first_process
+from attune_weights.files import write_json
 
 __all__ = ["experiments", "run_table"]
 
@@ -129,6 +130,6 @@ def _write(result: TableResult, output: Path, hardware: str) -> tuple[str, dict[
     report, record = markdown(result, hardware), to_json(result, hardware)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.md").write_text(report, encoding="utf-8")
-    (output / _RESULTS).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(output / _RESULTS, record)
     draw_table(result, output / "results.png")
     return report, record

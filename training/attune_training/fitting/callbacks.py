@@ -10,9 +10,9 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from attune_training.files import recover_folder, replace_folder
 from attune_training.fitting.module import SCORE, RegressionModule
 from attune_training.models.checkpoints import save_model
+from attune_weights.files import recover_folder, replace_folder
 
 __all__ = ["EpochClock", "KeepBest"]
 

@@ -27,6 +27,7 @@ from attune_training.evaluation.predictions import Predictions
 from attune_training.evaluation.report import Scores
 from attune_training.fitting.settings import Recipe
 from attune_training.machine import git_revision, hardware_line
+from attune_weights.files import write_json
 
 __all__ = [
     "RunError",
@@ -121,7 +122,7 @@ def claim_folder(folder: Path, identity: RunIdentity, accelerator: str, facts: M
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "lightning")},
     }
-    _write_json(folder / _RUN, record)
+    write_json(folder / _RUN, record)
 
 
 def _digest(folder: Path) -> str:
@@ -144,7 +145,7 @@ def write_result(result: RunResult, scores: Mapping[str, Mapping[str, Scores]]) 
         "checkpoint_bytes": result.checkpoint_bytes,
         "seconds": round(result.seconds, 1),
     }
-    _write_json(result.folder / _METRICS, record)
+    write_json(result.folder / _METRICS, record)
 
 
 def read_result(folder: Path) -> RunResult:
@@ -178,10 +179,3 @@ def read_predictions(folder: Path, corpus: str, utterances: Sequence[Utterance])
 
 def _predictions_file(folder: Path, corpus: str) -> Path:
     return folder / f"predicted_{corpus}.csv"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Write beside and move, so that a kill never leaves half a file."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)

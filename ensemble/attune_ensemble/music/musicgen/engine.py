@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from attune_client.protocol.errors import InvalidOption, RequestTimeout, ServerUnavailable
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder
@@ -32,7 +33,6 @@ from attune_ensemble.music.musicgen.requests import Generation, MusicStream
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.music.musicgen.stepping import Stepper
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["EngineSettings", "MusicGenEngine"]
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import Audio, MusicRequest
 from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
 from attune_ensemble.music.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.musicgen.threads import on_own_thread
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["HEARTBEAT_S", "RETRY_S", "MusicGenAdapter", "load_engine"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.errors import AttuneError, RequestCancelled
-from attune_ensemble.music.sampling import SamplingSettings
+from attune_client.protocol.sampling import SamplingSettings
 
 __all__ = ["Generation", "MusicStream"]
 

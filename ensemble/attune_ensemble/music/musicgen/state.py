@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache, exchange
 from attune_ensemble.music.musicgen.pattern import DelayPattern
 from attune_ensemble.music.musicgen.sampling import choose
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["BatchState", "Piece"]
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from attune_client.protocol.bounds import MAX_TEMPO_BPM, MIN_TEMPO_BPM
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import NUM_EMOTIONS
-from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MAX_TEMPO_BPM, MIN_TEMPO_BPM, MODES, TONICS
+from attune_client.protocol.music_spec import DYNAMICS, INSTRUMENTS, MODES, TONICS
 
 __all__ = ["EMOTIONS_FILE", "OCTANTS", "Emotion", "KnowledgeError", "load_emotions", "octant_of"]
 

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.foreign_text import without_internals
+from attune_client.protocol.tensors import decode
 
 __all__ = ["Config", "Job", "ModelError", "NotFiniteError", "OnnxModel", "complete_config", "session_options"]
 
@@ -301,8 +303,8 @@ class OnnxModel:
         if array.dtype != np.object_:
             return array
         try:
-            texts = [item.decode() if isinstance(item, bytes) else item for item in array.flat]
-        except UnicodeDecodeError as error:
+            texts = [decode(item) for item in array.flat]
+        except InvalidRequest as error:
             raise ModelError(f"model '{self.name}': input '{name}' is not UTF-8 text") from error
         return np.array(texts, dtype=np.object_).reshape(array.shape)
 

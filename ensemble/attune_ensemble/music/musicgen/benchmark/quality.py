@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.benchmark.rows import FRAME_RATE, PROMPT, Setup
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
 from attune_ensemble.music.musicgen.loading import Numerics, Parts
 from attune_ensemble.music.musicgen.state import BatchState, Piece
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["Fidelity", "fidelity_rows", "fidelity_table"]
 

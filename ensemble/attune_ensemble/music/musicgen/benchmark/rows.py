@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.mkldnn import MkldnnLinear
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
 from attune_ensemble.music.musicgen.decoder import Decoder
 from attune_ensemble.music.musicgen.engine import EngineSettings
@@ -33,7 +34,6 @@ from attune_ensemble.music.musicgen.requests import Generation
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import Stepper
 from attune_ensemble.music.musicgen.threads import on_own_thread
-from attune_ensemble.music.sampling import SamplingSettings
 
 __all__ = ["EAGER", "PROMPT", "Measured", "Setup", "part_groups", "row_groups"]
 

@@ -1,15 +1,53 @@
-"""Folders that are replaced in one step, so that a kill at any moment leaves one of the two, whole."""
+"""Digests of files, and files and folders that are written so that a kill at any moment leaves them whole.
+
+They stand in this package because it is the one ground that training, export and the server share.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["recover_folder", "replace_folder"]
+__all__ = ["recover_folder", "replace_folder", "sha256_of", "whole_file", "write_json"]
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal; it is read in pieces, for a checkpoint may be larger than memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name to write to beside ``path``; what was written there takes its place when the block ends.
+
+    Where the block raises, ``path`` is as it was, and nothing is left beside it.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as JSON that people can read, and leave the file as it was where that fails.
+
+    Raises:
+        TypeError: ``value`` holds what JSON cannot.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def replace_folder(fresh: Path, target: Path) -> None:
