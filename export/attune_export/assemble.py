@@ -1,7 +1,7 @@
-"""Assembling the model repository: what `attune export` places beside the committed configurations.
+"""Assembling the model repository: `attune export` places every model's files beside the committed configurations.
 
-Which parts there are, each model says in `attune_export.models`; how one is built and moved into place is placing.py.
-All weights are fetched before anything is placed, and a second run takes about a second.
+Each model defines its part in `attune_export.models`; placing.py builds one part and moves it into place. A
+repeated run takes about a second.
 """
 
 from __future__ import annotations
@@ -39,16 +39,24 @@ def assemble(
     command: str = "attune export",
     console: Console | None = None,
 ) -> list[Placed]:
-    """Place every model's files for `profile` in `repository`, beside its configurations; one line each on `console`.
+    """Place every model's files for `profile` in `repository`, and print one line for each model on `console`.
 
-    `artifacts` is a folder with `valence/` and `arousal_dominance/`, saved regressors, in place of those that ship.
-    `emotion_map` is what `attune train emotion-map` wrote, in place of the one that ships. `musicgen` is the name of
-    pinned weights, a folder of transformers' MusicGen, or "none"; left out, it is MusicGen small in the profiles with a
-    GPU, and none in `embedded`. With `force` everything is built again. `command` is what a refusal to serve a
-    broken-off export tells to run. A second export of the same repository waits for the first.
+    Args:
+        repository: the folder of the committed configurations.
+        profile: where the models will run.
+        artifacts: a folder with saved regressors, `valence/` and `arousal_dominance/`; None: those that ship.
+        emotion_map: a folder written by `attune train emotion-map`; None: the one that ships.
+        musicgen: name of pinned weights, a folder in transformers' format, or "none"; None: the profile's default.
+        force: build every part again.
+        command: the command that is recommended if this export is interrupted.
+        console: None: standard error.
 
-    Raises ExportError or WeightsError. All weights are fetched before anything is placed; where MusicGen's alone cannot
-    be had, everything else is placed before that is raised.
+    A concurrent export of the same repository is waited for. All weights are fetched before anything is placed; if only
+    MusicGen's are unavailable, everything else is placed before the error is raised.
+
+    Raises:
+        ExportError: an artifact is missing or invalid, or an export deviates too far.
+        WeightsError: weights cannot be fetched.
     """
     console = console or Console(stderr=True)
     parts = plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen)
@@ -68,7 +76,7 @@ def assemble(
 
 
 def _fetch(parts: Iterable[Part]) -> WeightsError | None:
-    """Fetch what the parts need; returns why MusicGen's weights cannot be had. Raises WeightsError for any others."""
+    """Fetch the weights of the parts; returns the error for MusicGen's, and raises that of any others."""
     no_music = None
     for part in parts:
         for name in part.weights:
@@ -107,7 +115,7 @@ def _line(placed: Placed) -> str:
 
 
 def _say_what_is_left(repository: Path, parts: Iterable[Part], console: Console) -> None:
-    """Name the scripts whose engines have still to be built."""
+    """Print the scripts of engines that have to be built."""
     for folder in (version_folder(repository, part) for part in parts if part.engine is not None):
         if not (folder / ENGINE_FILE).is_file():
             script = folder / ENGINE_SCRIPT
@@ -116,7 +124,7 @@ def _say_what_is_left(repository: Path, parts: Iterable[Part], console: Console)
 
 @contextmanager
 def _alone(repository: Path, console: Console) -> Iterator[None]:
-    """Hold the repository, so that two exports at once leave no mixture."""
+    """Lock the repository against concurrent exports."""
     lock = FileLock(repository / _LOCK)
     try:
         lock.acquire(timeout=0)
@@ -137,9 +145,10 @@ def plan(
     emotion_map: Path | None = None,
     musicgen: str | None = None,
 ) -> tuple[Part, ...]:
-    """What has to be placed for a profile, in the order of the pipeline.
+    """Return the parts to be placed for a profile, in the order of the pipeline.
 
-    Raises ExportError for artifacts that are missing, and says what would be right.
+    Raises:
+        ExportError: an artifact is missing or invalid.
     """
     options = ExportOptions(repository, profile, artifacts, emotion_map, musicgen)
     return tuple(_part(model, options) for model in SERVED_MODELS.values() if model.part is not None)

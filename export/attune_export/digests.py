@@ -1,4 +1,4 @@
-"""What decides an exported part, told by digests: an export builds again what any of them changed for."""
+"""Digests of everything that determines an exported part; a part is built again if one of them has changed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = [
 ]
 
 Digests = dict[str, str]
-"""By the name of something that decides a result, its sha256 or its version."""
+"""Digest or version, by the name of an input of a build."""
 
 
 def digests_of_exporter() -> Digests:
-    """The code and the packages that decide an exported graph; read from disk, for importing them takes seconds."""
+    """Return those of the code and packages that export a graph. Sources are read, not imported: importing is slow."""
     layers = ("models.regressor", "models.towers", "models.layers", "config", "models.checkpoints")
     modules = ["attune_export.onnx_export", *(f"attune_training.{name}" for name in layers)]
     packages = {name: version(name) for name in ("onnx", "onnxscript", "peft", "torch", "transformers")}
@@ -36,12 +36,16 @@ def digests_of_exporter() -> Digests:
 
 
 def digests_of_weights(*names: str) -> Digests:
-    """The fingerprints of pinned weights, by their names in the manifest."""
+    """Return the fingerprints of pinned weights."""
     return {f"weights {name}": manifest()[name].fingerprint() for name in names}
 
 
 def digests_of_code(*modules: str) -> Digests:
-    """Digests of the sources of modules, or of every module of packages. Raises ExportError for one not installed."""
+    """Return digests of the sources of modules, or of all modules of packages.
+
+    Raises:
+        ExportError: a module is not installed.
+    """
     return {module: digest_of_bytes(b"".join(path.read_bytes() for path in _sources(module))) for module in modules}
 
 
@@ -58,21 +62,25 @@ def _source_file(module: str) -> Path:
 
 
 def package_dir(package: str) -> Path:
-    """The folder of an installed package. Raises ExportError where it is not installed."""
+    """Return the folder of an installed package.
+
+    Raises:
+        ExportError: it is not installed.
+    """
     return _source_file(package).parent
 
 
 def digests_of(folder: Path, pattern: str = "*") -> Digests:
-    """Digests of a folder's data files; what is written (*.md) and drawn (*.png) about them decides nothing."""
+    """Return digests of the data files of a folder, except documentation (*.md, *.png)."""
     files = (path for path in files_below(folder) if path.match(pattern) and path.suffix not in (".md", ".png"))
     return {f"{folder.name}/{path.relative_to(folder)}": sha256_of(path) for path in files}
 
 
 def digest_of_bytes(content: bytes) -> str:
-    """The sha256 of `content`, in hexadecimal."""
+    """Return the sha256 of `content`, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """The file itself, or all files below the folder."""
+    """Return the file itself, or all files below a folder, sorted."""
     return (path for path in sorted([root, *root.rglob("*")]) if path.is_file())

@@ -1,4 +1,4 @@
-"""The part of a model: what `attune export` places beside its configurations, and what the options say of it."""
+"""The part of a model: the files that `attune export` places beside its configurations, and the export's options."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ __all__ = [
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
 NO_MUSICGEN = "none"
-"""In place of MusicGen's weights: the composer plays."""
+"""Instead of the name of MusicGen's weights: export none, and play with the composer."""
 
 VERSION_DIR = "1"
-"""The version folder that every model has."""
+"""Name of the version folder of every model."""
 
 
 def shipped_artifacts() -> Path:
-    """The folder of the trained artifacts that ship with Attune."""
+    """Return the folder of the trained artifacts that ship with Attune."""
     return package_dir("attune_training") / "artifacts"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What one export was asked for; None leaves the choice to the model."""
+    """Options of one export; None selects the model's default."""
 
     repository: Path
     profile: Profile = EMBEDDED
@@ -56,11 +56,12 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one model of the repository needs.
+    """The exported files of one model.
 
-    `build` writes files into an empty folder, under the names that they have in `embedded`, and returns the largest
-    deviation of its check (None where nothing is checked); `weights` are fetched before it; `made_from` is everything
-    that decides the result. A `shared` part serves every profile; `engine` is the model of which TensorRT makes one.
+    `build` writes them into an empty folder, under their names in `embedded`, and returns the largest deviation found
+    by its validation (None: no validation). `weights` are fetched before it. `made_from` identifies everything that
+    determines the result. A `shared` part is the same for all profiles. `engine` is the model for which a TensorRT
+    engine has to be built; None: no engine.
     """
 
     model: str
@@ -71,16 +72,16 @@ class Part:
     engine: ModelSpec | None = None
 
     def fingerprint(self) -> str:
-        """Changes when anything that decides the result changes."""
+        """Return a digest of `made_from`."""
         return digest_of_bytes(json.dumps(self.made_from, sort_keys=True).encode())
 
     def name(self, file: str, profile: Profile) -> str:
-        """The name in the version folder of what `build` calls `file`."""
+        """Return the name, in the version folder, of what `build` writes as `file`."""
         return file if self.shared else exported_name(file, profile)
 
 
 def copied_weights(spec: ModelSpec, weights: str, places: dict[str, str]) -> Part:
-    """A part that is pretrained files as they are; `places` says where each goes, inside the version folder."""
+    """Return a part of unchanged pretrained files; `places` maps their names to paths in the version folder."""
 
     def build(folder: Path) -> None:
         source = fetch(weights)
@@ -92,7 +93,11 @@ def copied_weights(spec: ModelSpec, weights: str, places: dict[str, str]) -> Par
 
 
 def export_graph(module: nn.Module, spec: ModelSpec, target: Path) -> float:
-    """Export `module` into the folder `target`; returns the largest deviation from PyTorch. Raises ExportError."""
+    """Export `module` to ONNX in the folder `target`; returns the largest deviation from PyTorch.
+
+    Raises:
+        ExportError: the export failed, or deviates too far.
+    """
     from attune_export.onnx_export import export_model
 
     return export_model(module, spec, target / MODEL_FILE).max_deviation

@@ -1,8 +1,8 @@
 """Placing one part in its model's version folder.
 
-Each model's part carries a fingerprint of everything that decides it (weights, artifacts, code, versions). A part whose
-fingerprint still holds is left alone. A part is built in a folder of its own and moved into place when it is complete;
-what another profile has of the same fingerprint is linked, not built again.
+A part has a fingerprint of everything that determines it (weights, artifacts, code, versions), and is built only if the
+fingerprint has changed. It is built in a temporary folder and moved into place when it is complete. A part that exists
+for another profile with the same fingerprint is linked instead.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BUILDING = ".building"
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One finished part: `seconds` is None where it was there already."""
+    """One finished part; `seconds` is None if it was up to date."""
 
     model: str
     size_bytes: int
@@ -50,7 +50,7 @@ class Placed:
 
 
 def is_at_hand(repository: Path, part: Part, profile: Profile) -> bool:
-    """Whether nothing has to be built."""
+    """Return whether the part exists already, for this profile or for another one."""
     return _is_placed(repository, part, profile) or _twin(repository, part, profile) is not None
 
 
@@ -62,9 +62,12 @@ def place(
     force: bool = False,
     before_change: Callable[[], None] = lambda: None,
 ) -> Placed:
-    """Build one part if it is not there yet; an interrupted build leaves what was there before.
+    """Build one part unless it is up to date; an interrupted build changes nothing.
 
-    `before_change` is called once the part is built, before what was there is touched.
+    `before_change` is called after the build, before existing files are replaced.
+
+    Raises:
+        ExportError: the repository has no such model, or the build failed.
     """
     folder = version_folder(repository, part)
     folder.mkdir(exist_ok=True)
@@ -80,7 +83,11 @@ def place(
 
 
 def version_folder(repository: Path, part: Part) -> Path:
-    """The version folder of the part's model. Raises ExportError where the repository has no such model."""
+    """Return the version folder of the part's model.
+
+    Raises:
+        ExportError: the repository has no such model.
+    """
     if not (repository / part.model / "config.pbtxt").is_file():
         raise ExportError(
             f"{repository} is not Attune's model repository: it has no {part.model}/config.pbtxt "
@@ -90,12 +97,12 @@ def version_folder(repository: Path, part: Part) -> Path:
 
 
 def stamp_file(repository: Path, part: Part, profile: Profile) -> Path:
-    """Where a finished part says, in its version folder, what it is made from and which files it has."""
+    """Return the path of the part's stamp, which lists what it was made from and its files."""
     return repository / part.model / VERSION_DIR / part.name(EXPORT_RECORD, profile)
 
 
 def _read_stamp(file: Path) -> dict[str, Any]:
-    """What a finished part left; nothing where there is no readable stamp."""
+    """Return the content of a stamp; empty if there is no readable one."""
     try:
         stamp = json.loads(file.read_text(encoding="utf-8"))
         return stamp if {"fingerprint", "files", "max_deviation"} <= stamp.keys() else {}
@@ -134,13 +141,13 @@ def _build(repository: Path, part: Part, profile: Profile, force: bool, before_c
 
 
 def _twin(repository: Path, part: Part, profile: Profile) -> Profile | None:
-    """Another profile that has this very part; what is shared has no second."""
+    """Return another profile that has the same part; None for a shared part."""
     others = (other for other in PROFILES.values() if other != profile and not part.shared)
     return next((other for other in others if _is_placed(repository, part, other)), None)
 
 
 def _link(repository: Path, part: Part, twin: Profile, building: Path) -> float | None:
-    """Give the files of another profile a second name, or copy them where the file system has no links."""
+    """Link the files of another profile, or copy them if the file system has no links; returns the deviation."""
     stamp = _read_stamp(stamp_file(repository, part, twin))
     for name in stamp["files"]:
         first, *rest = Path(name).parts
@@ -155,7 +162,7 @@ def _link(repository: Path, part: Part, twin: Profile, building: Path) -> float 
 
 
 def _move(part: Part, building: Path, folder: Path, profile: Profile) -> dict[str, int]:
-    """Put what was built in the place of what was there; returns the files' sizes by name."""
+    """Replace the existing files by the built ones; returns the files' sizes by name."""
     stamp = folder / part.name(EXPORT_RECORD, profile)
     before = _read_stamp(stamp).get("files", {})
     stamp.unlink(missing_ok=True)
@@ -178,7 +185,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _renew_engine_script(folder: Path, spec: ModelSpec, profile: Profile) -> None:
-    """Write the script that builds the graph's engine; an engine that another script built is removed."""
+    """Write the script that builds the engine; an engine that was built by a different script is removed."""
     from attune_export.tensorrt import build_script
 
     graph = folder / exported_name(MODEL_FILE, profile)

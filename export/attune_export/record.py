@@ -1,7 +1,7 @@
-"""The record of a profile's export, in the repository's root: which parts belong together.
+"""The record of a profile's export, in the repository's root: the parts that belong together.
 
-It is marked unfinished for as long as parts are replaced, so that `attune_ensemble.serving.launcher.repository` can
-refuse what a broken-off export left.
+It is marked as unfinished while parts are being replaced, so that `attune_ensemble.serving.launcher.repository` can
+refuse the result of an interrupted export.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["ExportRecord", "record_file"]
 
 
 def record_file(repository: Path, profile: Profile) -> Path:
-    """Where the record of a profile's export lies; a server that looks for models reads folders only."""
+    """Return the path of a profile's record. The server ignores it: it looks for folders only."""
     return repository / exported_name(EXPORT_RECORD, profile)
 
 
 class ExportRecord:
-    """What belongs together in one profile: stamps by model, and the labels that the served code has to agree with."""
+    """The parts of one profile's export: stamps by model, and the emotion labels that the served code must have."""
 
     def __init__(self, repository: Path, profile: Profile, parts: Sequence[Part], command: str) -> None:
         from attune_ensemble.prompting.knowledge import load_emotions
@@ -40,13 +40,13 @@ class ExportRecord:
         self._command, self._unfinished = command, ""
 
     def mark_unfinished(self, reason: str = "it broke off") -> None:
-        """Say why the parts may be a mixture: before the first of them changes."""
+        """Mark the export as unfinished, with the reason; call it before the first part is replaced."""
         if self._unfinished != reason:
             self._write(reason)
         self._unfinished = reason
 
     def finish(self) -> None:
-        """Say that the parts are those of one export."""
+        """Mark the export as finished."""
         self._write("")
 
     def _write(self, unfinished: str) -> None:

@@ -1,4 +1,4 @@
-"""What the two regressors have in common: how they run, and how a saved one becomes a graph."""
+"""The deployment of the two regressors: shared settings, and the export of a saved regressor to a graph."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOWERS = {
     "whisper": (WHISPER, SENTENCE_MODEL),
     "hubert": ("hubert-base-ls960", "bert-base-uncased"),
 }
-"""By the kind of a regressor's audio tower: its weights, and those of the text tower."""
+"""Names of the weights of the audio tower and of the text tower, by the kind of the audio tower."""
 
 _SETTINGS: Mapping[Profile, Settings] = {
     EMBEDDED: Settings(parameters=ONE_THREAD),
@@ -30,7 +30,7 @@ _SETTINGS: Mapping[Profile, Settings] = {
 
 
 def regressor(spec: ModelSpec) -> ServedModel:
-    """The served model of a regressor; its saved one is the folder of that name among the artifacts."""
+    """Return the served model of a regressor, which is saved in the artifacts' folder of its name."""
     return ServedModel(
         spec,
         Kind.ONNX,
@@ -60,7 +60,11 @@ def _part(spec: ModelSpec, options: ExportOptions) -> Part:
 
 
 def _tower_kind(folder: Path) -> str:
-    """The kind of a saved regressor's audio tower. Raises ExportError where there is no saved regressor."""
+    """Return the kind of a saved regressor's audio tower.
+
+    Raises:
+        ExportError: there is no saved regressor in `folder`, or its kind is unknown.
+    """
     try:
         kind: str = json.loads((folder / "config.json").read_text(encoding="utf-8"))["audio"]["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,7 +1,7 @@
-"""The configuration of every served model, in every profile, written from what `attune_export.models` says of it.
+"""The configuration of every served model in every profile, generated from `attune_export.models`.
 
-`config.pbtxt` is the `embedded` profile; `configs/<profile>.pbtxt` the others, chosen by the server's
-`--model-config-name`. They are committed; a test holds them equal to what this module writes:
+`config.pbtxt` is for the profile `embedded`, `configs/<profile>.pbtxt` for the others, selected by the server's
+`--model-config-name`. The files are committed; a test compares them with the output of this module:
 
     python -m attune_export.repository_config
 """
@@ -34,7 +34,7 @@ _DTYPES = {
 
 
 def model_config(name: str, profile: Profile) -> pb.ModelConfig:
-    """The configuration of one model in one profile, as the server's own message."""
+    """Return the configuration of one model in one profile."""
     model = SERVED_MODELS[name]
     config = pb.ModelConfig(name=name, max_batch_size=model.spec.max_batch_size)
     config.input.extend(_input(tensor) for tensor in model.spec.inputs)
@@ -66,12 +66,12 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
     return parameters
 
 
-# A second of silence and as few words as there may be.
+# One second of silence, and a short text.
 _WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE, "input_ids": 16, "attention_mask": 16}
 
 
 def _warm_up(spec: ModelSpec) -> pb.ModelWarmup:
-    """One request before the model is ready: a graph that cannot run, or whose numbers are none, is never served."""
+    """Return a warm-up request, so that a graph that fails, or whose outputs are not finite, is never served."""
     warm_up = pb.ModelWarmup(name="silence", batch_size=1)
     for tensor in spec.inputs:
         dims = [_WARM_UP_SIZES[tensor.name] if size == -1 else size for size in tensor.shape]
@@ -113,13 +113,17 @@ def _set_instances(config: pb.ModelConfig, settings: Settings) -> None:
 
 
 def render(config: pb.ModelConfig) -> str:
-    """The configuration as the text of a config.pbtxt."""
+    """Return the text of a config.pbtxt."""
     text: str = text_format.MessageToString(config)
     return HEADER + text
 
 
 def parse(text: str) -> pb.ModelConfig:
-    """The configuration that a config.pbtxt holds; raises `text_format.ParseError` if it is not one."""
+    """Return the configuration of a config.pbtxt.
+
+    Raises:
+        text_format.ParseError: `text` is not a configuration.
+    """
     return text_format.Parse(text, pb.ModelConfig())
 
 

@@ -1,4 +1,4 @@
-"""What is said of a served model beside its tensors: how it runs in each profile, and what is exported for it."""
+"""The deployment of a served model: its settings in each profile, and the files that are exported for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ONE_THREAD", "PUBLIC", "Kind", "Places", "ServedModel", "Settings"]
 
 
 class Kind(StrEnum):
-    """What a model runs on."""
+    """The backend of a model."""
 
     PYTHON = "python"
     ONNX = "onnxruntime"
@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """How many requests of a Python model are at work at once, and how many more may wait for their turn."""
+    """Limits of a Python model: requests processed concurrently, and further requests that may wait."""
 
     max_concurrent: int
     max_waiting: int
@@ -31,10 +31,10 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model runs in one profile, and in those that inherit it without settings of their own.
+    """How a model runs in one profile, and in the profiles that inherit from it.
 
-    `on_gpu` gives it the GPU, `tensorrt` an engine in place of its ONNX graph; `instances` are processes. `parameters`
-    reach the model as they are. `places` are the requests that a Python model takes on before it refuses.
+    `on_gpu` places it on the GPU, `tensorrt` replaces its ONNX graph by an engine, and `instances` is the number of
+    processes. `parameters` are passed to the model unchanged. `places` limits the requests of a Python model.
     """
 
     on_gpu: bool = False
@@ -46,11 +46,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """One model of the repository.
+    """One model of the repository: how it is run, and what is exported for it.
 
-    `settings` has those of `embedded` at least, but for an ensemble, whose steps are models with settings of their own. `max_queue_delay_us` is how long its dynamic batcher waits; None: it has none. `part` says what
-    `attune export` places for it; None: nothing. Of a Python model's part, `weights` is the name that it has in
-    `embedded`; the parameter of that name holds the profile's own.
+    `settings` holds at least those of `embedded`; an ensemble has none. `max_queue_delay_us` is the delay of the
+    dynamic batcher in microseconds; None: no dynamic batching. `part` returns the files that `attune export` places;
+    None: no files. `weights` is the name of these files in `embedded`; a Python model receives the name for its
+    profile as the parameter `weights`.
     """
 
     spec: ModelSpec
@@ -61,16 +62,15 @@ class ServedModel:
     part: Callable[[ExportOptions], Part] | None = None
 
     def settings_in(self, profile: Profile) -> Settings:
-        """Its settings in a profile."""
+        """Return the settings for `profile`, inherited ones where the model has none of its own."""
         return profile.choose(self.settings) or Settings()
 
 
-# The two regressors run side by side, each on a core of its own.
+# The two regressors run in parallel, each on its own core.
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
-"""Parameters of a graph that computes with one thread."""
+"""Parameters of an ONNX model that uses one thread."""
 
-# Where clients come in, requests are bounded: what is one too many is refused at once, and told when to try again.
-# Models that answer in milliseconds are not bounded themselves: a bound on Triton's own queue makes its batcher poll
-# every half second.
+# Models that clients call limit their requests: an excess request is refused immediately, with a time to try again.
+# Models that answer within milliseconds have no limit: a limit on Triton's queue makes its batcher poll every 500 ms.
 PUBLIC = Places(16, 16)
-"""Places of a model that clients call: whoever speaks or listens is at work for seconds to minutes, so few may wait."""
+"""Limits of a model that clients call. A request takes seconds to minutes, so only few may wait."""

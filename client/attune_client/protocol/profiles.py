@@ -1,11 +1,11 @@
-"""The profiles, and the names under which their files lie side by side in the model repository.
+"""The profiles, and the names of their files in the model repository.
 
-A profile says where the models run; which models they are is decided at the export. `PROFILES` is all there are: one
-more is one entry. What a model is set to in each profile stands with the model, in `attune_export.models`.
+A profile selects where the models run; the options of the export select the models. `PROFILES` lists the profiles; a
+model's settings in each of them are defined with the model, in `attune_export.models`.
 
-Every model has one version folder for all profiles. What an export's options decide (which regressors, which emotion
-map, which MusicGen) bears the profile's name, so that no profile is served with what was exported for another: where
-`embedded` has `model.onnx`, `gpu` has `model.gpu.onnx`. What no option decides is shared by all of them.
+All profiles share the version folder of a model. The names of files that depend on an export's options (regressors,
+emotion map, MusicGen) contain that of the profile, so that a profile is never served with the files of another:
+`model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that depend on no option are shared by all profiles.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ TOKENIZER_FILE = "tokenizer.json"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
 EXPORT_RECORD = "attune-export.json"
-"""What an export leaves in the repository's root, and in each model's version folder, to say what it placed."""
+"""Record of an export: in the repository's root, and in each model's version folder."""
 
 SHARED = (TOKENIZER_FILE, WHISPER_DIR, KNOWLEDGE_DIR)
-"""What every export makes alike, whatever its profile and its options."""
+"""Files and folders that are the same for all profiles and options."""
 
 Setting = TypeVar("Setting")
 
@@ -62,8 +62,8 @@ Setting = TypeVar("Setting")
 class Profile:
     """Where the models run.
 
-    `purpose` is one line for whoever chooses. Where a model has no settings of its own for the profile, it takes those
-    of the profile that `inherits` names; only the first profile inherits from none.
+    `purpose` is a description of one line. A model that has no settings for the profile uses those of the profile
+    `inherits`. Only the default profile, `embedded`, inherits from none.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Profile:
         return self.name
 
     def choose(self, settings: Mapping[Profile, Setting]) -> Setting | None:
-        """What `settings` has for this profile, or else for the nearest one that it inherits from; None without any."""
+        """Return the entry for this profile, or for the nearest one that it inherits from; None if there is none."""
         return next((settings[profile] for profile in self._lineage() if profile in settings), None)
 
     def _lineage(self) -> Iterator[Profile]:
@@ -89,25 +89,29 @@ GPU = Profile("gpu", "NVIDIA's image on a GPU, ONNX Runtime with CUDA", inherits
 TENSORRT = Profile("tensorrt", "NVIDIA's image on a GPU, TensorRT engines", inherits=GPU)
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in (EMBEDDED, GPU, TENSORRT)}
-"""Every profile, by name; the first is what is meant where none is named."""
+"""All profiles by name, the default one first."""
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of that name; raises `InvalidOption`, naming those there are, when there is none."""
+    """Return the profile `name`.
+
+    Raises:
+        InvalidOption: the name is unknown; the message lists the known ones.
+    """
     if name not in PROFILES:
         raise InvalidOption(f"there is no profile {quote(name)}; there are {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
 def config_path(model: str, profile: Profile) -> Path:
-    """Where a model's configuration lies, relative to the model repository."""
+    """Return the path of a model's configuration, relative to the model repository."""
     if profile == EMBEDDED:
         return Path(model) / "config.pbtxt"
     return Path(model) / "configs" / f"{profile.name}.pbtxt"
 
 
 def exported_name(name: str, profile: Profile) -> str:
-    """The name of a file or folder as one profile has it: `model.onnx`, `model.gpu.onnx`, `musicgen.gpu`."""
+    """Return the name of a file or folder for a profile: `model.onnx`, `model.gpu.onnx`, `musicgen.gpu`."""
     if name in SHARED or profile == EMBEDDED:
         return name
     stem, dot, suffix = name.partition(".")
@@ -115,10 +119,10 @@ def exported_name(name: str, profile: Profile) -> str:
 
 
 def plain_name(name: str, profile: Profile) -> str:
-    """The name in `embedded` of what `exported_name` named for a profile."""
+    """Return the name in `embedded` of a name that `exported_name` returned for `profile`."""
     return name.replace(f".{profile.name}", "", 1)
 
 
 def export_command(profile: Profile) -> str:
-    """The plain command that exports for a profile."""
+    """Return the command that exports for a profile."""
     return "attune export" if profile == EMBEDDED else f"attune export --profile {profile.name}"

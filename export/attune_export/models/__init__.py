@@ -1,1 +1,1 @@
-"""Every served model, one file each: its settings in each profile, and what is exported for it. registry.py has all."""
+"""The served models, one file each: settings in each profile, and exported files. registry.py lists them."""

@@ -19,7 +19,7 @@ _USUAL_CHECKPOINT = {EMBEDDED: NO_MUSICGEN, GPU: "musicgen-small"}
 
 
 def _part(options: ExportOptions) -> Part:
-    """MusicGen's checkpoint, as it is: pinned weights by name, or a folder; "none" leaves a note in its place."""
+    """Return MusicGen's unchanged checkpoint, by the name of pinned weights or a folder; for "none", a note instead."""
     source = options.musicgen or options.profile.choose(_USUAL_CHECKPOINT) or NO_MUSICGEN
     if source == NO_MUSICGEN:
         return Part(MUSIC_GENERATOR.name, {"musicgen": NO_MUSICGEN}, (), _note_that_there_is_none)
@@ -50,13 +50,13 @@ MODEL = ServedModel(
     Kind.PYTHON,
     settings={
         EMBEDDED: Settings(
-            # Four slots of MusicGen, where it is exported, take up to 2.4 GB.
+            # Four slots of MusicGen, if it is exported, need up to 2.4 GB.
             parameters={"engine": "composer", "chunk_s": "1.0", "slots": "4", "queue": "8"},
             places=PUBLIC,
         ),
         GPU: Settings(
             on_gpu=True,
-            # Sixteen slots of MusicGen small take 5 GB of keys and values.
+            # The key-value caches of sixteen slots of MusicGen small need 5 GB.
             parameters={
                 "engine": "musicgen",
                 "chunk_s": "1.0",
@@ -64,8 +64,8 @@ MODEL = ServedModel(
                 "slots": "16",
                 "queue": "64",
             },
-            # The engine bounds itself, to its slots and its queue (80). More than that are let through to it, so that
-            # it is the engine that refuses, and nobody waits in front of its queue unseen.
+            # The engine limits itself, to its slots and its queue (80 requests). More are let through, so that it is
+            # the engine that refuses, and no request waits in front of its queue uncounted.
             places=Places(112, 0),
         ),
     },

@@ -37,7 +37,7 @@ def _part(options: ExportOptions) -> Part:
 MODEL = ServedModel(
     MUSIC_PROMPT,
     Kind.PYTHON,
-    # A description takes milliseconds, so more may wait than where somebody speaks or listens.
+    # A description takes milliseconds, so more requests may wait than for speech or music.
     settings={EMBEDDED: Settings(parameters={"prompt_writer": "template"}, places=Places(16, 64))},
     weights=KNOWLEDGE_DIR,
     part=_part,

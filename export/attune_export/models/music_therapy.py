@@ -1,4 +1,4 @@
-"""`music_therapy`: from a recording or a wish to music, by the models behind it."""
+"""`music_therapy`: from a recording or a wish to music, by calling the other models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ MODEL = ServedModel(
     Kind.PYTHON,
     settings={
         EMBEDDED: Settings(places=PUBLIC),
-        GPU: Settings(places=Places(96, 16)),  # more than MusicGen takes on (80): it is the engine that refuses
+        GPU: Settings(places=Places(96, 16)),  # more than MusicGen accepts (80), so that the engine refuses
     },
 )

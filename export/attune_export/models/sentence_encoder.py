@@ -15,7 +15,7 @@ __all__ = ["MODEL", "sentence_encoder_part"]
 
 
 def sentence_encoder_part(options: ExportOptions) -> Part:
-    """The sentence encoder's graph, on which the knowledge index depends too."""
+    """Return the sentence encoder's graph; the knowledge index depends on it too."""
 
     def build(target: Path) -> float:
         from attune_export.onnx_export import SentenceEncoder

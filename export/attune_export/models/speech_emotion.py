@@ -1,4 +1,4 @@
-"""`speech_emotion`: from a recording to its words and its emotion, by the models behind it."""
+"""`speech_emotion`: from a recording to its words and its emotion, by calling the other models."""
 
 from __future__ import annotations
 

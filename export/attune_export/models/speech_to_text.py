@@ -1,4 +1,4 @@
-"""`speech_to_text`: Whisper in faster-whisper, on its pinned weights as they are."""
+"""`speech_to_text`: Whisper in faster-whisper, with its pinned weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attune_weights import manifest
 
 __all__ = ["MODEL"]
 
-# "soundfile" never starts PyAV, and then reads neither M4A, AMR nor WebM.
+# "soundfile" never starts PyAV, and cannot read M4A, AMR and WebM.
 _DECODER = {"decoder": "soundfile+pyav"}
 
 
@@ -22,7 +22,7 @@ def _part(options: ExportOptions) -> Part:
 MODEL = ServedModel(
     SPEECH_TO_TEXT,
     Kind.PYTHON,
-    # One transcriber: as many may wait as the models in front of it have at work.
+    # One transcriber; as many requests may wait as the calling models process concurrently.
     settings={
         EMBEDDED: Settings(
             parameters={"compute_type": "int8", "beam_size": "1", "threads": "2", **_DECODER},

@@ -12,11 +12,11 @@ from attune_ensemble.prompting.writers.writer import PromptWriter
 __all__ = ["WRITERS", "create_writer"]
 
 WRITERS: dict[str, Callable[[], PromptWriter]] = {TEMPLATE: TemplatePromptWriter}
-"""What makes each writer; which of them writes is a setting of `music_prompt`."""
+"""Factory of each writer, by name. The setting `prompt_writer` of `music_prompt` selects one."""
 
 
 def create_writer(name: str = TEMPLATE) -> PromptWriter:
-    """A new prompt writer of that name; raises `InvalidOption`, naming those there are, when there is none."""
+    """Create the prompt writer `name`; raises `InvalidOption`, listing the known names, if it is unknown."""
     if name not in WRITERS:
         raise InvalidOption(f"prompt writer must be one of {', '.join(WRITERS)}; got {quote(name)}")
     return WRITERS[name]()

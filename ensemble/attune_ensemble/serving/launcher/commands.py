@@ -31,7 +31,7 @@ IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
 _IMAGE_EXTRAS = ("models", "musicgen")
-"""What is installed into NVIDIA's image, beside this project's own sources."""
+"""Extras that are installed in NVIDIA's image, in addition to this project's sources."""
 
 _ROOT = Path(__file__).parents[4]
 DEFAULT_LOG = Path("out/server.log")
@@ -153,7 +153,8 @@ def _require_program(command: tuple[str, ...]) -> None:
 def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it.
 
-    Raises click's ClickException where Attune was not installed from a clone, which has the sources.
+    Raises:
+        click.ClickException: Attune was not installed from a clone, which has the sources.
     """
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {shlex.join(_image_packages())} && "
@@ -170,7 +171,7 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
 
 
 def _image_packages() -> list[str]:
-    """The requirements of the extras that an image installs, as the project declares them."""
+    """Return the requirements of the extras that are installed in the image, as declared in pyproject.toml."""
     project = _ROOT / "pyproject.toml"
     if not project.is_file():
         raise click.ClickException("the container command mounts Attune's sources: run this in a clone's environment")
