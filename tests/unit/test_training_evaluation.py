@@ -324,7 +324,7 @@ def test_what_is_wrong_is_said_in_one_line(models, arguments, message):
 
 def test_words_that_nothing_provides_are_explained(monkeypatch):
     monkeypatch.setattr(providers, "entry_points", lambda **_: [])
-    with pytest.raises(providers.ProviderError, match="install the extras train and serve"):
+    with pytest.raises(providers.ProviderError, match="install the extra train"):
         providers.weights("whisper-base-ct2")
 
 

@@ -31,7 +31,7 @@ __all__ = [
 
 GROUP = "attune.providers"
 _TRANSCRIBER_WEIGHTS = "whisper-base-ct2"
-_INSTALL = "install the extras train and serve"
+_INSTALL = "install the extra train"
 
 
 class ProviderError(RuntimeError):
