@@ -21,9 +21,9 @@ setup: $(VENV)/.installed  ## create .venv with everything in it
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@python=$$(sh tools/check_machine.sh $(PYTHON)); \
 		test -x $(BIN)/pip || { echo "Creating $(VENV) with $$python ..."; $$python -m venv --clear $(VENV); }
-	@echo "Installing into $(VENV): about 2 GB, a few minutes the first time ..."
+	@echo "Installing into $(VENV): about 3 GB, a few minutes the first time ..."
 	@$(BIN)/python -m pip uninstall --quiet --yes attune nvidia-pytriton 2>/dev/null  # what an older clone has installed
-	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[client,serve,train,dev]'
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	@touch $@
 
 export: setup  ## fetch the pinned weights and export the models into model_repository/

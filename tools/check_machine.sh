@@ -8,7 +8,7 @@ set -u
 here=$(dirname "$0")
 interpreter=$here/../ensemble/attune_ensemble/serving/launcher/interpreter.py
 managed=3.12     # the version asked of uv
-disk_gb=4        # packages 2.2, weights and server 0.5, exported models 0.5
+disk_gb=5        # packages 3.4, weights and server 0.5, exported models 0.5
 cuda_gb=9        # where the package index's PyTorch brings CUDA
 glibc=2.35       # minimum version, of the packaged server
 lacking=         # a line each: sentence, tab, package

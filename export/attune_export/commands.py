@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.profiles import EMBEDDED, PROFILES
 from attune_ensemble.serving.launcher.layout import find_package, runs_here
 from attune_export.assemble import assemble
-from attune_export.profiles import Profile
 from attune_weights import WeightsError
 
 __all__ = ["export"]
@@ -28,8 +28,8 @@ _REPOSITORY = Path("model_repository")
 )
 @click.option(
     "--profile",
-    type=click.Choice([profile.value for profile in Profile]),
-    default=Profile.EMBEDDED.value,
+    type=click.Choice(list(PROFILES)),
+    default=EMBEDDED.name,
     show_default=True,
     help="Where the models will run. Each profile has its own export; what it asked for last is what is served.",
 )
@@ -61,7 +61,7 @@ def export(
     """Fetch the pinned weights and the server, and place every model in the repository."""
     options = {
         "--repository": repository if repository != _REPOSITORY else None,
-        "--profile": profile if profile != Profile.EMBEDDED else None,
+        "--profile": profile if profile != EMBEDDED.name else None,
         "--artifacts": artifacts,
         "--emotion-map": emotion_map,
         "--musicgen": musicgen,
@@ -70,14 +70,14 @@ def export(
     try:
         assemble(
             repository,
-            profile=Profile(profile),
+            profile=PROFILES[profile],
             artifacts=artifacts,
             emotion_map=emotion_map,
             musicgen=musicgen,
             force=force,
             command=shlex.join(["attune", "export", *given]),
         )
-        if profile == Profile.EMBEDDED and runs_here():
+        if profile == EMBEDDED.name and runs_here():
             find_package()  # what `attune serve` runs, so that serving needs no network
     except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error

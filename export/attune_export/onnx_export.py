@@ -109,10 +109,18 @@ class SentenceEncoder(nn.Module):
 def random_inputs(spec: ModelSpec, sizes: Sizes, seed: int = 0) -> dict[str, Tensor]:
     """Draw inputs of the given sizes for a declared model, by name; rows differ in their true lengths.
 
-    Raises KeyError for a tensor that no maker is known for.
+    A tensor of a fixed shape that declares its limits is drawn evenly from between them. Raises KeyError for any other
+    that no maker is known for.
     """
     generator = torch.Generator().manual_seed(seed)
-    return {tensor.name: _MAKERS[tensor.name](sizes, generator) for tensor in spec.inputs}
+    return {tensor.name: _random(tensor, sizes, generator) for tensor in spec.inputs}
+
+
+def _random(tensor: TensorSpec, sizes: Sizes, generator: torch.Generator) -> Tensor:
+    if tensor.limits is None or -1 in tensor.shape:
+        return _MAKERS[tensor.name](sizes, generator)
+    low, high = tensor.limits
+    return low + (high - low) * torch.rand(sizes.batch, *tensor.shape, generator=generator)
 
 
 def _waveform(sizes: Sizes, generator: torch.Generator) -> Tensor:
@@ -135,18 +143,11 @@ def _attention_mask(sizes: Sizes, generator: torch.Generator) -> Tensor:
     return (torch.arange(sizes.tokens) < lengths).long()  # [B, L]
 
 
-def _ratings(width: int) -> Callable[[Sizes, torch.Generator], Tensor]:
-    """Make ratings in 1..5, [B, width]."""
-    return lambda sizes, generator: 1 + 4 * torch.rand(sizes.batch, width, generator=generator)
-
-
 _MAKERS: dict[str, Callable[[Sizes, torch.Generator], Tensor]] = {
     "waveform": _waveform,
     "num_samples": _num_samples,
     "input_ids": _input_ids,
     "attention_mask": _attention_mask,
-    "valence": _ratings(1),
-    "arousal_dominance": _ratings(2),
 }
 
 

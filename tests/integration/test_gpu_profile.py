@@ -19,10 +19,11 @@ from tritonclient.grpc import model_config_pb2 as pb
 from attune_client import AttuneClient
 from attune_client.protocol.models import MUSIC_GENERATOR, SENTENCE_ENCODER, TEXT_TOKENIZER
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.profiles import GPU, config_path
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_export.assemble import assemble
-from attune_export.repository_config import Profile, config_path, parse, render
+from attune_export.repository_config import parse, render
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.server
@@ -35,7 +36,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `attune export --profile gpu --musicgen none` makes of the repository that the tests use, as links."""
     target = tmp_path_factory.mktemp("gpu") / "repository"
     shutil.copytree(ROOT / "model_repository", target, copy_function=_link)
-    assemble(target, profile=Profile.GPU, musicgen="none", console=Console(file=StringIO()))
+    assemble(target, profile=GPU, musicgen="none", console=Console(file=StringIO()))
     return target
 
 
@@ -48,9 +49,9 @@ def _link(source: str, target: str) -> None:
 
 @pytest.fixture(scope="module")
 def client(repository: Path) -> Iterator[AttuneClient]:
-    check_repository(repository, profile=Profile.GPU)
+    check_repository(repository, profile=GPU)
     for name in SERVED:
-        config = parse((repository / config_path(name, Profile.GPU)).read_text())
+        config = parse((repository / config_path(name, GPU)).read_text())
         config.instance_group[0].kind = pb.ModelInstanceGroup.KIND_CPU
         (repository / name / "config.pbtxt").unlink()  # it is a link to the project's own
         (repository / name / "config.pbtxt").write_text(render(config))

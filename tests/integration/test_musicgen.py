@@ -21,12 +21,13 @@ from attune_client import AttuneClient
 from attune_client.protocol.errors import InvalidOption, ServerUnavailable
 from attune_client.protocol.models import MUSIC_GENERATOR
 from attune_client.protocol.music_spec import MusicSpec
+from attune_client.protocol.profiles import EMBEDDED
 from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen.music_engine import load_engine
 from attune_ensemble.music.musicgen.statistics import METRICS
 from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.serving.launcher.server import Server, free_ports
-from attune_export.repository_config import Profile, model_config, render
+from attune_export.repository_config import model_config, render
 from tests.conftest import ROOT
 from tests.musicgen_models import save_tiny_musicgen
 
@@ -45,7 +46,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "model_repository" / MUSIC_GENERATOR.name / "1" / "model.py", folder)
     save_tiny_musicgen(folder / "musicgen")
-    config = model_config(MUSIC_GENERATOR.name, Profile.EMBEDDED)
+    config = model_config(MUSIC_GENERATOR.name, EMBEDDED)
     for name, value in {"engine": "musicgen", "numerics": "float32", "slots": SLOTS, "queue": QUEUE}.items():
         config.parameters[name].string_value = str(value)
     (folder.parent / "config.pbtxt").write_text(render(config))

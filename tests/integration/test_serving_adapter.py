@@ -29,9 +29,10 @@ from attune_client.protocol.errors import (
     ServerError,
     from_wire,
 )
+from attune_client.protocol.profiles import EMBEDDED
 from attune_ensemble.serving.launcher.server import Server, free_ports
 from attune_ensemble.serving.lease import Lease
-from attune_export.repository_config import Profile, model_config, render
+from attune_export.repository_config import model_config, render
 
 pytestmark = pytest.mark.server
 
@@ -116,7 +117,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         folder = root / "repository" / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(HEAD + code)
-        config = model_config(name, Profile.EMBEDDED)
+        config = model_config(name, EMBEDDED)
         if name == "music_prompt":
             config.parameters["max_concurrent"].string_value = str(AT_WORK)
             config.parameters["max_waiting"].string_value = str(WAITING)

@@ -68,3 +68,14 @@ def test_what_the_program_does_not_take_would_be_found(any_path_exists, command)
 
 def test_the_documents_are_found():
     assert {"README.md", "training/README.md", "ensemble/benchmarks/README.md"} <= {name for name, _ in COMMANDS}
+
+
+def paths_named_in(document: str) -> list[str]:
+    """What stands in code spans and is a path below one of the rooms; `<model>` stands for any."""
+    spans = re.findall(r"`([^`\s]+)`", (ROOT / document).read_text())
+    return sorted({span for span in spans if span.partition("/")[0] in {*ROOMS, "model_repository", "tests"}})
+
+
+@pytest.mark.parametrize("path", paths_named_in("README.md"))
+def test_a_path_that_the_readme_names_is_there(path):
+    assert list(ROOT.glob(re.sub(r"<\w+>", "*", path.rstrip("/")))), path

@@ -21,17 +21,18 @@ from safetensors.torch import load_file, save_file
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MODELS
+from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, TENSORRT, Profile, exported_name, plain_name
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_export import assemble as assembling
-from attune_export.assemble import Part, assemble, place, plan, shipped_artifacts
+from attune_export.assemble import assemble, plan
 from attune_export.commands import export
 from attune_export.errors import ExportError
-from attune_export.profiles import Profile, exported_name, plain_name
+from attune_export.parts import Part, shipped_artifacts
+from attune_export.placing import place
 from attune_export.repository_config import write_repository
 from attune_weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
-SAMPLE_CONFIGS = ("embedded", "gpu", "tensorrt")
 
 
 @pytest.fixture
@@ -123,12 +124,12 @@ def test_a_folder_that_is_no_repository_is_refused(tmp_path):
         place(tmp_path, part([]))
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repository, profile, tmp_path):
     """A profile says where models run; which models they are is said by the artifacts."""
     shipped = {part.model: part for part in plan(repository, profile=profile, artifacts=None)}
     assert shipped["valence"].weights == ("whisper-base-ct2", "all-minilm-l6-v2")
-    embedded = {part.model: part for part in plan(repository, profile=Profile.EMBEDDED, artifacts=None)}
+    embedded = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None)}
     for model in ("valence", "arousal_dominance", "emotion_classifier", "sentence_encoder"):
         assert shipped[model].fingerprint() == embedded[model].fingerprint(), model
     for model in ("valence", "arousal_dominance"):
@@ -141,33 +142,33 @@ def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repo
 def test_an_unknown_profile_lists_the_known_ones(repository):
     outcome = CliRunner().invoke(export, ["--repository", str(repository), "--profile", "phone"])
     assert outcome.exit_code == 2
-    for name in SAMPLE_CONFIGS:
+    for name in ("embedded", "gpu", "tensorrt"):
         assert name in outcome.output
 
 
 def test_artifacts_that_are_no_regressor_are_named(repository, tmp_path):
     with pytest.raises(ExportError, match=r"valence holds no saved regressor.*adapter.safetensors"):
-        plan(repository, profile=Profile.GPU, artifacts=tmp_path)
+        plan(repository, profile=GPU, artifacts=tmp_path)
     (tmp_path / "valence").mkdir()
     (tmp_path / "valence" / "config.json").write_text(json.dumps({"audio": {"kind": "ear"}}))
     with pytest.raises(ExportError, match="no weights are known for the audio tower 'ear'"):
-        plan(repository, profile=Profile.GPU, artifacts=tmp_path)
+        plan(repository, profile=GPU, artifacts=tmp_path)
 
 
 def test_an_emotion_map_of_ones_own_takes_the_place_of_the_shipped_one(repository, tmp_path):
     with pytest.raises(ExportError, match=r"holds no emotion map; `attune train emotion-map` trains one"):
-        plan(repository, profile=Profile.EMBEDDED, artifacts=None, emotion_map=tmp_path)
+        plan(repository, profile=EMBEDDED, artifacts=None, emotion_map=tmp_path)
     shutil.copytree(shipped_artifacts() / "emotion_map", tmp_path / "own")
     (tmp_path / "own" / "metrics.json").write_text("{}")
     parts = [
-        {part.model: part for part in plan(repository, profile=Profile.EMBEDDED, artifacts=None, emotion_map=folder)}
+        {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None, emotion_map=folder)}
         for folder in (None, tmp_path / "own")
     ]
     changed = {name for name in parts[0] if parts[0][name].fingerprint() != parts[1][name].fingerprint()}
     assert changed == {"emotion_classifier"}
 
 
-def music_part(repository, profile=Profile.EMBEDDED, **options) -> Part:
+def music_part(repository, profile=EMBEDDED, **options) -> Part:
     return next(
         part for part in plan(repository, profile=profile, artifacts=None, **options) if part.model == "music_generator"
     )
@@ -176,8 +177,8 @@ def music_part(repository, profile=Profile.EMBEDDED, **options) -> Part:
 def test_musicgen_is_placed_where_it_is_asked_for(repository, tmp_path):
     """A folder of one's own on a CPU; on a GPU the small one unless another is named."""
     assert music_part(repository).weights == ()
-    assert music_part(repository, Profile.GPU).weights == ("musicgen-small",)
-    assert music_part(repository, Profile.GPU, musicgen="none").weights == ()
+    assert music_part(repository, GPU).weights == ("musicgen-small",)
+    assert music_part(repository, GPU, musicgen="none").weights == ()
     assert music_part(repository, musicgen="musicgen-medium").weights == ("musicgen-medium",)
     own = tmp_path / "own"
     own.mkdir()
@@ -204,7 +205,7 @@ def test_an_export_without_musicgen_takes_away_that_of_a_former_one(repository, 
 # Profiles side by side
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 @pytest.mark.parametrize("name", ["model.onnx", "musicgen", "labels.txt", "whisper", "tokenizer.json", "knowledge"])
 def test_names_can_be_told_back(name, profile):
     assert plain_name(exported_name(name, profile), profile) == name
@@ -213,27 +214,27 @@ def test_names_can_be_told_back(name, profile):
 def test_no_profile_is_served_with_what_was_exported_for_another(repository):
     built: list[str] = []
     place(repository, part(built, "cpu's"))
-    place(repository, part(built, "gpu's"), profile=Profile.GPU)
+    place(repository, part(built, "gpu's"), profile=GPU)
     found = contents(repository)
     assert (found["model.onnx"], found["model.gpu.onnx"]) == ("cpu's", "gpu's")
     folder = repository / "valence" / "1"
     assert (folder / "data" / "index.bin").read_text() == "cpu's"
     assert (folder / "data.gpu" / "index.bin").read_text() == "gpu's"
-    for profile, made_from in ((Profile.EMBEDDED, "cpu's"), (Profile.GPU, "gpu's")):
+    for profile, made_from in ((EMBEDDED, "cpu's"), (GPU, "gpu's")):
         assert place(repository, part(built, made_from), profile=profile).seconds is None
 
 
 def test_what_another_profile_has_is_linked_and_not_built_again(repository):
     built: list[str] = []
     first = place(repository, part(built))
-    second = place(repository, part(built), profile=Profile.GPU)
+    second = place(repository, part(built), profile=GPU)
     assert built == ["one"]
     assert (second.size_bytes, second.max_deviation) == (first.size_bytes, first.max_deviation)
     folder = repository / "valence" / "1"
     assert (folder / "model.gpu.onnx").samefile(folder / "model.onnx")
     place(repository, part(built, "two"))
     assert contents(repository)["model.gpu.onnx"] == "one", "a replaced file is another file"
-    place(repository, part(built), profile=Profile.GPU, force=True)
+    place(repository, part(built), profile=GPU, force=True)
     assert built == ["one", "two", "one"]
 
 
@@ -254,7 +255,7 @@ def test_a_new_export_leaves_no_engine_of_the_former_graph(repository):
         place(
             repository,
             part([], made_from, model="emotion_classifier", engine=EMOTION_CLASSIFIER),
-            profile=Profile.TENSORRT,
+            profile=TENSORRT,
         )
 
     export_one("one")
@@ -288,7 +289,7 @@ def small_plan(monkeypatch):
                     self.made_from,
                     fail=model == self.fails,
                     model=model,
-                    engine=None if model == "sentence_encoder" else EMOTION_CLASSIFIER,
+                    engine=EMOTION_CLASSIFIER if profile == TENSORRT and model != "sentence_encoder" else None,
                 )
                 for model in self.order
             )
@@ -302,18 +303,18 @@ def quiet() -> Console:
     return Console(file=StringIO())
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_what_the_configurations_ask_for_is_what_is_exported(repository, small_plan, profile):
     with pytest.raises(ServerUnavailable, match="run `attune export"):
         check_repository(repository, profile=profile)
     assemble(repository, profile=profile, console=quiet())
-    if profile is Profile.TENSORRT:
+    if profile is TENSORRT:
         with pytest.raises(ServerUnavailable, match=r"(?s)engines have to be built.*valence/1/build_engine\.sh"):
             check_repository(repository, profile=profile)
         for model in ("valence", "arousal_dominance", "emotion_classifier"):
             (repository / model / "1" / "model.plan").touch()
     check_repository(repository, profile=profile)
-    others = [other for other in Profile if other is not profile]
+    others = [other for other in PROFILES.values() if other is not profile]
     for other in others:
         with pytest.raises(ServerUnavailable, match="attune export"):
             check_repository(repository, profile=other)
@@ -380,15 +381,22 @@ def test_models_that_know_other_emotions_are_refused(repository, small_plan):
 
 def test_a_profile_without_configurations_is_refused(repository):
     """The server itself would serve `embedded` in its place, and say nothing."""
-    with pytest.raises(ServerUnavailable, match=r"there is no profile 'gpus': .*configs/gpus\.pbtxt is missing"):
-        check_repository(repository, profile="gpus")
+    with pytest.raises(ServerUnavailable, match=r"there is no profile 'new': .*configs/new\.pbtxt is missing"):
+        check_repository(repository, profile=Profile("new", "a test", inherits=GPU))
 
 
-def test_the_check_in_front_of_a_server_ends_with_the_reason(repository):
-    command = [sys.executable, "-m", "attune_ensemble.serving.launcher.repository", str(repository), "gpu"]
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        ("gpu", "the model repository is not complete: run `attune export --profile gpu`"),
+        ("gpus", "there is no profile 'gpus'; there are embedded, gpu, tensorrt"),
+    ],
+)
+def test_the_check_in_front_of_a_server_ends_with_the_reason(repository, profile, reason):
+    command = [sys.executable, "-m", "attune_ensemble.serving.launcher.repository", str(repository), profile]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith("refused: the model repository is not complete: run `attune export --profile gpu`")
+    assert done.stderr.startswith(f"refused: {reason}")
     assert "Traceback" not in done.stderr
 
 
@@ -436,14 +444,14 @@ def test_without_musicgens_weights_everything_else_is_placed_and_the_ways_out_ar
 
     monkeypatch.setattr(assembling, "fetch", fetch)
     with pytest.raises(WeightsError, match="cannot fetch the weights 'musicgen-small'") as raised:
-        assemble(repository, profile=Profile.GPU, console=quiet(), command="attune export --profile gpu")
+        assemble(repository, profile=GPU, console=quiet(), command="attune export --profile gpu")
     for words in ("All other models were placed", "`attune export --profile gpu` again", "--musicgen none"):
         assert words in str(raised.value)
     assert contents(repository)["model.gpu.onnx"] == "one"
     for model in ("arousal_dominance", "emotion_classifier", "sentence_encoder"):
         (repository / model / "1" / "model.gpu.onnx").touch()
     with pytest.raises(ServerUnavailable, match="music_generator is missing; --musicgen none does without"):
-        check_repository(repository, profile="gpu")
+        check_repository(repository, profile=GPU)
 
 
 def test_without_any_other_weights_nothing_is_touched(repository, monkeypatch):
@@ -467,7 +475,7 @@ def test_artifacts_that_are_no_numbers_are_refused(repository, tmp_path):
     weights = load_file(tmp_path / "own" / "cnn.safetensors")
     next(value for value in weights.values() if value.is_floating_point()).view(-1)[0] = float("nan")
     save_file(weights, tmp_path / "own" / "cnn.safetensors")
-    parts = plan(repository, profile=Profile.EMBEDDED, artifacts=None, emotion_map=tmp_path / "own")
+    parts = plan(repository, profile=EMBEDDED, artifacts=None, emotion_map=tmp_path / "own")
     with pytest.raises(ExportError, match=r"emotion_classifier: the weight '.*' holds values that are not finite"):
         place(repository, next(part for part in parts if part.model == "emotion_classifier"))
     assert "model.onnx" not in contents(repository, "emotion_classifier")

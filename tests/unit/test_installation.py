@@ -147,7 +147,7 @@ def test_no_python_at_all_names_the_one_that_the_distribution_has(machine):
         ("uname", "echo Darwin arm64", "it is Darwin arm64, and the packaged server runs on Linux x86_64 only"),
         ("getconf", "echo glibc 2.31", r"needs glibc 2\.35 or newer .*; here it is 2\.31"),
         ("getconf", "exit 1", r"needs glibc 2\.35 or newer .*; here it is another library"),
-        ("df", "echo header; echo / 9 9 1048576 9 /", r"about 4 GB of disk are needed here, and 1 GB are free"),
+        ("df", "echo header; echo / 9 9 1048576 9 /", r"about 5 GB of disk are needed here, and 1 GB are free"),
     ],
 )
 def test_a_machine_that_cannot_serve_is_told_so(machine, tool, script, said):

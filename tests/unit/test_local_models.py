@@ -23,7 +23,7 @@ from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.local.graphs import create_ensemble
 from attune_ensemble.serving.services import SERVICES, Service
-from attune_export.repository_config import Profile, config_path, model_config, render
+from attune_export.repository_config import config_path, model_config, render
 
 SPEECH = {"audio": np.array([b"a recording"], dtype=np.object_)}
 CALM = {"text": np.array(["calm"], dtype=np.object_)}
@@ -74,7 +74,7 @@ class Toys:
 def repository(tmp_path: Path) -> Path:
     """Every configuration, and files where files have to be; nothing in them."""
     for name in MODELS:
-        for profile in Profile:
+        for profile in PROFILES.values():
             path = tmp_path / config_path(name, profile)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(render(model_config(name, profile)))
@@ -230,7 +230,7 @@ def test_an_ensemble_is_its_steps():
         asked.append((name, sorted(inputs), context.request_id))
         return {tensor.name: np.array([len(asked)]) for tensor in MODELS[name].outputs}
 
-    service = create_ensemble(model_config("emotion_recognition", Profile.EMBEDDED), call)
+    service = create_ensemble(model_config("emotion_recognition", EMBEDDED), call)
     outputs = service.answer({tensor.name: np.zeros(1) for tensor in EMOTION_RECOGNITION.inputs}, context=context)
     regressor = ["attention_mask", "input_ids", "num_samples", "waveform"]
     assert asked == [

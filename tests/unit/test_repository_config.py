@@ -12,10 +12,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from attune_client.protocol.models import MODELS
-from attune_export.repository_config import DEPLOYMENTS, Kind, Profile, config_path, model_config, parse, render
+from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, Profile, config_path
+from attune_export.models.registry import SERVED_MODELS
+from attune_export.repository_config import model_config, parse, render
+from attune_export.served_model import Kind
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
-EVERY_CONFIG = [(name, profile) for name in MODELS for profile in Profile]
+EVERY_CONFIG = [(name, profile) for name in MODELS for profile in PROFILES.values()]
 
 
 @pytest.mark.parametrize(("name", "profile"), EVERY_CONFIG)
@@ -39,7 +42,7 @@ def test_parsed_back_it_declares_the_protocols_tensors(name, profile):
 
 
 def test_every_ensemble_tensor_has_one_source():
-    config = model_config("emotion_recognition", Profile.EMBEDDED)
+    config = model_config("emotion_recognition", EMBEDDED)
     made = {tensor.name for tensor in config.input}
     for step in config.ensemble_scheduling.step:
         assert set(step.input_map.values()) <= made, step.model_name
@@ -110,7 +113,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
-        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
         "music_generator": python(weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **PUBLIC),
         "speech_emotion": python(**PUBLIC),
         "music_therapy": python(**PUBLIC),
@@ -123,7 +126,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
         "music_generator": musicgen("musicgen.gpu"),
         "speech_emotion": python(**PUBLIC),
         "music_therapy": python(**places("96", "16")),
@@ -136,7 +139,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_classifier": engine(0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", **places("16", "64")),
+        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
         "music_generator": musicgen("musicgen.tensorrt"),
         "speech_emotion": python(**PUBLIC),
         "music_therapy": python(**places("96", "16")),
@@ -168,6 +171,11 @@ def test_every_committed_configuration_serves_as_it_is_written_down_here(file, n
     assert served(REPOSITORY / name / file) == EXPECTED[file][name]
 
 
+def test_every_declared_model_is_served_in_the_order_of_the_pipeline():
+    assert list(SERVED_MODELS) == list(MODELS)
+    assert all(model.spec is MODELS[name] for name, model in SERVED_MODELS.items())
+
+
 def test_no_model_and_no_profile_is_left_out():
     """Of the folders as they lie there, for a server loads all of them."""
     folders = {path.parent.name for path in REPOSITORY.glob("*/config.pbtxt")}
@@ -193,7 +201,7 @@ def test_a_broken_configuration_is_refused():
         parse("name: 'x' max_batch: 3")
 
 
-@pytest.mark.parametrize("name", [name for name, d in DEPLOYMENTS.items() if d.kind is Kind.PYTHON])
+@pytest.mark.parametrize("name", [name for name, model in SERVED_MODELS.items() if model.kind is Kind.PYTHON])
 def test_adapters_stay_thin(name):
     """Under 40 statement lines, as the house rule says: logic belongs in a package."""
     source = (REPOSITORY / name / "1" / "model.py").read_text()
@@ -206,7 +214,7 @@ def test_adapters_stay_thin(name):
     assert len(lines) < 40
 
 
-PYTHON_MODELS = [name for name, d in DEPLOYMENTS.items() if d.kind is Kind.PYTHON]
+PYTHON_MODELS = [name for name, model in SERVED_MODELS.items() if model.kind is Kind.PYTHON]
 
 
 def places(name: str, profile: Profile) -> tuple[int, int]:
@@ -214,7 +222,7 @@ def places(name: str, profile: Profile) -> tuple[int, int]:
     return int(parameters["max_concurrent"].string_value), int(parameters["max_waiting"].string_value)
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_every_model_that_may_keep_a_client_waiting_is_bounded(profile):
     for name in PYTHON_MODELS:
         if name != "text_tokenizer":  # answers in milliseconds
@@ -223,7 +231,7 @@ def test_every_model_that_may_keep_a_client_waiting_is_bounded(profile):
             assert waiting >= 0, name
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_the_engine_can_say_that_it_is_full(profile):
     """Before it can, as many as it takes have to come through to it, and one more."""
     parameters = model_config("music_generator", profile).parameters
@@ -232,15 +240,15 @@ def test_the_engine_can_say_that_it_is_full(profile):
     assert sum(places("music_generator", profile)) >= places("music_therapy", profile)[0]
 
 
-@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 def test_the_transcriber_takes_what_the_models_in_front_of_it_send(profile):
     sent = places("music_therapy", profile)[0] + places("speech_emotion", profile)[0]
     assert sum(places("speech_to_text", profile)) == sent
 
 
-@pytest.mark.parametrize("name", [name for name, d in DEPLOYMENTS.items() if d.kind is Kind.ONNX])
+@pytest.mark.parametrize("name", [name for name, model in SERVED_MODELS.items() if model.kind is Kind.ONNX])
 def test_every_graph_runs_before_it_is_served(name):
-    (warm_up,) = model_config(name, Profile.GPU).model_warmup
+    (warm_up,) = model_config(name, GPU).model_warmup
     assert set(warm_up.inputs) == {tensor.name for tensor in MODELS[name].inputs}
     for tensor in MODELS[name].inputs:
         assert len(warm_up.inputs[tensor.name].dims) == len(tensor.shape)

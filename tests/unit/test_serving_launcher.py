@@ -18,6 +18,8 @@ from click.testing import CliRunner
 import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.profiles import PROFILES
+from attune_ensemble.serving.launcher import commands as commands_module
 from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
@@ -279,7 +281,7 @@ def test_the_server_listens_on_loopback_only(tmp_path, repository):
 def test_other_profiles_print_a_container_command(profile, repository):
     result = CliRunner().invoke(serve, ["--profile", profile, "--repository", str(repository), "--grpc-port", "9001"])
     assert result.exit_code == 0
-    assert result.stdout.strip() == container_command(profile, repository, Ports(grpc=9001))
+    assert result.stdout.strip() == container_command(PROFILES[profile], repository, Ports(grpc=9001))
     assert result.stderr.startswith("not to be served yet: there is no profile")
     words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]
@@ -290,6 +292,16 @@ def test_other_profiles_print_a_container_command(profile, repository):
         words[-1].index(part) for part in (f"launcher.repository /models {profile} &&", "exec tritonserver")
     )
     assert check < server, "the repository is checked before anything of it is served"
+    installed = words[-1].partition(" && ")[0].split()
+    assert {"chromadb", "'tritonclient[grpc]'", "torch"} <= set(installed)
+    assert not {"click", "httpx", "lightning"} & set(installed), "an image needs what the models import"
+
+
+def test_the_container_command_needs_the_sources_that_it_mounts(monkeypatch, repository, tmp_path):
+    monkeypatch.setattr(commands_module, "_ROOT", tmp_path)
+    result = CliRunner().invoke(serve, ["--profile", "gpu", "--repository", str(repository)])
+    assert result.exit_code == 1
+    assert "run this in a clone's environment" in result.output
 
 
 STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"

@@ -8,15 +8,14 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.profiles import EMBEDDED, Profile, config_path
 
-__all__ = ["EMBEDDED", "read_config"]
-
-EMBEDDED = "embedded"
+__all__ = ["read_config"]
 
 
-def read_config(model: Path, profile: str = EMBEDDED) -> model_config_pb2.ModelConfig:
+def read_config(model: Path, profile: Profile = EMBEDDED) -> model_config_pb2.ModelConfig:
     """The configuration in the folder of a model; `ServerUnavailable` where there is none for that profile."""
-    file = model / "config.pbtxt" if profile == EMBEDDED else model / "configs" / f"{profile}.pbtxt"
+    file = model.parent / config_path(model.name, profile)
     if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
         raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
     try:

@@ -114,7 +114,7 @@ def _music_prompt(host: Host) -> Service:
 
     emotions = load_emotions()
     index = KnowledgeIndex(host.folder / host.settings["weights"], emotions)
-    describer = MusicDescriber(emotions, index, create_writer())
+    describer = MusicDescriber(emotions, index, create_writer(host.settings["prompt_writer"]))
 
     def answer(inputs: Tensors, *, context: CallContext) -> dict[str, Any]:
         return describer.describe(inputs, host.call, context=context)

@@ -9,14 +9,14 @@ from attune_client.protocol.errors import InvalidOption
 from attune_ensemble.prompting.writers.template import TEMPLATE, TemplatePromptWriter
 from attune_ensemble.prompting.writers.writer import PromptWriter
 
-__all__ = ["create_writer"]
+__all__ = ["WRITERS", "create_writer"]
+
+WRITERS: dict[str, Callable[[], PromptWriter]] = {TEMPLATE: TemplatePromptWriter}
+"""Factory of each writer, by name. The setting `prompt_writer` of `music_prompt` selects one."""
 
 
 def create_writer(name: str = TEMPLATE) -> PromptWriter:
-    """A new prompt writer of that name; raises `InvalidOption`, naming those there are, when there is none."""
-    if name not in _WRITERS:
-        raise InvalidOption(f"prompt writer must be one of {', '.join(_WRITERS)}; got {quote(name)}")
-    return _WRITERS[name]()
-
-
-_WRITERS: dict[str, Callable[[], PromptWriter]] = {TEMPLATE: TemplatePromptWriter}
+    """Create the prompt writer `name`; raises `InvalidOption`, listing the known names, if it is unknown."""
+    if name not in WRITERS:
+        raise InvalidOption(f"prompt writer must be one of {', '.join(WRITERS)}; got {quote(name)}")
+    return WRITERS[name]()

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import signal
+import tomllib
 from pathlib import Path
 from types import FrameType
 
@@ -18,9 +19,10 @@ from rich.console import Console
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 from attune_ensemble.serving.launcher.log_file import is_in_use
-from attune_ensemble.serving.launcher.repository import EMBEDDED, check_repository
+from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
 
 __all__ = ["container_command", "serve"]
@@ -28,19 +30,9 @@ __all__ = ["container_command", "serve"]
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-py3"
 """The oldest release of NVIDIA's image with the fixes of the security bulletins of 2025 and 2026."""
 
-# What the python models import inside NVIDIA's image, beside this project's own sources.
-_CONTAINER_PACKAGES = (
-    "chromadb",
-    "faster-whisper",
-    "pyyaml",
-    "scipy",
-    "soundfile",
-    "soxr",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "'tritonclient[grpc]'",
-)
+_IMAGE_EXTRAS = ("models", "musicgen")
+"""Extras that are installed in NVIDIA's image, in addition to this project's sources."""
+
 _ROOT = Path(__file__).parents[4]
 DEFAULT_LOG = Path("out/server.log")
 _INTERRUPTED = 130
@@ -50,10 +42,11 @@ _PORT = click.IntRange(1, 65535)
 @click.command()
 @click.option(
     "--profile",
-    type=click.Choice([EMBEDDED, "gpu", "tensorrt"]),
-    default=EMBEDDED,
+    type=click.Choice(list(PROFILES)),
+    default=EMBEDDED.name,
     show_default=True,
-    help="embedded runs here, on the CPU; for the others the container command is printed.",
+    help="; ".join(f"{profile}: {profile.purpose}" for profile in PROFILES.values())
+    + f".  Only {EMBEDDED} is served from here; for the others the container command is printed.",
 )
 @click.option(
     "--repository",
@@ -89,12 +82,12 @@ def serve(
     """
     _require_repository(repository)
     ports = free_ports() if any_ports else Ports(http_port, grpc_port, metrics_port)
-    if profile != EMBEDDED:
+    if profile != EMBEDDED.name:
         try:
-            check_repository(repository, profile=profile)
+            check_repository(repository, profile=PROFILES[profile])
         except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
             click.echo(f"not to be served yet: {error}", err=True)
-        click.echo(container_command(profile, repository, ports))
+        click.echo(container_command(PROFILES[profile], repository, ports))
         return
     _require_program(command)
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
@@ -157,10 +150,14 @@ def _require_program(command: tuple[str, ...]) -> None:
         raise click.ClickException(f"{click.format_filename(command[0])}: there is no such program")
 
 
-def container_command(profile: str, repository: Path, ports: Ports) -> str:
-    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it."""
+def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
+    """One shell line that serves `profile` from NVIDIA's image: the repository and the sources are mounted in it.
+
+    Raises:
+        click.ClickException: Attune was not installed from a clone, which has the sources.
+    """
     serve_line = (
-        f"pip install --quiet --constraint /attune/constraints.txt {' '.join(_CONTAINER_PACKAGES)} && "
+        f"pip install --quiet --constraint /attune/constraints.txt {shlex.join(_image_packages())} && "
         f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
@@ -171,6 +168,15 @@ def container_command(profile: str, repository: Path, ports: Ports) -> str:
     command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
     command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
     return shlex.join(command)
+
+
+def _image_packages() -> list[str]:
+    """Return the requirements of the extras that are installed in the image, as declared in pyproject.toml."""
+    project = _ROOT / "pyproject.toml"
+    if not project.is_file():
+        raise click.ClickException("the container command mounts Attune's sources: run this in a clone's environment")
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    return [requirement for extra in _IMAGE_EXTRAS for requirement in extras[extra]]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -10,18 +10,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.errors import AttuneError, ServerUnavailable
+from attune_client.protocol.profiles import (
+    EMBEDDED,
+    ENGINE_FILE,
+    ENGINE_SCRIPT,
+    EXPORT_RECORD,
+    KNOWLEDGE_DIR,
+    MODEL_FILE,
+    Profile,
+    export_command,
+    exported_name,
+    profile_named,
+)
 from attune_ensemble.prompting.knowledge import load_emotions
-from attune_ensemble.serving.configuration import EMBEDDED, read_config
+from attune_ensemble.serving.configuration import read_config
 
-__all__ = ["EMBEDDED", "check_repository"]
+__all__ = ["check_repository"]
 
-_DEFAULT_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
-_KNOWLEDGE = "knowledge"  # a database may change its files when it is opened
-_ENGINE_SCRIPT = "build_engine.sh"
+_DEFAULT_FILES = {"python": "model.py", "onnxruntime": MODEL_FILE, "tensorrt": ENGINE_FILE}
 
 
-def check_repository(repository: Path, models: tuple[str, ...] = (), profile: str = EMBEDDED) -> None:
+def check_repository(repository: Path, models: tuple[str, ...] = (), profile: Profile = EMBEDDED) -> None:
     """Check that every model, or each of `models`, has what one finished export for `profile` placed.
 
     Each must have the file that its configuration refers to. If the repository was exported by `attune export`, its
@@ -39,32 +49,28 @@ def check_repository(repository: Path, models: tuple[str, ...] = (), profile: st
     missing = [path for path in (_model_file(model, profile) for model in wanted) if not path.exists()]
     if graphs := [path for path in missing if path.suffix != ".plan"]:
         names = "\n".join(f"  {path}" for path in graphs)
-        raise ServerUnavailable(f"the model repository is not complete: run `{_export(profile)}`, which makes\n{names}")
+        again = export_command(profile)
+        raise ServerUnavailable(f"the model repository is not complete: run `{again}`, which makes\n{names}")
     if any(repository.glob("*/1/attune-export*.json")):
         _check_record(repository, models, profile)
     if missing:
-        scripts = "\n".join(f"  {path.parent / _ENGINE_SCRIPT}" for path in missing)
+        scripts = "\n".join(f"  {path.parent / ENGINE_SCRIPT}" for path in missing)
         raise ServerUnavailable(
             f"engines have to be built, in NVIDIA's image on the GPU that serves them: run\n{scripts}"
         )
 
 
-def _export(profile: str) -> str:
-    return "attune export" if profile == EMBEDDED else f"attune export --profile {profile}"
-
-
-def _model_file(model: Path, profile: str) -> Path:
+def _model_file(model: Path, profile: Profile) -> Path:
     """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
     config = read_config(model, profile)
     name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
     return model / "1" / name
 
 
-def _check_record(repository: Path, models: tuple[str, ...], profile: str) -> None:
+def _check_record(repository: Path, models: tuple[str, ...], profile: Profile) -> None:
     """Check that what lies in the version folders is what the profile's last export placed, and all of it."""
-    again = _export(profile)
-    file = repository / ("attune-export.json" if profile == EMBEDDED else f"attune-export.{profile}.json")
-    record = _read(file)
+    again = export_command(profile)
+    record = _read(repository / exported_name(EXPORT_RECORD, profile))
     if not {"command", "unfinished", "labels", "parts"} <= record.keys():
         raise ServerUnavailable(f"nothing has been exported for the {profile} profile: run `{again}`")
     command = record["command"]
@@ -89,7 +95,8 @@ def _check_part(repository: Path, model: str, part: dict[str, str], remedy: str)
         path = repository / model / "1" / name
         if not path.is_file():
             raise ServerUnavailable(f"{path} is missing: {remedy}")
-        if path.stat().st_size != size and _KNOWLEDGE not in path.parts:
+        # A database may change its files when it is opened.
+        if path.stat().st_size != size and KNOWLEDGE_DIR not in path.parts:
             raise ServerUnavailable(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
 
 
@@ -103,6 +110,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        check_repository(Path(sys.argv[1]), profile=sys.argv[2])
-    except ServerUnavailable as error:
+        check_repository(Path(sys.argv[1]), profile=profile_named(sys.argv[2]))
+    except AttuneError as error:
         sys.exit(f"refused: {error}")

@@ -34,9 +34,10 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.privacy import NO_TELEMETRY
+from attune_client.protocol.profiles import EMBEDDED, profile_named
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
-from attune_ensemble.serving.configuration import EMBEDDED, read_config
+from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.declared import declared_outputs
 from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
@@ -49,16 +50,16 @@ class LocalModels:
 
     Args:
         repository: the folder that `attune export` has completed.
-        profile: whose models, with whose settings. ONNX graphs run on the CPU in any profile.
+        profile: its name: whose models, with whose settings. ONNX graphs run on the CPU in any profile.
 
     Raises:
         ServerUnavailable: the repository is not complete for that profile; it names the command that completes it.
     """
 
-    def __init__(self, repository: Path | str, profile: str = EMBEDDED) -> None:
+    def __init__(self, repository: Path | str, profile: str = EMBEDDED.name) -> None:
         os.environ.update(NO_TELEMETRY)  # before a model imports its libraries
-        self._repository, self._profile = Path(repository), profile
-        check_repository(self._repository, profile=profile)
+        self._repository, self._profile = Path(repository), profile_named(profile)
+        check_repository(self._repository, profile=self._profile)
         self._services: dict[str, Service] = {}
         self._loading = threading.Lock()
         self._closed = False
