@@ -18,12 +18,13 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
 )
 from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS
+from attune_client.protocol.profiles import EMBEDDED, PROFILES, config_path
 from attune_ensemble.serving import services
 from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.local.graphs import create_ensemble
 from attune_ensemble.serving.services import SERVICES, Service
-from attune_export.repository_config import config_path, model_config, render
+from attune_export.repository_config import model_config, render
 
 SPEECH = {"audio": np.array([b"a recording"], dtype=np.object_)}
 CALM = {"text": np.array(["calm"], dtype=np.object_)}
