@@ -35,7 +35,7 @@ from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_client.protocol.profiles import EMBEDDED, profile_named
-from attune_client.protocol.tensors import ModelSpec, Tensors
+from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
 from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.declared import declared_outputs
@@ -207,13 +207,10 @@ def _limited(context: CallContext, deadline_s: npt.NDArray[np.float32] | None) -
 
 def _as_sent(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
     """The tensors as they arrive by way of a server: text as bytes."""
-    return {name: _encoded(array) if array.dtype == np.object_ else array for name, array in tensors.items()}
-
-
-def _encoded(texts: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
-    encoded = np.empty(texts.size, np.object_)
-    encoded[:] = [text.encode() if isinstance(text, str) else text for text in texts.flat]
-    return encoded.reshape(texts.shape)
+    return {
+        name: bytes_tensor(*array.flat).reshape(array.shape) if array.dtype == np.object_ else array
+        for name, array in tensors.items()
+    }
 
 
 @contextlib.contextmanager
