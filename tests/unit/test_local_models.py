@@ -220,7 +220,7 @@ def test_a_repository_that_is_not_complete_is_refused(tmp_path, repository):
     (repository / "valence" / "1" / "model.onnx").unlink()
     with pytest.raises(ServerUnavailable, match="run `attune export`"):
         LocalModels(repository)
-    with pytest.raises(ServerUnavailable, match="no profile 'mars'"):
+    with pytest.raises(InvalidOption, match="no profile 'mars'"):
         LocalModels(repository, "mars")
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.decoder import Decoder
 from attune_ensemble.music.musicgen.fused import fused_step, is_fusible
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import Stepper
-from attune_ensemble.music.sampling import SamplingSettings
 from tests.musicgen_models import tiny_musicgen
 
 pytest.importorskip("triton", reason="needs the compiler Triton, which PyTorch for CUDA brings")

@@ -4,8 +4,9 @@ A profile selects where the models run; the options of the export select the mod
 model's settings in each of them are defined with the model, in `attune_export.models`.
 
 All profiles share the version folder of a model. The names of files that depend on an export's options (regressors,
-emotion map, MusicGen) contain that of the profile, so that a profile is never served with the files of another:
-`model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that depend on no option are shared by all profiles.
+emotion map, a music engine's checkpoint) contain that of the profile, so that a profile is never served with the files
+of another: `model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that depend on no option are shared by all
+profiles.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ __all__ = [
     "KNOWLEDGE_DIR",
     "LABELS_FILE",
     "MODEL_FILE",
-    "MUSICGEN_DIR",
     "PROFILES",
     "SHARED",
     "TENSORRT",
@@ -45,7 +45,6 @@ MODEL_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 ENGINE_SCRIPT = "build_engine.sh"
 LABELS_FILE = "labels.txt"
-MUSICGEN_DIR = "musicgen"
 TOKENIZER_FILE = "tokenizer.json"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
@@ -111,7 +110,7 @@ def config_path(model: str, profile: Profile) -> Path:
 
 
 def exported_name(name: str, profile: Profile) -> str:
-    """Return the name of a file or folder for a profile: `model.onnx`, `model.gpu.onnx`, `musicgen.gpu`."""
+    """Return the name of a file or folder for a profile: `model.onnx`, `model.gpu.onnx`."""
     if name in SHARED or profile == EMBEDDED:
         return name
     stem, dot, suffix = name.partition(".")

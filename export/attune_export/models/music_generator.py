@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from attune_client.protocol.models import MUSIC_GENERATOR
-from attune_client.protocol.profiles import EMBEDDED, GPU, MUSICGEN_DIR
+from attune_client.protocol.profiles import EMBEDDED, GPU
 from attune_export.digests import digests_of, digests_of_weights
 from attune_export.errors import ExportError
 from attune_export.parts import NO_MUSICGEN, ExportOptions, Part
@@ -15,6 +15,7 @@ from attune_weights import fetch, manifest
 
 __all__ = ["MODEL"]
 
+MUSICGEN_DIR = "musicgen"
 _USUAL_CHECKPOINT = {EMBEDDED: NO_MUSICGEN, GPU: "musicgen-small"}
 
 

@@ -53,6 +53,7 @@ class LocalModels:
         profile: its name: whose models, with whose settings. ONNX graphs run on the CPU in any profile.
 
     Raises:
+        InvalidOption: there is no such profile.
         ServerUnavailable: the repository is not complete for that profile; it names the command that completes it.
     """
 
