@@ -114,12 +114,12 @@ def read_set(argument: str) -> tuple[str, Iterable[Waveform]]:
 def outcome(transcriber: Transcriber, waveform: Waveform) -> str:
     """Return the outcome for one recording, as the name of a column."""
     try:
-        heard = transcriber.hear(waveform)
+        transcription = transcriber.recognise(waveform)
     except (NoSpeech, SilentAudio):
         return "no speech"
     except UnsupportedLanguage:
         return "refused"
-    return "words" if any(segment.transcript for segment in heard.segments) else "voice alone"
+    return "words" if any(segment.transcript for segment in transcription.segments) else "voice alone"
 
 
 def main() -> None:

@@ -99,10 +99,10 @@ def narrations(folders: Sequence[Path]) -> None:
         pieces = [piece for file in files for piece in (_normal(file), _pause(rng.choice(PAUSES_S)))]
         waveform = np.concatenate(pieces)
         started_s = time.perf_counter()
-        heard = " ".join(segment.transcript for segment in transcriber.transcribe(waveform))
+        recognised = " ".join(segment.transcript for segment in transcriber.transcribe(waveform))
         took_s += time.perf_counter() - started_s
         said = _words(" ".join(map(sentence, files)))
-        wrong, total = wrong + _distance(said, _words(heard)), total + len(said)
+        wrong, total = wrong + _distance(said, _words(recognised)), total + len(said)
         sound_s += len(waveform) / RATE
     print(f"{wrong / total:.1%} of {total} words wrong, {took_s:.1f} s for {sound_s:.0f} s")
 
@@ -148,12 +148,12 @@ def _words(text: str) -> list[str]:
     return re.sub("[^a-z0-9' ]", " ", text.lower().replace("11", "eleven")).split()
 
 
-def _distance(said: list[str], heard: list[str]) -> int:
+def _distance(said: list[str], recognised: list[str]) -> int:
     """Return the Levenshtein distance of two lists of words."""
-    row = list(range(len(heard) + 1))
+    row = list(range(len(recognised) + 1))
     for i, one in enumerate(said, 1):
         diagonal, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
+        for j, other in enumerate(recognised, 1):
             diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (one != other))
     return row[-1]
 

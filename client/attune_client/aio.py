@@ -85,7 +85,7 @@ class AsyncAttuneClient:
     async def analyse(
         self, audio: AudioSource, *, other_languages: str | None = None, deadline_s: float | None = None
     ) -> SpeechEmotion:
-        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+        """Transcribe a recording (encoded bytes, a path, or a file open for reading bytes) and recognise its emotion.
 
         Arguments and errors are those of `AttuneClient.analyse`.
         """
@@ -94,7 +94,7 @@ class AsyncAttuneClient:
         return read_answer(SpeechEmotion, await self.infer(models.SPEECH_EMOTION, inputs))
 
     async def prompt(self, text: str, *, deadline_s: float | None = None) -> MusicPrompt:
-        """The music description nearest to free text, and the prompt made of it."""
+        """Return the music description nearest to free text, and the prompt made of it."""
         inputs = deadline_inputs(deadline_s) | text_inputs(text)
         return read_answer(MusicPrompt, await self.infer(models.MUSIC_PROMPT, inputs))
 
@@ -148,11 +148,11 @@ class AsyncAttuneClient:
         engine: str | None = None,
         deadline_s: float | None = None,
     ) -> AsyncMusicStream:
-        """Music for words: `play(text=...)`."""
+        """Generate music for text: `play(text=...)`."""
         return await self.play(text=text, duration_s=duration_s, seed=seed, engine=engine, deadline_s=deadline_s)
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-        """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
+        """Call a model of the protocol with one response; raises `InvalidOption` for inputs other than the model's."""
         sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
         try:
             result = await self._open().infer(model.name, sent, client_timeout=patience.left_s())

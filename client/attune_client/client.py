@@ -55,15 +55,15 @@ Audio = npt.NDArray[np.float32]
 
 
 class BaseClient(ABC):
-    """What can be asked of Attune, wherever its models are.
+    """The requests of every client, wherever the models run.
 
-    Every method raises the `AttuneError` that fits, and no other; see `attune_client.protocol.errors`.
+    Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
     """
 
     def analyse(
         self, audio: AudioSource, *, other_languages: str | None = None, deadline_s: float | None = None
     ) -> SpeechEmotion:
-        """What a recording (encoded bytes, a path, or a file open for reading bytes) says and how it feels.
+        """Transcribe a recording (encoded bytes, a path, or a file open for reading bytes) and recognise its emotion.
 
         Speech that is not English is refused (`UnsupportedLanguage`), unless `other_languages` is "voice": then the
         voice is used, without words. Raises an `InvalidAudio` when the recording cannot be used, and `RequestTimeout`
@@ -73,7 +73,7 @@ class BaseClient(ABC):
         return read_answer(SpeechEmotion, self.infer(models.SPEECH_EMOTION, inputs))
 
     def prompt(self, text: str, *, deadline_s: float | None = None) -> MusicPrompt:
-        """The music description nearest to free text, and the prompt made of it."""
+        """Return the music description nearest to free text, and the prompt made of it."""
         inputs = deadline_inputs(deadline_s) | text_inputs(text)
         return read_answer(MusicPrompt, self.infer(models.MUSIC_PROMPT, inputs))
 
@@ -91,16 +91,16 @@ class BaseClient(ABC):
         other_languages: str | None = None,
         deadline_s: float | None = None,
     ) -> MusicStream:
-        """Music for a recording or a wish; returns when everything but the music is known.
+        """Generate music for a recording or options; returns once the session is known, before the audio.
 
         Args:
             audio: a recording: encoded bytes, a path, or a file open for reading bytes.
-            text: words to find fitting music by; beside `spec`, the prompt for an engine that reads one.
-            emotion: one of the 40 emotions; `vad` may shade it.
-            vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest one is taken.
-            spec: what the music should be, with nothing looked up: a `MusicSpec`, or its fields as mapping or JSON.
+            text: query for retrieval; together with `spec`, the prompt for an engine that takes one.
+            emotion: one of the 40 emotions; `vad` may refine it.
+            vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest emotion is used.
+            spec: musical specification, without retrieval: a `MusicSpec`, or its fields as mapping or JSON.
             duration_s: seconds of music, 1..600; 30 if left out.
-            seed: the same seed, the same music; drawn if left out, and told in the session.
+            seed: equal seeds give equal music; drawn if left out, and part of the session.
             engine: the music engine by name; the server's own if left out.
             other_languages: "refuse" (if left out) or "voice", for a recording that is not in English.
             deadline_s: how long all of it may take, the music included, in seconds from when the server takes the
@@ -108,7 +108,7 @@ class BaseClient(ABC):
 
         Raises:
             InvalidAudio: the recording cannot be used.
-            InvalidOption: no source or several that do not go together, or an option out of range.
+            InvalidOption: no source, several incompatible ones, or an option out of range.
             RequestTimeout: the deadline passed.
         """
         inputs = therapy_inputs(
@@ -134,7 +134,7 @@ class BaseClient(ABC):
         engine: str | None = None,
         deadline_s: float | None = None,
     ) -> MusicStream:
-        """Music for words: `play(text=...)`."""
+        """Generate music for text: `play(text=...)`."""
         return self.play(text=text, duration_s=duration_s, seed=seed, engine=engine, deadline_s=deadline_s)
 
     @abstractmethod
@@ -174,14 +174,14 @@ class AttuneClient(BaseClient):
         self._client.close()
 
     def is_ready(self) -> bool:
-        """Whether the server answers and all of its models are ready."""
+        """Return whether the server responds and all of its models are ready."""
         try:
             return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
         except InferenceServerException:
             return False
 
     def models(self) -> list[ModelStatus]:
-        """The models of the server's repository."""
+        """Return the models of the server's repository."""
         try:
             index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
         except InferenceServerException as error:
@@ -210,7 +210,7 @@ class AttuneClient(BaseClient):
         finished = False
         try:
             client.start_stream(lambda result, error: responses.put(error or result))
-            # A stream that broke before it was used says why through its callback, so through `_next`.
+            # A stream that failed before its first use reports the reason through its callback, so through `_next`.
             with contextlib.suppress(InferenceServerException):
                 client.async_stream_infer(model.name, sent, enable_empty_final_response=True)
             while not finished:
@@ -244,7 +244,7 @@ class AttuneClient(BaseClient):
 
 
 class Received:
-    """How much of a session's music has come; both clients' streams count with it."""
+    """Counter of the music received in a session; used by the streams of both clients."""
 
     def __init__(self, session: TherapySession) -> None:
         self._session = session
@@ -252,11 +252,11 @@ class Received:
 
     @property
     def seconds(self) -> float:
-        """Music that has come, in seconds."""
+        """Duration of the music received, in seconds."""
         return self._frames / self._session.sample_rate
 
     def take(self, tensors: Tensors) -> Audio:
-        """The chunk [N, C] that a response carries, counted."""
+        """Return the chunk [N, C] of a response, and count it."""
         chunk = tensors.get("music")
         if chunk is None or chunk.ndim != 2:
             raise ServerError("the server sent something else than music")
@@ -264,15 +264,15 @@ class Received:
         return chunk
 
     def check_end(self) -> None:
-        """Raise `StreamEndedEarly` when the music is not complete."""
+        """Raise `StreamEndedEarly` if the music is not complete."""
         check_complete(self._frames, self._session.sample_rate, self._session.duration_s)
 
 
 class MusicStream:
     """An iterator of audio chunks [N, C] float32 in -1..1; `session` is known before the first of them.
 
-    Closing it, or leaving its `with` block, cancels what has not been made yet. Iterating raises `StreamEndedEarly`
-    when the music ends before its length.
+    Closing it, or leaving its `with` block, cancels the rest of the generation. Iterating raises `StreamEndedEarly`
+    if the music ends before its length.
     """
 
     def __init__(self, responses: Generator[Tensors, None, None]) -> None:
@@ -289,7 +289,7 @@ class MusicStream:
 
     @property
     def received_s(self) -> float:
-        """Music that has come so far, in seconds."""
+        """Duration of the music received so far, in seconds."""
         return self._received.seconds
 
     def __iter__(self) -> Iterator[Audio]:
@@ -311,6 +311,6 @@ class MusicStream:
         self.close()
 
     def close(self) -> None:
-        """Cancel what has not been made yet."""
+        """Cancel the rest of the generation."""
         self._closed = True
         self._responses.close()

@@ -21,19 +21,19 @@ Inputs = Mapping[str, npt.NDArray[Any]]
 
 
 class Models(Protocol):
-    """What `attune_ensemble.serving.local.LocalModels` is to a client."""
+    """The interface of `attune_ensemble.serving.local.LocalModels` that the client uses."""
 
     def call(self, name: str, inputs: Inputs, /) -> Tensors:
-        """The outputs of one model by name."""
+        """Return the outputs of one model by name."""
         ...
 
     def call_stream(self, name: str, inputs: Inputs, /) -> Generator[Tensors, None, None]:
-        """The responses of one model that streams."""
+        """Yield the responses of a streaming model."""
         ...
 
 
 class LocalClient(BaseClient):
-    """Asks models in this process; whoever made them closes them."""
+    """A client of models in this process, which their owner has to close."""
 
     def __init__(self, models: Models) -> None:
         self._models = models

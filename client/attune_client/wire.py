@@ -186,13 +186,13 @@ class Patience:
         return cls(timeout_s, deadline_s, time.monotonic())
 
     def left_s(self) -> float:
-        """The longest wait from now on, in seconds."""
+        """Return the remaining time, in seconds."""
         if self.deadline_s is None:
             return self.timeout_s
         return min(self.timeout_s, GRACE_S + max(0.0, self.begun_s + self.deadline_s - time.monotonic()))
 
     def ended(self) -> RequestTimeout:
-        """The error of a wait that was in vain."""
+        """Return the error of a timeout."""
         if self.deadline_s is not None and time.monotonic() > self.begun_s + self.deadline_s:
             return RequestTimeout(f"the deadline of {self.deadline_s:g} s passed, and nothing came")
         return RequestTimeout(f"nothing came for {self.timeout_s:g} s")
@@ -202,7 +202,7 @@ class Patience:
 
 
 def infer_inputs(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]]) -> list[InferInput]:
-    """The request's inputs; `InvalidOption` where they are not the model's (see `check_inputs`)."""
+    """Convert a request's inputs; raises `InvalidOption` for those that are not the model's (see `check_inputs`)."""
     check_inputs(model, values)
     return [_infer_input(model, name, value) for name, value in values.items()]
 
@@ -227,7 +227,7 @@ def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
 
 
 def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
-    """A result made of an answer's tensors; `ServerError` when they are not those of this protocol."""
+    """Convert a response's tensors to a result; raises `ServerError` if they are not those of this protocol."""
     try:
         answer: _Answer = kind.from_tensors(tensors)  # type: ignore[attr-defined]
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, InvalidRequest) as error:

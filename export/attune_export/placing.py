@@ -71,7 +71,7 @@ def place(
     """
     folder = version_folder(repository, part)
     folder.mkdir(exist_ok=True)
-    shutil.rmtree(folder / _BUILDING, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(folder / _BUILDING, ignore_errors=True)  # left by an export that was killed
     if force or not _is_placed(repository, part, profile):
         done = _build(repository, part, profile, force, before_change)
     else:
@@ -119,7 +119,7 @@ def _is_placed(repository: Path, part: Part, profile: Profile) -> bool:
 
 
 def _is_whole(file: Path, size: int) -> bool:
-    # A database may change its files when it is opened, so only their presence counts.
+    # A database may change its files when it is opened, so only their presence is checked.
     return file.is_file() and (KNOWLEDGE_DIR in file.parts or file.stat().st_size == size)
 
 
@@ -167,7 +167,7 @@ def _move(part: Part, building: Path, folder: Path, profile: Profile) -> dict[st
     before = _read_stamp(stamp).get("files", {})
     stamp.unlink(missing_ok=True)
     if part.engine is not None:
-        (folder / ENGINE_FILE).unlink(missing_ok=True)  # it is the former graph's
+        (folder / ENGINE_FILE).unlink(missing_ok=True)  # it was built from the former graph
     sizes: dict[str, int] = {}
     for product in sorted(building.iterdir()):
         target = folder / part.name(product.name, profile)

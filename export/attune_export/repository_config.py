@@ -128,7 +128,7 @@ def parse(text: str) -> pb.ModelConfig:
 
 
 def write_repository(repository: Path) -> list[Path]:
-    """Write every model's configuration in every profile; returns what was written."""
+    """Write every model's configuration in every profile; returns the paths."""
     written = []
     for name in SERVED_MODELS:
         for profile in PROFILES.values():

@@ -164,7 +164,7 @@ def test_a_format_may_be_given_where_the_name_has_none(client, folder):
 
 
 def test_a_long_piece_is_written_in_pieces(tmp_path):
-    # libsndfile crashes on one long OGG write.
+    # libsndfile crashes on a single long OGG write.
     path = tmp_path / "long.ogg"
     output = AudioOutput(Destination(path, "ogg"), RATE, 2)
     output.write(np.tile(MUSIC, (20, 1)))

@@ -21,21 +21,21 @@ from attune_ensemble.speech import transcription
 from attune_ensemble.speech.audio import Decoder, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span
-from attune_ensemble.speech.transcription import OtherLanguages, Transcriber, is_foreign, was_said
-from attune_ensemble.speech.whisper import TOKENS_PER_S, Encoded, Heard, Word
+from attune_ensemble.speech.transcription import OtherLanguages, Transcriber, is_foreign, is_reliable
+from attune_ensemble.speech.whisper import TOKENS_PER_S, DecodedText, Encoded, Word
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model_repository" / "speech_to_text" / "1" / "whisper"
 RATE = 16_000
-SAID = Heard("hello there", (), -0.3, 0.02, False)
-UNLIKELY = Heard("Thank you.", (), -1.2, 0.3, False)
+LIKELY = DecodedText("hello there", (), -0.3, 0.02, False)
+UNLIKELY = DecodedText("Thank you.", (), -1.2, 0.3, False)
 
 
 @dataclass
 class FakeWhisper:
     """Returns the given texts in turn, and records the lengths of the windows."""
 
-    heard: list[Heard]
+    results: list[DecodedText]
     languages_of: list[dict[str, float]] = field(default_factory=lambda: [{"en": 0.98, "de": 0.01}])
     windows_s: list[float] = field(default_factory=list)
     decoded: int = 0
@@ -49,7 +49,7 @@ class FakeWhisper:
 
     def decode(self, window, *, words):
         self.decoded += 1
-        return self.heard[self.decoded - 1]
+        return self.results[self.decoded - 1]
 
 
 def transcriber_with(monkeypatch, whisper: FakeWhisper, *spans_s: tuple[float, float]) -> Transcriber:
@@ -64,33 +64,33 @@ WAVEFORM = np.zeros(120 * RATE, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("heard", "said"),
+    ("decoded", "kept"),
     [
-        (SAID, True),
-        (Heard("Hm", (), -0.89, 0.59, False), True),
-        (Heard("Thank you.", (), -0.91, 0.1, False), False),  # unlikely
-        (Heard("you", (), -0.6, 0.8, False), False),  # in doubt, and not likely enough for that
-        (Heard("Sure thing.", (), -0.4, 0.8, False), True),
-        (Heard("ha ha ha ha ha ha ha", (), -0.1, 0.1, True), False),  # without end
-        (Heard("...", (), -0.2, 0.1, False), False),
-        (Heard("P-P-P-P-P-P-P", (), -0.1, 0.1, False), False),
-        (Heard("No, no, no!", (), -0.3, 0.1, False), True),
+        (LIKELY, True),
+        (DecodedText("Hm", (), -0.89, 0.59, False), True),
+        (DecodedText("Thank you.", (), -0.91, 0.1, False), False),  # unlikely
+        (DecodedText("you", (), -0.6, 0.8, False), False),  # in doubt, and not likely enough for that
+        (DecodedText("Sure thing.", (), -0.4, 0.8, False), True),
+        (DecodedText("ha ha ha ha ha ha ha", (), -0.1, 0.1, True), False),  # without end
+        (DecodedText("...", (), -0.2, 0.1, False), False),
+        (DecodedText("P-P-P-P-P-P-P", (), -0.1, 0.1, False), False),
+        (DecodedText("No, no, no!", (), -0.3, 0.1, False), True),
     ],
 )
-def test_text_is_kept_where_its_probability_is_high(heard, said):
-    assert was_said(heard) is said
+def test_text_is_kept_where_its_probability_is_high(decoded, kept):
+    assert is_reliable(decoded) is kept
 
 
 def test_a_segment_without_reliable_text_keeps_its_audio(monkeypatch):
     made = transcriber_with(monkeypatch, FakeWhisper([UNLIKELY]), (1, 3))
-    (segment,) = made.hear(WAVEFORM).segments
+    (segment,) = made.recognise(WAVEFORM).segments
     assert (segment.transcript, segment.span) == ("", Span(RATE, 3 * RATE))
 
 
 @pytest.mark.parametrize("pieces", range(6))
 def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatch, pieces):
     """Three windows are encoded, then decoded: that is where a caller that has gone is noticed."""
-    whisper = FakeWhisper([SAID] * 3)
+    whisper = FakeWhisper([LIKELY] * 3)
     made = transcriber_with(monkeypatch, whisper, (0, 25), (30, 55), (60, 85))
     done = []
 
@@ -99,14 +99,14 @@ def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatc
         return len(done) > pieces
 
     with pytest.raises(RequestCancelled):
-        made.hear(WAVEFORM, context=CallContext(is_cancelled=is_cancelled))
+        made.recognise(WAVEFORM, context=CallContext(is_cancelled=is_cancelled))
     assert len(whisper.windows_s) + whisper.decoded == pieces
 
 
 def test_a_voice_without_words_is_no_speech(monkeypatch):
-    hum = Heard("you", (), -1.2, 0.87, False)
+    hum = DecodedText("you", (), -1.2, 0.87, False)
     with pytest.raises(NoSpeech):
-        transcriber_with(monkeypatch, FakeWhisper([hum]), (1, 3)).hear(WAVEFORM)
+        transcriber_with(monkeypatch, FakeWhisper([hum]), (1, 3)).recognise(WAVEFORM)
 
 
 def words(text: str, start_s: float, probability: float = 0.9) -> tuple[Word, ...]:
@@ -116,24 +116,26 @@ def words(text: str, start_s: float, probability: float = 0.9) -> tuple[Word, ..
 def test_an_unreliable_segment_is_decoded_again_and_only_its_text_is_dropped(monkeypatch):
     gap_s = transcription._GAP / RATE
     joined = words("one two three", 0.5) + words("thank you", 2 + gap_s + 0.5, 0.3) + words("four five", 5.0)
-    whisper = FakeWhisper([Heard("one two", joined, -0.4, 0.02, False), UNLIKELY])
+    whisper = FakeWhisper([DecodedText("one two", joined, -0.4, 0.02, False), UNLIKELY])
     made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7), (9, 11))
-    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["one two three", "", "four five"]
+    assert [segment.transcript for segment in made.recognise(WAVEFORM).segments] == ["one two three", "", "four five"]
     assert whisper.windows_s == [6.6, 2.0]
 
 
 def test_segments_that_whisper_left_out_are_decoded_again(monkeypatch):
-    joined = Heard("one two", words("one two three", 0.5), -0.4, 0.02, False)
-    whisper = FakeWhisper([joined, SAID, SAID, SAID])
+    joined = DecodedText("one two", words("one two three", 0.5), -0.4, 0.02, False)
+    whisper = FakeWhisper([joined, LIKELY, LIKELY, LIKELY])
     made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7), (9, 11))
     # The first as well: Whisper may have stopped in the middle of it.
-    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there"] * 3
+    assert [segment.transcript for segment in made.recognise(WAVEFORM).segments] == ["hello there"] * 3
 
 
 def test_a_repetition_loop_is_decoded_segment_by_segment_once(monkeypatch):
-    whisper = FakeWhisper([Heard("ha ha", (), -0.1, 0.1, True), SAID, Heard("ha ha", (), -0.1, 0.1, True)])
+    whisper = FakeWhisper(
+        [DecodedText("ha ha", (), -0.1, 0.1, True), LIKELY, DecodedText("ha ha", (), -0.1, 0.1, True)]
+    )
     made = transcriber_with(monkeypatch, whisper, (1, 3), (5, 7))
-    assert [segment.transcript for segment in made.hear(WAVEFORM).segments] == ["hello there", ""]
+    assert [segment.transcript for segment in made.recognise(WAVEFORM).segments] == ["hello there", ""]
     assert whisper.decoded == 3
 
 
@@ -150,17 +152,17 @@ RUSSIAN = {"en": 0.01, "ru": 0.97}
 
 
 def test_another_language_is_refused_by_name(monkeypatch):
-    whisper = FakeWhisper([SAID], [RUSSIAN])
+    whisper = FakeWhisper([LIKELY], [RUSSIAN])
     with pytest.raises(UnsupportedLanguage, match=r"in Russian \(probability 0\.97\).*other_languages=voice"):
-        transcriber_with(monkeypatch, whisper, (1, 3)).hear(WAVEFORM)
+        transcriber_with(monkeypatch, whisper, (1, 3)).recognise(WAVEFORM)
     assert whisper.decoded == 0
 
 
 def test_or_its_audio_is_used_without_text(monkeypatch):
     whisper = FakeWhisper([], [RUSSIAN])
-    heard = transcriber_with(monkeypatch, whisper, (1, 3)).hear(WAVEFORM, OtherLanguages.VOICE)
-    assert ([s.transcript for s in heard.segments], heard.language) == ([""], "ru")
-    assert heard.language_probability == pytest.approx(0.97)
+    result = transcriber_with(monkeypatch, whisper, (1, 3)).recognise(WAVEFORM, OtherLanguages.VOICE)
+    assert ([s.transcript for s in result.segments], result.language) == ([""], "ru")
+    assert result.language_probability == pytest.approx(0.97)
 
 
 def test_the_language_is_that_of_most_of_the_speech(monkeypatch):
@@ -168,7 +170,7 @@ def test_the_language_is_that_of_most_of_the_speech(monkeypatch):
     whisper = FakeWhisper([], [RUSSIAN, {"en": 0.98, "ru": 0.01}])
     made = transcriber_with(monkeypatch, whisper, *spans)
     whisper.languages = lambda window: RUSSIAN if window.speech_s > 10 else {"en": 0.98, "ru": 0.01}
-    assert made.hear(WAVEFORM, OtherLanguages.VOICE).language == "ru"
+    assert made.recognise(WAVEFORM, OtherLanguages.VOICE).language == "ru"
 
 
 @pytest.mark.parametrize(
@@ -217,23 +219,23 @@ def test_every_output_is_declared(transcriber, samples):
 
 def test_laughter_keeps_its_audio_and_gets_no_text(transcriber):
     for laugh in (laughter(220, 4, "e"), laughter(130, 5.2, "i"), laughter(320, 5.2, "e")):
-        heard = transcriber.hear(laugh)
-        assert [segment.transcript for segment in heard.segments] == [""] * len(heard.segments)
+        result = transcriber.recognise(laugh)
+        assert [segment.transcript for segment in result.segments] == [""] * len(result.segments)
 
 
 def test_humming_is_no_speech(transcriber):
     with pytest.raises(NoSpeech):
-        transcriber.hear(humming(160))
+        transcriber.recognise(humming(160))
 
 
 def test_laughter_between_sentences_takes_no_words_from_them(transcriber, sentence):
     pause = np.zeros(RATE, np.float32)
     laugh = laughter(220, 4, "e")
-    heard = transcriber.hear(np.concatenate([sentence, pause, laugh, pause, sentence])).segments
-    laughing = [s for s in heard if len(sentence) <= s.span.start < len(sentence) + 2 * RATE + len(laugh)]
+    result = transcriber.recognise(np.concatenate([sentence, pause, laugh, pause, sentence])).segments
+    laughing = [s for s in result if len(sentence) <= s.span.start < len(sentence) + 2 * RATE + len(laugh)]
     assert laughing
     assert not any(s.transcript for s in laughing)
-    assert sum(s.transcript.startswith("Unless to be") and "selfish" in s.transcript for s in heard) == 2
+    assert sum(s.transcript.startswith("Unless to be") and "selfish" in s.transcript for s in result) == 2
 
 
 def test_a_recording_that_repeats_itself_keeps_its_words_and_is_decoded_once(transcriber, samples, monkeypatch):
@@ -254,6 +256,6 @@ def test_a_recording_that_repeats_itself_keeps_its_words_and_is_decoded_once(tra
             return generate(model, output, prompts, **options)
 
     monkeypatch.setattr(transcriber._whisper._model, "model", Counted())
-    heard = transcriber.transcribe(repeated)
-    assert sum(segment.transcript.lower().count("garden") for segment in heard) == 16
-    assert len(decoded) <= 3 + len(heard)
+    result = transcriber.transcribe(repeated)
+    assert sum(segment.transcript.lower().count("garden") for segment in result) == 16
+    assert len(decoded) <= 3 + len(result)

@@ -131,7 +131,7 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def deadline_option(command: Callable[..., None]) -> Callable[..., None]:
-    """`--deadline`: every command that asks for work has it."""
+    """`--deadline`, for every command that sends requests."""
     return click.option(
         "--deadline",
         "deadline_s",

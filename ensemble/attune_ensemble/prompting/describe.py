@@ -33,7 +33,7 @@ class MusicDescriber:
         self._index.close()
 
     def describe(self, inputs: Tensors, call: Call, *, context: CallContext) -> dict[str, Any]:
-        """The outputs of `music_prompt` by name.
+        """Return the outputs of `music_prompt` by name.
 
         An emotion is searched for in its own octant (paper, section III-E), free text everywhere; a specification is
         taken as it is, and what was retrieved is missing. Raises `InvalidOption` for an unknown emotion, empty text,
@@ -87,7 +87,7 @@ def _vad(inputs: Tensors) -> tuple[float, float, float] | None:
 
 
 def embed(text: str, call: Call, *, context: CallContext) -> npt.NDArray[np.float32]:
-    """The sentence embedding [384] of a text, through `text_tokenizer` and `sentence_encoder`."""
+    """Compute the sentence embedding [384] of a text with `text_tokenizer` and `sentence_encoder`."""
     tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]}, context=context)
     embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens, context=context)["embedding"][0]
     return embedding

@@ -118,13 +118,13 @@ class KnowledgeIndex:
 
 
 def _open(copy: Path, directory: Path) -> tuple[Any, Any]:
-    """The database's client, and the collection in it."""
+    """Return the database's client and its collection."""
     import chromadb
 
     try:
         client = chromadb.PersistentClient(str(copy), settings=chromadb.Settings(anonymized_telemetry=False))
         return client, client.get_collection(COLLECTION, embedding_function=None)
-    except Exception as error:  # chromadb raises errors of several unrelated trees for a damaged database
+    except Exception as error:  # chromadb raises unrelated types of exceptions for a damaged database
         raise KnowledgeError(
             f"the knowledge index in {directory} is incomplete or damaged ({error}); `attune export` rebuilds it"
         ) from error

@@ -16,7 +16,7 @@ __all__ = ["read_config"]
 def read_config(model: Path, profile: Profile = EMBEDDED) -> model_config_pb2.ModelConfig:
     """The configuration in the folder of a model; `ServerUnavailable` where there is none for that profile."""
     file = model.parent / config_path(model.name, profile)
-    if not file.is_file():  # the server would take config.pbtxt in its place, and say nothing
+    if not file.is_file():  # the server would silently use config.pbtxt instead
         raise ServerUnavailable(f"there is no profile '{profile}': {file} is missing")
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())

@@ -24,7 +24,15 @@ from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.speech.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span, pack, stack
-from attune_ensemble.speech.whisper import FULL_WINDOW_S, TAIL_S, Encoded, Heard, Whisper, Word, import_without_pyav
+from attune_ensemble.speech.whisper import (
+    FULL_WINDOW_S,
+    TAIL_S,
+    DecodedText,
+    Encoded,
+    Whisper,
+    Word,
+    import_without_pyav,
+)
 
 __all__ = [
     "TranscribedSegment",
@@ -32,7 +40,7 @@ __all__ = [
     "Transcription",
     "find_speech",
     "is_foreign",
-    "was_said",
+    "is_reliable",
 ]
 
 MIN_SPEECH_MS = 200
@@ -53,7 +61,7 @@ MIN_WORDS_PER_S = 1.0
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign if English is less probable, and another language more probable, than these."""
 
-_GAP = SPEECH_SAMPLE_RATE // 5  # silence put between segments, so that no word runs over two of them
+_GAP = SPEECH_SAMPLE_RATE // 5  # silence between joined segments, so that no word spans two of them
 _WORK = "the transcript"
 _OVER_AND_OVER = 6
 _WORD = re.compile(r"\w+")
@@ -105,21 +113,26 @@ class Transcriber:
         self._decoder = Decoder(decoder)
 
     def close(self) -> None:
-        """Give back the memory of the weights; nothing can be transcribed afterwards."""
+        """Release the memory of the weights; the transcriber cannot be used afterwards."""
         self._whisper.close()
 
     def transcribe(self, waveform: Waveform) -> list[TranscribedSegment]:
         """Return segments of at most 8 s of [T] at 16 kHz, with English words; raises `NoSpeech` if there are none."""
-        return self.hear(waveform, OtherLanguages.VOICE).segments
+        return self.recognise(waveform, OtherLanguages.VOICE).segments
 
-    def hear(
+    def recognise(
         self,
         waveform: Waveform,
         other_languages: OtherLanguages = OtherLanguages.REFUSE,
         *,
         context: CallContext = UNLIMITED,
     ) -> Transcription:
-        """What [T] at 16 kHz says; raises `NoSpeech`, or `UnsupportedLanguage` where that is to be refused."""
+        """Transcribe [T] at 16 kHz.
+
+        Raises:
+            NoSpeech: the recording contains no speech.
+            UnsupportedLanguage: it is not in English, and `other_languages` refuses that.
+        """
         spans = find_speech(waveform)
         if not spans:
             raise NoSpeech("no speech was found in the recording")
@@ -139,23 +152,25 @@ class Transcriber:
         return Transcription(segments, language, probability)
 
     def answer(self, inputs: Tensors, *, context: CallContext = UNLIMITED) -> Tensors:
-        """From one encoded recording, `audio` BYTES [1], to the outputs of `speech_to_text`.
+        """Compute the outputs of `speech_to_text` from one encoded recording, `audio` BYTES [1].
 
-        Raises the `InvalidAudio` that fits when the recording cannot be used, `InvalidOption` for an
-        `other_languages` that does not exist, and what `CallContext.check` raises.
+        Raises:
+            InvalidAudio: the recording cannot be used; the subclass says why.
+            InvalidOption: `other_languages` is unknown.
+            AttuneError: what `CallContext.check` raises.
         """
         other_languages = read_other_languages(inputs)
         waveform = decode_speech(inputs["audio"].flat[0], self._decoder, partial(context.check, _WORK))
-        heard = self.hear(waveform, other_languages, context=context)
-        spans = [segment.span for segment in heard.segments]
+        transcription = self.recognise(waveform, other_languages, context=context)
+        spans = [segment.span for segment in transcription.segments]
         return {
             "waveform": stack(waveform, spans),
             "num_samples": np.array([[span.end - span.start] for span in spans], np.int64),
             "start_s": np.array([span.start_s for span in spans], np.float32),
             "end_s": np.array([span.end_s for span in spans], np.float32),
-            "transcript": bytes_tensor(*(segment.transcript for segment in heard.segments))[:, None],
-            "language": bytes_tensor(heard.language),
-            "language_probability": np.array([heard.language_probability], np.float32),
+            "transcript": bytes_tensor(*(segment.transcript for segment in transcription.segments))[:, None],
+            "language": bytes_tensor(transcription.language),
+            "language_probability": np.array([transcription.language_probability], np.float32),
         }
 
     def _language(self, windows: list[_Window]) -> tuple[str, float]:
@@ -168,13 +183,13 @@ class Transcriber:
         return language, mean[language]
 
     def _transcripts(self, waveform: Waveform, windows: list[_Window], context: CallContext) -> list[str]:
-        """The words of every segment; raises `NoSpeech` where there are none and Whisper finds no speech either."""
+        """Return the text of every segment; raises `NoSpeech` if all are empty and Whisper detects no speech either."""
         transcripts: list[str] = []
         no_speech: list[float] = []
         for window in windows:
-            heard = self._decode(window.encoded, context, words=len(window.spans) > 1)
-            no_speech.append(heard.no_speech)
-            texts = _texts(window.spans, heard)
+            decoded = self._decode(window.encoded, context, words=len(window.spans) > 1)
+            no_speech.append(decoded.no_speech)
+            texts = _texts(window.spans, decoded)
             for span, text in zip(window.spans, texts, strict=True):
                 transcripts.append(self._alone(waveform, span, context) if text is None else text)
         if not any(transcripts) and min(no_speech) > MAX_NO_SPEECH:
@@ -182,15 +197,15 @@ class Transcriber:
         return transcripts
 
     def _alone(self, waveform: Waveform, span: Span, context: CallContext) -> str:
-        """The words of one segment, heard on its own; "" if nothing was said."""
-        heard = self._decode(self._encode(waveform[span.start : span.end], context), context, words=False)
-        return heard.text if was_said(heard) else ""
+        """Return the text of one segment, decoded on its own; "" if it is unreliable."""
+        decoded = self._decode(self._encode(waveform[span.start : span.end], context), context, words=False)
+        return decoded.text if is_reliable(decoded) else ""
 
     def _encode(self, waveform: Waveform, context: CallContext) -> Encoded:
         context.check(_WORK)
         return self._whisper.encode(waveform)
 
-    def _decode(self, window: Encoded, context: CallContext, *, words: bool) -> Heard:
+    def _decode(self, window: Encoded, context: CallContext, *, words: bool) -> DecodedText:
         context.check(_WORK)
         return self._whisper.decode(window, words=words)
 
@@ -215,15 +230,15 @@ def find_speech(waveform: Waveform) -> list[Span]:
     return pack([Span(int(s["start"]), min(int(s["end"]), len(waveform))) for s in found])
 
 
-def was_said(heard: Heard) -> bool:
+def is_reliable(decoded: DecodedText) -> bool:
     """Return whether the text of a window is reliable enough to be kept."""
-    if heard.runs_on or not says_something(heard.text):
+    if decoded.reached_limit or not has_content(decoded.text):
         return False
-    in_doubt = heard.no_speech > MAX_NO_SPEECH
-    return heard.mean_logprob >= (MIN_LOGPROB_IN_DOUBT if in_doubt else MIN_LOGPROB)
+    in_doubt = decoded.no_speech > MAX_NO_SPEECH
+    return decoded.mean_logprob >= (MIN_LOGPROB_IN_DOUBT if in_doubt else MIN_LOGPROB)
 
 
-def says_something(text: str) -> bool:
+def has_content(text: str) -> bool:
     """Return whether a text is more than punctuation or one repeated syllable ("Ha ha ha ha ha ha")."""
     words = _WORD.findall(text.lower())
     return len(set(words)) > 1 or 0 < len(words) < _OVER_AND_OVER
@@ -247,16 +262,16 @@ def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Wor
     return assigned
 
 
-def _texts(spans: list[Span], heard: Heard) -> list[str | None]:
+def _texts(spans: list[Span], decoded: DecodedText) -> list[str | None]:
     """Return the text of each segment of a window; None where it has to be decoded on its own.
 
     That is where its words are improbable or too few, and before a segment without words, where Whisper stopped early.
     """
     if len(spans) == 1:
-        return [heard.text if was_said(heard) else ""]
-    if not was_said(heard):
+        return [decoded.text if is_reliable(decoded) else ""]
+    if not is_reliable(decoded):
         return [None] * len(spans)
-    assigned = assign_words(spans, heard.words)
+    assigned = assign_words(spans, decoded.words)
     stopped = [*(not words for words in assigned[1:]), False]
     return [
         None if before_nothing or not _is_sure(span, words) else "".join(word.text for word in words).strip()
@@ -268,7 +283,7 @@ def _is_sure(span: Span, words: list[Word]) -> bool:
     """Return whether the words cover a segment reliably; Whisper sometimes omits a sentence."""
     if len(words) < MIN_WORDS_PER_S * (span.end_s - span.start_s):
         return False
-    if not says_something("".join(word.text for word in words)):
+    if not has_content("".join(word.text for word in words)):
         return False
     probabilities = np.array([word.probability for word in words])
     return bool(np.exp(np.log(np.maximum(probabilities, 1e-6)).mean()) >= MIN_WORD_PROBABILITY)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FULL_WINDOW_S",
     "TAIL_S",
+    "DecodedText",
     "Encoded",
-    "Heard",
     "Whisper",
     "Word",
     "import_without_pyav",
@@ -74,18 +74,18 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class DecodedText:
     """Decoded text of one window.
 
     `mean_logprob` is the mean log-probability of its tokens, `no_speech` the probability that there is no speech;
-    `runs_on` is True if decoding reached its limit of tokens. `words` is empty unless requested.
+    `reached_limit` is True if decoding reached its limit of tokens. `words` is empty unless requested.
     """
 
     text: str
     words: tuple[Word, ...]
     mean_logprob: float
     no_speech: float
-    runs_on: bool
+    reached_limit: bool
 
 
 class Whisper:
@@ -109,7 +109,7 @@ class Whisper:
         self._beam_size = beam_size
 
     def close(self) -> None:
-        """Give back the memory of the weights; nothing can be encoded afterwards."""
+        """Release the memory of the weights; the model cannot be used afterwards."""
         self._model.model.unload_model()
 
     def encode(self, waveform: Waveform) -> Encoded:
@@ -122,7 +122,7 @@ class Whisper:
         """Return the probability of each language, by its code."""
         return {token[2:-2]: float(p) for token, p in self._model.model.detect_language(window.output)[0]}
 
-    def decode(self, window: Encoded, *, words: bool) -> Heard:
+    def decode(self, window: Encoded, *, words: bool) -> DecodedText:
         """Decode the window as English; `words` requests the single words with their times."""
         prompt = self._tokenizer.sot_sequence
         limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_WINDOW_TOKENS)
@@ -135,12 +135,12 @@ class Whisper:
             return_no_speech_prob=True,
         )[0]
         tokens = result.sequences_ids[0]
-        return Heard(
+        return DecodedText(
             text=self._tokenizer.decode(tokens).strip(),
             words=self._words(window, tokens) if words else (),
             mean_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
             no_speech=result.no_speech_prob,
-            runs_on=len(tokens) >= limit,
+            reached_limit=len(tokens) >= limit,
         )
 
     def _words(self, window: Encoded, tokens: list[int]) -> tuple[Word, ...]:

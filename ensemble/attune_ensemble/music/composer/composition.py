@@ -64,7 +64,7 @@ def compose(plan: MusicPlan, seed: int, duration_s: float) -> Iterator[Phrase]:
 
 
 def _bars_before_change(plan: MusicPlan, spec: MusicSpec, start_s: float, num_bars: int, bar_s: float) -> int:
-    """How many of `num_bars` from `start_s` the plan leaves as they begin."""
+    """Return how many of `num_bars` from `start_s` precede the plan's next change."""
     return next(
         (bar for bar in range(_TURN_BARS, num_bars) if plan.spec_at(start_s + bar * bar_s + _ROUNDING_S) != spec),
         num_bars,
@@ -110,7 +110,7 @@ class Composer:
         return self.beats_per_bar * 60 / spec.tempo_bpm
 
     def bars_within(self, seconds: float, spec: MusicSpec) -> int:
-        """How many whole bars `seconds` hold."""
+        """Return the number of whole bars in `seconds`."""
         return max(0, int(seconds / self.bar_s(spec)))
 
     def phrase(self, spec: MusicSpec, label: str, start_s: float, num_bars: int, leads_home: bool) -> Phrase:

@@ -17,7 +17,7 @@ _LEVEL_DB = {"pp": -3.0, "p": -1.5, "mp": 0.0, "mf": 1.5, "f": 3.0}
 
 
 def lift_db(dynamics: str, first: str) -> float:
-    """How much louder a phrase of these dynamics is heard than one of the piece's first, in dB."""
+    """Return the difference in loudness between a phrase of these dynamics and one of the piece's first, in dB."""
     return _LEVEL_DB[dynamics] - _LEVEL_DB[first]
 
 

@@ -64,7 +64,7 @@ class ComposerEngine:
         self._library = SampleLibrary()
 
     def score(self, request: MusicRequest) -> Score:
-        """The score of the piece that `generate` plays."""
+        """Return the score of the piece that `generate` renders."""
         return Score.of(compose(request.plan, request.seed, request.duration_s))
 
     def _blocks(self, request: MusicRequest) -> Iterator[Audio]:
@@ -94,7 +94,7 @@ class _Players:
         self._dynamics: list[tuple[float, str]] = []  # of each phrase, from its start
 
     def strokes(self) -> Iterator[Stroke]:
-        """All strokes in order; phrases are composed as far ahead as the forecast wants to see, and no further."""
+        """Yield all strokes in order; phrases are composed ahead only as far as the loudness forecast needs."""
         waiting: list[list[Stroke]] = []
         for phrase in compose(self._request.plan, self._request.seed, self._request.duration_s):
             strokes = self._performed(phrase)
@@ -105,7 +105,7 @@ class _Players:
             yield from strokes
 
     def dynamics_at(self, time_s: float) -> str:
-        """The dynamics of the phrase that has begun by `time_s`, which is composed as soon as its strokes are read."""
+        """Return the dynamics of the phrase at `time_s`, which is composed as soon as its strokes are read."""
         return next(dynamics for start_s, dynamics in reversed(self._dynamics) if start_s <= time_s)
 
     def _performed(self, phrase: Phrase) -> list[Stroke]:

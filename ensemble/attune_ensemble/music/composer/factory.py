@@ -20,7 +20,7 @@ class ComposerFactory:
         """The composer takes none of the options: it runs on the CPU, and its samples are part of the package."""
 
     def create(self) -> MusicEngine:
-        """A new composer."""
+        """Create a composer."""
         from attune_ensemble.music.composer.engine import ComposerEngine
 
         return ComposerEngine()

@@ -66,7 +66,7 @@ class Forecast:
         return self._dry + np.convolve(self._sent, decay / decay.sum())[: len(self._dry)]
 
     def power_without_lift(self) -> FloatArray:
-        """The same, as if all of it were to be heard as loud as the beginning of the piece."""
+        """The power without the differences in dynamics from the beginning of the piece."""
         return self.power() / self._lift
 
     def power_between(self, start_s: float, end_s: float) -> float:

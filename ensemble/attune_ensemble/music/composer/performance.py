@@ -30,7 +30,7 @@ class Stroke:
 
 
 def perform(phrase: Phrase, seed: int, gain_db: float = 0.0) -> list[Stroke]:
-    """The strokes of a phrase, in order of time, `gain_db` louder than written; a phrase and a seed give the same."""
+    """Return the strokes of a phrase, in order of time, with an additional `gain_db`; deterministic for a seed."""
     rng = random.Random(f"attune performance {seed} {phrase.start_s:.6f}")
     strokes = []
     chord_tones: dict[tuple[float, str], int] = {}

@@ -44,7 +44,7 @@ class Room:
         self._sends: Spectra = np.zeros((self._filters.wet.shape[1], BLOCK + 1), np.complex64)  # newest first
 
     def follow(self, dynamics: str) -> None:
-        """Let the next block fade to the tone of these dynamics, and what comes after it have that tone."""
+        """Cross-fade to the tone of these dynamics during the next block, and keep it afterwards."""
         self._next = _filters(dynamics)
 
     def process(self, mix: Frames) -> tuple[Frames, float]:

@@ -85,7 +85,7 @@ def serve(
     if profile != EMBEDDED.name:
         try:
             check_repository(repository, profile=PROFILES[profile])
-        except AttuneError as error:  # the container refuses too, but only once it has been pulled and set up
+        except AttuneError as error:  # the container would refuse too, but only after it was pulled and set up
             click.echo(f"not to be served yet: {error}", err=True)
         click.echo(container_command(PROFILES[profile], repository, ports))
         return

@@ -32,7 +32,7 @@ _DEFAULT_FILES = {"python": "model.py", "onnxruntime": MODEL_FILE, "tensorrt": E
 
 
 def check_repository(repository: Path, models: tuple[str, ...] = (), profile: Profile = EMBEDDED) -> None:
-    """Check that every model, or each of `models`, has what one finished export for `profile` placed.
+    """Check that every model, or each of `models`, has the files of one finished export for `profile`.
 
     Each must have the file that its configuration refers to. If the repository was exported by `attune export`, its
     record of the profile must show that the parts are of one export. A repository without any stamps was assembled
@@ -61,14 +61,14 @@ def check_repository(repository: Path, models: tuple[str, ...] = (), profile: Pr
 
 
 def _model_file(model: Path, profile: Profile) -> Path:
-    """What the version folder must hold; for an ensemble, which has no file, the folder itself."""
+    """Return the required file of the version folder; for an ensemble, which has none, the folder itself."""
     config = read_config(model, profile)
     name = config.default_model_filename or _DEFAULT_FILES.get(config.backend, "")
     return model / "1" / name
 
 
 def _check_record(repository: Path, models: tuple[str, ...], profile: Profile) -> None:
-    """Check that what lies in the version folders is what the profile's last export placed, and all of it."""
+    """Check that the version folders contain exactly the files of the profile's last export."""
     again = export_command(profile)
     record = _read(repository / exported_name(EXPORT_RECORD, profile))
     if not {"command", "unfinished", "labels", "parts"} <= record.keys():
