@@ -14,6 +14,7 @@ import click
 import pytest
 
 from attune_client.cli import main
+from attune_training.edge import DefaultGroup
 from tests.conftest import ROOT
 
 ROOMS = ("client", "ensemble", "export", "samples", "tools", "training")
@@ -38,7 +39,7 @@ def parse(words: list[str]) -> click.Context:
     command, name = main, "attune"
     context = click.Context(command, info_name=name)
     while isinstance(command, click.Group):
-        name, *words = words
+        name, *words = command.named(words) if isinstance(command, DefaultGroup) else words
         found = command.get_command(context, name)
         if found is None:
             raise click.UsageError(f"there is no sub-command {name!r}")

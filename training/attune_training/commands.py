@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 
 from attune_training.data.synthesis import synthesise_command as synthesise
+from attune_training.edge import DefaultGroup
 from attune_training.emotion_map.command import emotion_map_command
-from attune_training.evaluation.command import evaluate
+from attune_training.evaluation.command import corpus
+from attune_training.evaluation.stories.command import negations, stories
 from attune_training.experiments.command import experiments
 from attune_training.fitting.command import arousal_dominance, joint, valence
 
@@ -21,3 +23,12 @@ def train() -> None:
 for command in (valence, arousal_dominance, joint):
     train.add_command(command)
 train.add_command(emotion_map_command, "emotion-map")
+
+
+@click.group(cls=DefaultGroup, default="corpus")
+def evaluate() -> None:
+    """Measure a model: on a corpus (when no name is given), on first-person stories, on sentences with a negation."""
+
+
+for command in (corpus, stories, negations):
+    evaluate.add_command(command)

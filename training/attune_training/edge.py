@@ -15,7 +15,7 @@ from attune_training.machine import is_first_process
 from attune_training.providers import ProviderError
 from attune_weights import WeightsError
 
-__all__ = ["bad_rows_option", "data_option", "echo", "named_paths", "plain_errors"]
+__all__ = ["DefaultGroup", "bad_rows_option", "data_option", "echo", "named_paths", "plain_errors"]
 
 bad_rows_option = click.option(
     "--bad-rows",
@@ -24,6 +24,24 @@ bad_rows_option = click.option(
     show_default=True,
     help="What to do with rows that cannot be used.",
 )
+
+
+class DefaultGroup(click.Group):
+    """A group in which options without the name of a sub-command are those of ``default``."""
+
+    def __init__(self, name: str | None = None, *, default: str, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._default = default
+
+    def named(self, args: Sequence[str], help_options: Sequence[str] = ("--help",)) -> list[str]:
+        """Return the arguments with the sub-command's name in front; a call for help stays the group's own."""
+        if args and args[0].startswith("-") and args[0] not in help_options:
+            return [self._default, *args]
+        return list(args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, with the name of the sub-command in place."""
+        return super().parse_args(ctx, self.named(args, ctx.help_option_names))
 
 
 def data_option(meaning: str) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""`attune evaluate`: agreement of a saved model with a corpus, and checks of pairs."""
+"""`attune evaluate corpus`: agreement of a saved model with a corpus, and checks of pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from attune_training.models.checkpoints import CONFIG_FILE
 from attune_training.pretrained import load
 from attune_training.providers import transcriber
 
-__all__ = ["evaluate", "shipped_model"]
+__all__ = ["corpus", "predict_all", "shipped_model"]
 
 _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
@@ -36,7 +36,7 @@ def shipped_model() -> Path:
     return Path(__file__).parents[1] / "artifacts" / "embedded"
 
 
-@click.command()
+@click.command("corpus")
 @click.option(
     "--model",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -66,7 +66,7 @@ def shipped_model() -> Path:
 @bad_rows_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(
+def corpus(
     model: Path,
     data: tuple[str, ...],
     split: str | None,
@@ -112,12 +112,12 @@ class _Measured:
 
 
 def _open(name: str, path: Path, bad_rows: BadRows, split: str | None, part: str, seed: int) -> _Subject:
-    corpus = open_corpus(name, path, bad_rows)
+    opened = open_corpus(name, path, bad_rows)
     if split is None:
-        return _Subject(corpus.name, corpus.note, corpus.utterances)
+        return _Subject(opened.name, opened.note, opened.utterances)
     policy = parse_split_policy(split)
-    parts = policy.split(corpus.utterances, _SPLIT_TARGET, seed)
-    return _Subject(f"{corpus.name}, {part} part ({policy.label})", corpus.note, getattr(parts, part))
+    parts = policy.split(opened.utterances, _SPLIT_TARGET, seed)
+    return _Subject(f"{opened.name}, {part} part ({policy.label})", opened.note, getattr(parts, part))
 
 
 def _measure(
