@@ -140,17 +140,19 @@ def read_rows(folder: Path) -> Iterator[Row | Problem]:
         name = values["fileName"]
         if values[""].startswith(_VOICE_ALONE) and name[:4] in actors and name not in FAULTY:
             voted.add(name)
-            yield _row(table.name, line, values, clips.get(name, folder / name))
+            yield _row(table.name, line, values, clips.get(name))
     for stem in sorted(set(clips) - voted - FAULTY):
         yield Problem(str(clips[stem].relative_to(folder)), None, f"{_TABLE} has no votes on the voice of {stem!r}")
 
 
-def _row(source: str, line: int, values: dict[str, str], clip: Path) -> Row | Problem:
+def _row(source: str, line: int, values: dict[str, str], clip: Path | None) -> Row | Problem:
     try:
         name = parse_clip_name(values["fileName"])
         valence, arousal, dominance = heard_vad(_heard(values))
     except ValueError as error:
         return Problem(source, line, str(error))
+    if clip is None:
+        return Problem(source, line, f"there is no recording of {values['fileName']}")
     return Row(
         source,
         line,

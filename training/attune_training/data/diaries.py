@@ -85,8 +85,13 @@ def _row(source: str, line: int, values: dict[str, str]) -> Row:
 
 
 def _rated(name: str, raw: str, low: float, high: float) -> float:
+    if not raw:
+        raise ValueError(f"{name} is missing")
     try:
-        return rescaled(float(raw), low, high)
+        rating = float(raw)
     except ValueError as error:
-        reason = str(error) if raw else "is missing"
-        raise ValueError(f"{name} {reason}") from error
+        raise ValueError(f"{name} {raw!r} is not a number") from error
+    try:
+        return rescaled(rating, low, high)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
