@@ -2,7 +2,7 @@
 
 **Targets are derived**: a moderate emotion (2) is at its category's norm (:mod:`attune_training.data.norms`), a slight
 one (1) half as far from neutral, a strong one (3) half as far again; several weigh as they are strong. A text with none
-is neutral, as the corpus calls it. Surprise alone has no valence. Writers are not known: the split is the corpus's own.
+of the five is taken as neutral. Surprise alone has no valence. Writers are not known: the split is the corpus's own.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Only **valence of the distressed** is taken. Distress (1..7) is the mean of items such as worried, upset and disturbed,
 so above the middle of its scale it says how unpleasant the writer felt: from 4, half the way from neutral to the norm
 of distress, to 7, the norm itself. Below the middle it says only that the writer was not distressed, and not what else:
-among the least distressed are the angry and the scornful as well as the cheerful. These messages are left out. Arousal
-and dominance were not asked for, and some of the items are quiet (grieved) and some are not (alarmed): they have no
-labels. Empathy (warm, tender, moved) goes with sorrow and with joy: nothing is made of it.
+among the least distressed messages are scornful and angry ones. These are left out. Arousal and dominance were not
+asked for, and some of the items are quiet (grieved) and some are not (alarmed): they have no labels. Empathy
+(warm, tender, moved) goes with sorrow and with joy: nothing is made of it.
 
 A writer wrote about five messages; the split is by writer.
 """
