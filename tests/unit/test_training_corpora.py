@@ -123,6 +123,11 @@ def test_unknown_kinds_are_answered_with_the_known_ones():
         ("manifest", "a CSV or Parquet file is expected"),
         ("ravdess", "a folder of its speech clips is expected"),
         ("emobank", "its table is expected, emobank.csv"),
+        ("cremad", "a folder with tabulatedVotes.csv and its clips is expected"),
+        ("diaries", "train_subtask1.csv is expected"),
+        ("goemotions", "train.tsv, dev.tsv, test.tsv and labels.txt are expected"),
+        ("brighter", "a folder with train.csv, dev.csv and test.csv is expected"),
+        ("empathic", "messages.csv is expected"),
     ],
 )
 def test_a_wrong_path_is_answered_with_what_was_expected(kind, expected, tmp_path):
@@ -130,8 +135,10 @@ def test_a_wrong_path_is_answered_with_what_was_expected(kind, expected, tmp_pat
         open_corpus(kind, tmp_path / "nowhere")
 
 
-def test_every_kind_is_tested_here():
-    assert set(CORPUS_KINDS) == {"iemocap", "huggingface", "manifest", "ravdess", "emobank"}
+def test_every_kind_is_tested():
+    accounts = {"diaries", "goemotions", "brighter", "empathic"}  # test_training_accounts.py
+    here = {"iemocap", "huggingface", "manifest", "ravdess", "emobank"}
+    assert set(CORPUS_KINDS) == here | accounts | {"cremad"}  # test_training_cremad.py
 
 
 def test_bad_rows_are_refused_or_skipped_and_nothing_else():

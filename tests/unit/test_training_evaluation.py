@@ -66,6 +66,29 @@ def predictions(predicted, target, names=("arousal",), utterances=None):
 # Scores
 
 
+def test_dimensions_are_scored_on_their_labels_and_left_out_without():
+    nan = float("nan")
+    rows = [utterance(speaker="ann") for _ in range(4)]
+    target = [[1, 2, nan], [2, nan, nan], [3, 3, 3], [5, 4, nan]]
+    whole = predictions([[1, 1, 1], [2, 9, 2], [3, 2, 3], [4, 3, 4]], target, ("valence", "arousal", "dominance"), rows)
+    scores = score(whole)
+    assert {name: item.count for name, item in scores.dimensions.items()} == {"valence": 4, "arousal": 3}
+    assert scores.dimensions["arousal"].pcc == pytest.approx(1.0)
+    assert scores.dimensions["arousal"].loss == pytest.approx(0.5)
+    assert set(scores.speakers["ann"]) == {"valence", "arousal"}
+    assert "nan" not in markdown(scores)
+    with pytest.raises(ValueError, match="labels of arousal are needed"):
+        score(predictions([1, 2], [nan, nan]))
+
+
+def test_speakers_without_enough_labels_of_a_dimension_are_said_so():
+    nan = float("nan")
+    rows = [utterance(speaker=name) for name in "aaabbb"]
+    target = [[1, 1], [2, 2], [3, 3], [1, nan], [2, nan], [3, 2]]
+    scores = score(predictions(target[:3] * 2, target, ("valence", "arousal"), rows))
+    assert "| b | 3 | 1.000 / 1.000 / 0.000 | no labels |" in markdown(scores)
+
+
 def test_scores_on_worked_numbers():
     # Errors 0, 0.5, -2, 0: Huber 0, .125, 1.5, 0, their mean .40625; squares 0, .25, 4, 0, their mean 1.0625.
     arousal = score(predictions([1.0, 2.5, 1.0, 4.0], [1.0, 2.0, 3.0, 4.0])).dimensions["arousal"]

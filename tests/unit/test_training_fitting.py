@@ -229,6 +229,63 @@ def test_deviations_of_audio_and_words_from_neutral_add_up():
     assert both.waveform is not None
 
 
+def test_what_one_of_voice_and_words_has_no_label_of_has_none_together():
+    words = Example(None, "words", np.array([4.0, np.nan, 2.0], np.float32))
+    np.testing.assert_array_equal(with_foreign_words(example(3.5), words).vad, [4.5, np.nan, 2.5])
+
+
+def write_diaries(path, count=60):
+    """Texts of twenty writers whose words say their valence and arousal; none has a dominance."""
+    rows = [
+        f"{index % 20 + 1},{index},{['bad', 'so', 'good'][index % 3]},t,1,False,{index % 3 - 1},{index % 3}"
+        for index in range(count)
+    ]
+    path.write_text(
+        "user_id,text_id,text,timestamp,collection_phase,is_words,valence,arousal\n" + "\n".join(rows) + "\n"
+    )
+    return path
+
+
+def test_a_dimension_without_labels_is_neither_trained_nor_scored(manifest, tmp_path):
+    corpora = {**RECIPE["corpora"], "diaries": {"kind": "diaries", "split": "given"}}
+    recipe = write_recipe(tmp_path / "recipe.yaml", model=JOINT, corpora=corpora)
+    diaries = write_diaries(tmp_path / "diaries.csv")
+    more = ("--data", f"diaries={diaries}", "--epochs", "1")
+    result = CliRunner().invoke(train, arguments("joint", recipe, manifest, tmp_path / "run", *more))
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["scores"]
+    assert set(metrics["diaries"]["test"]["dimensions"]) == {"valence", "arousal"}
+    assert set(metrics["mini"]["test"]["dimensions"]) == {"valence", "arousal", "dominance"}
+    logged = (tmp_path / "run" / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"diaries_valence_pcc", "diaries_arousal_pcc", "mini_dominance_pcc"} <= set(logged)
+    assert "diaries_dominance_pcc" not in logged
+    weights = load_file(tmp_path / "run" / "model" / "head.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_corpus_is_cut_its_own_way_and_its_test_part_is_kept(tmp_path):
+    diaries = write_diaries(tmp_path / "diaries.csv")
+    recipe = write_recipe(tmp_path / "recipe.yaml", corpora={})
+    common = ["valence", "--recipe", str(recipe), "--data", f"diaries={diaries}", "--epochs", "1", "--json"]
+    drawn = CliRunner().invoke(train, [*common, "--output", str(tmp_path / "a"), "--split", "held-out-speakers"])
+    assert drawn.exit_code == 1
+    assert "diaries: " in drawn.stderr
+    assert "for the last test alone: use the split given" in drawn.stderr
+    own = CliRunner().invoke(train, [*common, "--output", str(tmp_path / "b")])
+    assert own.exit_code == 0, own.output
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["sizes"]["diaries"]["test"] == 6
+
+
+def test_a_corpus_without_labels_of_the_target_is_refused(tmp_path):
+    rows = [f"m{index},R_{index},7,6,Words {index}" for index in range(60)]
+    path = tmp_path / "messages.csv"
+    path.write_text("message_id,response_id,empathy,distress,essay\n" + "\n".join(rows) + "\n")
+    command = ["arousal-dominance", "--data", f"empathic={path}", "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(train, command)
+    assert result.exit_code == 1
+    assert "empathic: its train part has hardly a label of arousal or dominance" in result.stderr
+
+
 def test_an_epoch_leaves_out_streams_in_the_shares_asked_for():
     settings = CorpusSettings(
         "manifest", per_epoch=40, foreign_words=0.5, words_from="x", without_words=0.1, without_voice=0.2

@@ -159,6 +159,61 @@ def test_no_gradient_flows_through_the_weights():
         assert not weight.requires_grad
 
 
+# Targets without a label
+
+NAN = float("nan")
+
+
+def test_a_missing_valence_adds_nothing_and_has_no_gradient():
+    """Errors .5 and unknown, epsilon 0: (.25 + 0) / 2 = .125; slopes 2 * .5 / 2 = .5 and exactly 0."""
+    predicted = column(4.5, 1.0).requires_grad_()
+    loss = smooth_mse(predicted, column(4.0, NAN), torch.ones(2, 1), ValenceSmoothing(epsilon=0.0))
+    assert loss.item() == pytest.approx(0.125)
+    loss.backward()
+    assert predicted.grad.tolist() == [[0.5], [0.0]]
+
+
+def test_a_missing_dominance_adds_nothing_and_has_no_gradient():
+    """Errors of arousal 1 and 1, of dominance unknown and 1; Huber delta 1.
+
+    Arousal (.5 + .5) / 2 = .5, dominance (0 + .5) / 2 = .25. For each label both are .5, so both weights are .5, and
+    dominance does not seem half as wrong for lacking a label: .5 * .5 + .5 * .25 = .375. Slopes .5 * 1 / 2 = .25.
+    """
+    predicted = torch.full((2, 2), 4.0, requires_grad=True)
+    loss = arousal_dominance_loss(predicted, torch.tensor([[3.0, NAN], [3.0, 3.0]]), torch.ones(2, 1), WIDE)
+    assert loss.item() == pytest.approx(0.375)
+    loss.backward()
+    torch.testing.assert_close(predicted.grad, torch.tensor([[0.25, 0.0], [0.25, 0.25]]))
+
+
+def test_a_batch_without_any_dominance_trains_arousal_alone():
+    """Arousal's error 1: .5, and it has all of the loss: its weight is cut to .7."""
+    predicted = torch.full((3, 2), 4.0, requires_grad=True)
+    loss = arousal_dominance_loss(predicted, torch.tensor([[3.0, NAN]] * 3), torch.ones(3, 1), NARROW)
+    assert loss.item() == pytest.approx(0.35)
+    loss.backward()
+    assert predicted.grad[:, 1].tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_batch_without_labels_has_a_loss_of_zero_and_no_gradient(outputs):
+    predicted = torch.full((3, outputs), 4.0, requires_grad=True)
+    target = torch.full((3, outputs), NAN)
+    if outputs == 1:
+        loss = smooth_mse(predicted, target, torch.ones(3, 1), ValenceSmoothing())
+    else:
+        loss = arousal_dominance_loss(predicted, target, torch.ones(3, 1), NARROW)
+    assert loss.item() == 0.0
+    loss.backward()
+    assert not predicted.grad.any()
+
+
+def test_agreement_leaves_out_what_has_no_label():
+    assert agreement([1, 9, 2, 3], [2, NAN, 4, 6]) == agreement([1, 2, 3], [2, 4, 6])
+    with pytest.raises(ValueError, match="with labels, got 1"):
+        agreement([1, 2], [1, NAN])
+
+
 def test_agreement_on_worked_numbers():
     """x = 1, 2, 3 and y = 2, 4, 6: r = 1; CCC = 2 (4/3) / (2/3 + 8/3 + 4) = 4/11; RMSE = sqrt(14/3)."""
     result = agreement([1, 2, 3], [2, 4, 6])

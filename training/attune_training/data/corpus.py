@@ -12,11 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from attune_training.data import emobank, huggingface, iemocap, manifest, ravdess
+from attune_training.data import (
+    brighter,
+    cremad,
+    diaries,
+    emobank,
+    empathic,
+    goemotions,
+    huggingface,
+    iemocap,
+    manifest,
+    ravdess,
+)
 from attune_training.data.rows import CheckedRow, CorpusError, Problem, Row, check_row
 from attune_training.data.utterance import Utterance
 
-__all__ = ["CORPUS_KINDS", "BadRows", "Corpus", "CorpusError", "Problem", "open_corpus"]
+__all__ = ["CORPUS_KINDS", "BadRows", "Corpus", "CorpusError", "Problem", "default_split", "open_corpus"]
 
 BadRows = Literal["refuse", "skip"]
 
@@ -27,9 +38,9 @@ _SHOWN_PROBLEMS = 20
 class Corpus:
     """The valid rows of a corpus.
 
-    `problems` are the rows left out. `note` is a caveat that every result on this corpus must state, or empty.
-    `digest` is the SHA-256 over labels, transcripts, speakers and the audio files' bytes, in order; it does not depend
-    on the corpus's path.
+    ``problems`` are the rows left out. ``note`` is what every result on this corpus must say, or empty. ``digest`` is
+    the SHA-256 over labels, words, speakers and the audio files' bytes, in order; it does not depend on where the
+    corpus lies. ``keeps_test``: its own test part may be tested on and nothing else.
     """
 
     name: str
@@ -37,15 +48,20 @@ class Corpus:
     problems: tuple[Problem, ...]
     note: str
     digest: str
+    keeps_test: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How one kind of corpus is read; an empty name means the path's own."""
+    """How one kind of corpus is read; an empty name stands for the path's own.
+
+    ``is_split``: its readers put every row in a part, and its test part is never trained on.
+    """
 
     read_rows: Callable[[Path], Iterable[Row | Problem]]
     name: str = ""
     note: str = ""
+    is_split: bool = False
 
 
 _KINDS = {
@@ -54,6 +70,11 @@ _KINDS = {
     "manifest": _Kind(manifest.read_rows),
     "ravdess": _Kind(ravdess.read_rows, "RAVDESS", ravdess.NOTE),
     "emobank": _Kind(emobank.read_rows, "EmoBank", emobank.NOTE),
+    "cremad": _Kind(cremad.read_rows, "CREMA-D", cremad.NOTE, is_split=True),
+    "diaries": _Kind(diaries.read_rows, "diaries", diaries.NOTE, is_split=True),
+    "goemotions": _Kind(goemotions.read_rows, "GoEmotions", goemotions.NOTE, is_split=True),
+    "brighter": _Kind(brighter.read_rows, "BRIGHTER", brighter.NOTE, is_split=True),
+    "empathic": _Kind(empathic.read_rows, "empathic reactions", empathic.NOTE, is_split=True),
 }
 
 CORPUS_KINDS = tuple(_KINDS)
@@ -94,7 +115,13 @@ def open_corpus(kind: str, path: str | Path, bad_rows: BadRows = "refuse") -> Co
         tuple(problems),
         chosen.note,
         _digest(good),
+        chosen.is_split,
     )
+
+
+def default_split(kind: str) -> str:
+    """Return the policy by which a kind of corpus is cut unless another one is asked for."""
+    return "given" if _KINDS[kind].is_split else "stratified"
 
 
 def _checked(rows: Iterable[Row | Problem]) -> Iterator[CheckedRow | Problem]:
@@ -125,5 +152,7 @@ def _digest(rows: Sequence[CheckedRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         fields = asdict(row.utterance) | {"audio": row.audio_digest}
+        if not row.utterance.form:
+            del fields["form"]  # as it was before there were forms, so that runs of then still go on
         digest.update(json.dumps(fields, sort_keys=True).encode())
     return digest.hexdigest()

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD
+from attune_training.config import NEUTRAL_VAD
 from attune_training.data.rows import CorpusError, Problem, Row
+from attune_training.data.targets import ACTED_VAD, away_from
 
 __all__ = ["NOTE", "STATEMENTS", "ClipName", "derived_vad", "parse_clip_name", "read_rows"]
 
@@ -20,18 +21,9 @@ NOTE = "targets derived from category and intensity"
 
 STATEMENTS = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
 
-_CATEGORY_VAD = {
-    "neutral": (3.0, 2.5, 3.0),
-    "calm": (3.6, 2.0, 3.2),
-    "happy": (4.3, 3.7, 3.5),
-    "sad": (1.9, 2.2, 2.2),
-    "angry": (1.7, 4.2, 4.0),
-    "fearful": (1.9, 3.8, 2.1),
-    "disgust": (2.0, 3.1, 3.2),
-    "surprised": (3.4, 4.0, 3.0),
-}
-_CATEGORIES = dict(enumerate(_CATEGORY_VAD, start=1))
+_CATEGORIES = dict(enumerate(ACTED_VAD, start=1))
 
+_MIDDLE = (NEUTRAL_VAD, NEUTRAL_VAD, NEUTRAL_VAD)
 _INTENSITY_SCALE = {"normal": 0.85, "strong": 1.25}
 _INTENSITIES = {1: "normal", 2: "strong"}
 
@@ -74,12 +66,8 @@ def _in_range(category: int, intensity: int, statement: int, repetition: int, ac
 
 
 def derived_vad(category: str, intensity: str) -> tuple[float, float, float]:
-    """Return targets on 1..5: the category's VAD, its deviation from 3 scaled by the intensity, clipped."""
-    scale = _INTENSITY_SCALE[intensity]
-    valence, arousal, dominance = (
-        min(MAX_VAD, max(MIN_VAD, NEUTRAL_VAD + scale * (value - NEUTRAL_VAD))) for value in _CATEGORY_VAD[category]
-    )
-    return valence, arousal, dominance
+    """Return targets on 1..5: the category's point, its distance from 3 scaled by the intensity, clipped."""
+    return away_from(_MIDDLE, ACTED_VAD[category], _INTENSITY_SCALE[intensity])
 
 
 def read_rows(folder: Path) -> Iterator[Row | Problem]:

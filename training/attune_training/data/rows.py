@@ -9,14 +9,36 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from attune_training.config import MAX_VAD, MIN_VAD
 from attune_training.data.audio import AudioSource, audio_fault, encoded_audio
 from attune_training.data.utterance import SPLIT_NAMES, Utterance
 
-__all__ = ["CheckedRow", "CorpusError", "Problem", "Row", "cell_text", "check_row", "first_line", "split_name"]
+__all__ = [
+    "UNLABELLED",
+    "CheckedRow",
+    "CorpusError",
+    "Problem",
+    "Row",
+    "cell_text",
+    "check_row",
+    "first_line",
+    "split_name",
+]
 
 _SPLIT_ALIASES = {"dev": "validation", "val": "validation", "valid": "validation"}
+
+
+class _Unlabelled:
+    """The one value of its kind."""
+
+    def __repr__(self) -> str:
+        return "UNLABELLED"
+
+
+UNLABELLED: Final = _Unlabelled()
+"""The label of a dimension that a corpus knows nothing of; a label that should be there and is not is a bad row."""
 
 
 class CorpusError(ValueError):
@@ -38,7 +60,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as the corpus has it; labels may be numbers, text or None. `audio` None: text only."""
+    """A row as the corpus has it; the labels may be numbers, text, nothing or :data:`UNLABELLED`.
+
+    ``audio`` None: words alone.
+    """
 
     source: str
     line: int | None
@@ -51,6 +76,7 @@ class Row:
     session: str = ""
     category: str = ""
     split: str = ""
+    form: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +123,8 @@ def check_row(row: Row) -> CheckedRow | Problem:
     split = _check_split(row.split, reasons)
     if reasons:
         return Problem(row.source, row.line, "; ".join(reasons))
-    utterance = Utterance(
-        row.audio, transcript, valence, arousal, dominance, row.speaker, row.session, row.category.lower(), split
-    )
+    origin = (row.speaker, row.session, row.category.lower(), split, row.form)
+    utterance = Utterance(row.audio, transcript, valence, arousal, dominance, *origin)
     return CheckedRow(utterance, audio_digest)
 
 
@@ -118,6 +143,9 @@ def _check_audio(source: AudioSource | None, reasons: list[str]) -> str:
 
 
 def _check_label(name: str, raw: object, reasons: list[str]) -> float:
+    """Return the label, NaN where there is none, with what is wrong with it added to ``reasons``."""
+    if raw is UNLABELLED:
+        return math.nan
     text = "nan" if raw is None else str(raw).strip() or "nan"
     try:
         value = float(text)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import StratifiedKFold
 
-from attune_training.config import Target
+from attune_training.config import DIMENSIONS, TARGET_NAMES, Target
 from attune_training.data.utterance import SPLIT_NAMES, Utterance
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "SplitError",
     "SplitPolicy",
     "Stratified",
+    "check_test_kept",
     "parse_split_policy",
 ]
 
@@ -245,6 +246,20 @@ def parse_split_policy(text: str) -> SplitPolicy:
     return parsers[name](detail)
 
 
+def check_test_kept(split: Split) -> None:
+    """Make sure that what a corpus sets aside for the last test is in no other part.
+
+    Raises:
+        SplitError: it is.
+    """
+    count = sum(item.split == "test" for item in (*split.train, *split.validation))
+    if count:
+        raise SplitError(
+            f"{count} utterances of the corpus's own test part would be trained on or choose the epoch; it is for the "
+            "last test alone: use the split given"
+        )
+
+
 def _without_detail(name: str, detail: str, policy: SplitPolicy) -> SplitPolicy:
     if detail:
         raise SplitError(f"{name} stands alone, without :{detail}")
@@ -272,6 +287,10 @@ def _parse_speakers(detail: str) -> SplitPolicy:
 def _bins(utterances: Sequence[Utterance], target: Target) -> npt.NDArray[np.int64]:
     """Return the composite bin, [n], of each utterance's labels that the target names."""
     labels = np.array([utterance.vad() for utterance in utterances])  # [n, 3]
+    columns = [DIMENSIONS.index(name) for name in TARGET_NAMES[target]]
+    if np.isnan(labels[:, columns]).any():
+        raise SplitError("stratified: not every utterance of this corpus has all labels; use the split given")
+    labels = np.nan_to_num(labels)  # of dimensions that are not asked for
     valence = _equal_width(labels[:, 0], _VALENCE_BINS)
     arousal, dominance = (_equal_width(labels[:, column], _AROUSAL_DOMINANCE_BINS) for column in (1, 2))
     both = arousal * _AROUSAL_DOMINANCE_BINS + dominance

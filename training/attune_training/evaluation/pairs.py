@@ -72,9 +72,12 @@ def category_pairs(utterances: Sequence[Utterance], higher: str, lower: str) -> 
 
 
 def quintile_pairs(utterances: Sequence[Utterance], dimension: str, count: int = 100, seed: int = 0) -> Pairs:
-    """Draw pairs of one voice: one of the top fifth by label, one of the bottom fifth, no utterance twice."""
+    """Draw pairs of one voice: one of the top fifth by label, one of the bottom fifth, no utterance twice.
+
+    Utterances without a label of the dimension are in neither.
+    """
     values = np.array([item.vad()[DIMENSIONS.index(dimension)] for item in utterances])
-    low, high = np.quantile(values, [0.2, 0.8])
+    low, high = np.nanquantile(values, [0.2, 0.8])
     random = np.random.default_rng(seed)
     pairs: Pairs = []
     for speaker in sorted({item.speaker for item in utterances}):

@@ -19,6 +19,7 @@ __all__ = ["DimensionScore", "Interval", "Scores", "markdown", "score", "to_json
 _RESAMPLES = 1000
 _HUBER_DELTA = 1.0
 _MIN_OF_SPEAKER = 3
+_MIN_LABELS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,29 @@ class DimensionScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """`dimensions` by name, and `speakers`: agreement by speaker and dimension."""
+    """``dimensions`` by name, and ``speakers``: agreement by speaker and dimension.
+
+    A dimension with fewer than two labels is in neither.
+    """
 
     dimensions: dict[str, DimensionScore]
     speakers: dict[str, dict[str, Agreement]]
 
 
 def score(predictions: Predictions, seed: int = 0) -> Scores:
-    """Compare predictions with labels; two or more utterances are needed.
+    """Compare predictions with labels, each dimension where it has any; two or more are needed of one of them.
 
     Raises:
-        ValueError: there are fewer than two utterances.
+        ValueError: no dimension has two labels.
     """
-    dimensions = {
-        name: _dimension(name, predictions.predicted[:, column], predictions.target[:, column], seed)
-        for column, name in enumerate(predictions.names)
-    }
+    dimensions = {}
+    for column, name in enumerate(predictions.names):
+        known = ~np.isnan(predictions.target[:, column])
+        if known.sum() >= _MIN_LABELS:
+            predicted, target = predictions.predicted[known, column], predictions.target[known, column]
+            dimensions[name] = _dimension(name, predicted, target, seed)
+    if not dimensions:
+        raise ValueError(f"two or more utterances with labels of {' or '.join(predictions.names)} are needed")
     return Scores(dimensions, _speakers(predictions))
 
 
@@ -104,16 +112,16 @@ def _interval(values: list[float] | npt.NDArray[np.floating]) -> Interval:
 
 
 def _speakers(predictions: Predictions) -> dict[str, dict[str, Agreement]]:
-    """Return agreement by speaker, for speakers with enough utterances; empty where no speaker is known."""
+    """Return agreement by speaker, for speakers with enough labels of a dimension; none where no speaker is known."""
     speakers = np.array([utterance.speaker for utterance in predictions.utterances])
-    found = {}
+    labelled = ~np.isnan(predictions.target)  # [n, N]
+    found: dict[str, dict[str, Agreement]] = {}
     for speaker in sorted(set(speakers) - {""}):
-        rows = np.flatnonzero(speakers == speaker)
-        if len(rows) >= _MIN_OF_SPEAKER:
-            found[str(speaker)] = {
-                name: agreement(predictions.predicted[rows, column], predictions.target[rows, column])
-                for column, name in enumerate(predictions.names)
-            }
+        for column, name in enumerate(predictions.names):
+            rows = np.flatnonzero((speakers == speaker) & labelled[:, column])
+            if len(rows) >= _MIN_OF_SPEAKER:
+                result = agreement(predictions.predicted[rows, column], predictions.target[rows, column])
+                found.setdefault(str(speaker), {})[name] = result
     return found
 
 
@@ -139,13 +147,17 @@ def _cell(value: float, interval: Interval) -> str:
 
 
 def _speaker_table(speakers: Mapping[str, Mapping[str, Agreement]]) -> list[str]:
-    names = list(next(iter(speakers.values())))
+    names = list(dict.fromkeys(name for row in speakers.values() for name in row))
     lines = [f"| speaker | n | {' | '.join(f'{name} PCC / CCC / RMSE' for name in names)} |"]
     lines.append("|---" * (len(names) + 2) + "|")
     for speaker, row in speakers.items():
-        cells = [f"{item.pcc:.3f} / {item.ccc:.3f} / {item.rmse:.3f}" for item in row.values()]
-        lines.append(f"| {speaker} | {row[names[0]].count} | {' | '.join(cells)} |")
+        cells = [_triple(row.get(name)) for name in names]
+        lines.append(f"| {speaker} | {max(item.count for item in row.values())} | {' | '.join(cells)} |")
     return lines
+
+
+def _triple(item: Agreement | None) -> str:
+    return f"{item.pcc:.3f} / {item.ccc:.3f} / {item.rmse:.3f}" if item else "no labels"
 
 
 def to_json(scores: Scores) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`attune experiments table1|table2`."""
+"""`attune experiments table1|table2|corpora`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from attune_training.data.corpus import CORPUS_KINDS, BadRows, open_corpus
-from attune_training.edge import echo, named_paths, plain_errors
+from attune_training.edge import named_paths, plain_errors, say
+from attune_training.experiments.corpora import corpora
 from attune_training.experiments.markdown import markdown
 from attune_training.experiments.paper import TableName
 from attune_training.experiments.picture import draw_table
@@ -50,7 +51,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
 
 @click.group()
 def experiments() -> None:
-    """Run the paper's Table I or II and set the results beside the paper's.
+    """Run the paper's Table I or II and set the results beside the paper's; or count what corpora hold.
 
     Runs lie below the output folder and resume; a finished one is read back. results.md, results.json and results.png
     are written at the end.
@@ -66,6 +67,9 @@ def _command(table: TableName, help_text: str) -> None:
 
 _command("table1", "The six architectures without LoRA.")
 _command("table2", "LoRA of rank 4, 8 and 16 on the cross-modal transformer.")
+
+
+experiments.add_command(corpora)
 
 
 def _run(

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from attune_training.config import Target
-from attune_training.data.corpus import CORPUS_KINDS, BadRows
-from attune_training.edge import bad_rows_option, data_option, echo, named_paths, plain_errors
+from attune_training.data.corpus import CORPUS_KINDS, BadRows, default_split
+from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors, say
 from attune_training.evaluation.report import markdown, to_json
 from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit
@@ -40,7 +40,10 @@ RUN_OPTIONS: Options = (
 
 _OPTIONS: Options = (
     data_option("a corpus of the recipe by its name, or any corpus by its kind"),
-    click.option("--split", help="How to split corpora that are not in the recipe.  [default: stratified]"),
+    click.option(
+        "--split",
+        help="How to split corpora that are not in the recipe.  [default: the corpus's own way, or stratified]",
+    ),
     click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder; the same one resumes."),
     click.option("--start-from", type=_MODEL, help="A saved model."),
     click.option("--words-from", type=_MODEL, help="Another one, whose stream of words is taken."),
@@ -110,7 +113,7 @@ def with_corpora(recipe: Recipe, paths: Mapping[str, Path], split: str | None) -
         if name in recipe.corpora:
             corpora[name] = recipe.corpora[name]
         elif name in CORPUS_KINDS:
-            corpora[name] = CorpusSettings(kind=name, split=split or "stratified")
+            corpora[name] = CorpusSettings(kind=name, split=split or default_split(name))
         else:
             raise click.UsageError(
                 f"--data {name}=...: the recipe's corpora are {', '.join(recipe.corpora) or 'none'}, "

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from attune_training.config import Target
+from attune_training.config import TARGET_NAMES, Target
 from attune_training.data.batches import read_examples
 from attune_training.data.corpus import BadRows, Corpus, open_corpus
-from attune_training.data.splits import Split, parse_split_policy
-from attune_training.data.utterance import Utterance
+from attune_training.data.splits import Split, SplitError, check_test_kept, parse_split_policy
+from attune_training.data.utterance import SPLIT_NAMES, Utterance
 from attune_training.fitting.epochs import LoadedCorpus
 from attune_training.fitting.folder import RunError
 from attune_training.fitting.settings import Recipe
 
 __all__ = ["Part", "categories", "open_parts", "read_parts"]
+
+_MIN_LABELS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,10 @@ def open_parts(recipe: Recipe, target: Target, paths: Mapping[str, Path], bad_ro
     """Open and split every corpus of the recipe.
 
     Raises:
-        RunError: a corpus of the recipe has no path, or takes its words from one that is missing.
+        RunError: a corpus of the recipe has no path, takes its words from one that is not there, or has no labels of
+            the target.
         CorpusError: a corpus cannot be opened, or has bad rows that are refused.
-        SplitError: a corpus cannot be split as the recipe requires.
+        SplitError: a corpus cannot be split as the recipe wants, or what it keeps for the test would be trained on.
     """
     if set(paths) != set(recipe.corpora) or not paths:
         raise RunError(
@@ -50,26 +53,46 @@ def open_parts(recipe: Recipe, target: Target, paths: Mapping[str, Path], bad_ro
     for name, settings in recipe.corpora.items():
         corpus = open_corpus(settings.kind, paths[name], bad_rows)
         split = parse_split_policy(settings.split).split(corpus.utterances, target, recipe.seed)
+        _check(name, corpus, split, target)
         parts[name] = Part(corpus, split)
     return parts
 
 
-def read_parts(recipe: Recipe, parts: Mapping[str, Part]) -> dict[str, LoadedCorpus]:
-    """Read the training and validation parts into memory."""
-    names = categories(parts)
-    return {
-        name: LoadedCorpus(
-            settings=recipe.corpora[name],
-            train=read_examples(part.split.train, weight=recipe.corpora[name].weight, categories=names),
-            validation=read_examples(_drawn(part.split.validation, recipe.corpora[name].validated, recipe.seed)),
+def _check(name: str, corpus: Corpus, split: Split, target: Target) -> None:
+    try:
+        if corpus.keeps_test:
+            check_test_kept(split)
+    except SplitError as error:
+        raise SplitError(f"{name}: {error}") from error
+    for kind in SPLIT_NAMES:
+        if len(_labelled(getattr(split, kind), target)) < _MIN_LABELS:
+            wanted = " or ".join(TARGET_NAMES[target])
+            raise RunError(f"{name}: its {kind} part has hardly a label of {wanted}: leave it out of this run")
+
+
+def read_parts(recipe: Recipe, target: Target, parts: Mapping[str, Part]) -> dict[str, LoadedCorpus]:
+    """Read what training and validation need into memory: utterances with a label of what is predicted."""
+    names, loaded = categories(parts), {}
+    for name, part in parts.items():
+        settings = recipe.corpora[name]
+        train, validation = (_labelled(found, target) for found in (part.split.train, part.split.validation))
+        loaded[name] = LoadedCorpus(
+            settings=settings,
+            train=read_examples(train, weight=settings.weight, categories=names),
+            validation=read_examples(_drawn(validation, settings.validated, recipe.seed)),
         )
-        for name, part in parts.items()
-    }
+    return loaded
+
+
+def _labelled(utterances: Sequence[Utterance], target: Target) -> list[Utterance]:
+    return [utterance for utterance in utterances if utterance.is_labelled(TARGET_NAMES[target])]
 
 
 def categories(parts: Mapping[str, Part]) -> list[str]:
-    """Return the categories of the training parts, sorted."""
-    return sorted({item.category for part in parts.values() for item in part.split.train if item.category})
+    """Return the categories that the voices of the training parts know, sorted."""
+    return sorted(
+        {item.category for part in parts.values() for item in part.split.train if item.category and item.audio}
+    )
 
 
 def _drawn(utterances: Sequence[Utterance], count: int | None, seed: int) -> Sequence[Utterance]:

@@ -34,7 +34,8 @@ class LoadedCorpus:
 def with_foreign_words(voice: Example, words: Example) -> Example:
     """Return the audio of one example with the words of another; their deviations from neutral add up, clipped to 1..5.
 
-    The additive targets are an assumption; they make the model use both streams.
+    That voice and words add up is an assumption; it makes the model use both. A dimension that one of them has no label
+    of has none.
     """
     vad = np.clip(voice.vad + words.vad - NEUTRAL_VAD, MIN_VAD, MAX_VAD)
     return replace(voice, transcript=words.transcript, vad=vad.astype(np.float32))

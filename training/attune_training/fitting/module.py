@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import ConcordanceCorrCoef, MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef
+from torchmetrics import ConcordanceCorrCoef, MeanSquaredError, MetricCollection, PearsonCorrCoef
 
 from attune_training.augmentation import mask_spectrogram
 from attune_training.config import Target
@@ -57,7 +57,9 @@ class RegressionModule(pl.LightningModule):
         self.model, self.recipe, self.corpora = model, recipe, tuple(corpora)
         self._batches_per_epoch = batches_per_epoch
         self.categories = _category_layer(model, num_categories) if recipe.optimisation.categories else None
-        self.agreement = nn.ModuleDict({name: _agreement(len(self._names)) for name in corpora})
+        self.agreement = nn.ModuleDict(
+            {corpus: nn.ModuleDict({name: _agreement() for name in self._names}) for corpus in corpora}
+        )
         self._average: dict[str, Tensor] = {}
         self._current: dict[str, Tensor] = {}
 
@@ -167,24 +169,28 @@ class RegressionModule(pl.LightningModule):
         predicted = self.model(
             batch.waveform, batch.num_samples, batch.input_ids, batch.attention_mask, batch.audio_present
         )
-        metrics = self._metrics(self.corpora[dataloader_idx])
-        metrics.update(predicted.float().squeeze(1), batch.target.squeeze(1))
+        for column, metrics in enumerate(self._metrics(self.corpora[dataloader_idx]).values()):
+            target = batch.target[:, column]
+            known = ~target.isnan()
+            if known.any():
+                metrics.update(predicted[known, column].float(), target[known])
 
     def on_validation_epoch_end(self) -> None:
-        """Log PCC, CCC and RMSE of every dimension of every corpus, and the score."""
+        """Log PCC, CCC and RMSE of every dimension that a corpus has labels of, and the score."""
         logged = {}
         for corpus in self.corpora:
-            metrics = self._metrics(corpus)
-            for kind, values in metrics.compute().items():
-                for name, value in zip(self._names, values.reshape(-1), strict=True):
-                    logged[f"{corpus}_{name}_{kind}"] = value.float()
-            metrics.reset()
+            for name, metrics in self._metrics(corpus).items():
+                if any(metric.update_called for metric in metrics.values()):
+                    for kind, value in metrics.compute().items():
+                        logged[f"{corpus}_{name}_{kind}"] = value.float()
+                metrics.reset()
         correlations = [value for name, value in logged.items() if name.endswith("_pcc")]
         self.log_dict({SCORE: torch.stack(correlations).nan_to_num().mean(), **logged}, sync_dist=True)
 
-    def _metrics(self, corpus: str) -> Metric:
+    def _metrics(self, corpus: str) -> dict[str, MetricCollection]:
+        """Return the metrics of a corpus by dimension, in the order of the outputs."""
         metrics: Any = self.agreement[corpus]
-        return metrics
+        return {name: metrics[name] for name in self._names}
 
     def _fill(self, values: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -208,11 +214,11 @@ def _category_layer(model: Model, num_categories: int) -> nn.Module:
     return nn.Sequential(nn.Dropout(model.config.dropout), nn.Linear(model.config.hidden_dim, num_categories))
 
 
-def _agreement(num_outputs: int) -> MetricCollection:
-    """Return the metrics of one corpus, unsynchronised, since each process validates on all data."""
+def _agreement() -> MetricCollection:
+    """Metrics of one dimension; each process validates everything, so that none has to ask the others."""
     metrics: dict[str, Any] = {
-        "pcc": PearsonCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
-        "ccc": ConcordanceCorrCoef(num_outputs=num_outputs, sync_on_compute=False),
-        "rmse": MeanSquaredError(squared=False, num_outputs=num_outputs, sync_on_compute=False),
+        "pcc": PearsonCorrCoef(sync_on_compute=False),
+        "ccc": ConcordanceCorrCoef(sync_on_compute=False),
+        "rmse": MeanSquaredError(squared=False, sync_on_compute=False),
     }
     return MetricCollection(metrics, compute_groups=False)

@@ -50,14 +50,16 @@ def draw_curves(logs: Path, target: Path) -> None:
 
 
 def draw_predictions(predictions: Predictions, target: Path, title: str) -> None:
-    """Draw predicted against true, one panel for each dimension."""
+    """Draw predicted against true, one panel for each dimension; utterances without a label are not drawn."""
     figure = Figure(figsize=(4.2 * len(predictions.names), 4.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(predictions.names)))
     for column, (name, axes) in enumerate(zip(predictions.names, panels, strict=True)):
         true, predicted = predictions.target[:, column], predictions.predicted[:, column]
         axes.plot([1, 5], [1, 5], color="0.7", linewidth=1)
         axes.scatter(true, predicted, s=8, alpha=0.4)
-        axes.set(title=f"{name}: PCC {agreement(predicted, true).pcc:.3f}", xlabel="true", ylabel="predicted")
+        has_labels = np.count_nonzero(~np.isnan(true)) > 1
+        found = f"PCC {agreement(predicted, true).pcc:.3f}" if has_labels else "no labels"
+        axes.set(title=f"{name}: {found}", xlabel="true", ylabel="predicted")
         axes.set(xlim=(1, 5), ylim=(1, 5), aspect="equal")
     figure.suptitle(f"{title} (n = {len(predictions.target)})")
     figure.savefig(target, dpi=_DPI)

@@ -137,7 +137,7 @@ def _train(
     ready: ReadyModel, recipe: Recipe, parts: Mapping[str, Part], folder: Path, options: RunOptions, echo: Echo
 ) -> tuple[pl.Trainer, float]:
     """Train to the end; return the trainer, and the seconds that all starts took."""
-    data = EpochData(read_parts(recipe, parts), recipe, ready.collator(), options.workers)
+    data = EpochData(read_parts(recipe, ready.model.config.target, parts), recipe, ready.collator(), options.workers)
     module = RegressionModule(ready.model, recipe, list(parts), len(categories(parts)), data.batches_per_epoch)
     clock = EpochClock(echo)
     with _quiet_lightning():

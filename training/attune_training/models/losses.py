@@ -1,7 +1,8 @@
 """The paper's losses: smoothed MSE for valence, Huber with dynamic weights for arousal and dominance (equations 14-19).
 
-Dimensions: B batch. Every loss takes a weight for each sample, so that corpora can be weighted; with unit weights it is
-the paper's.
+Letters: B batch, N outputs. Every loss takes a weight for each sample, so that a corpus may count more than another;
+with weights of one it is the paper's. A target that is NaN has no label: it adds nothing to the loss, and no gradient.
+A loss stays a mean over B, so that a label counts the same whatever is missing beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = [
     "combined_loss",
     "dynamic_weights",
     "huber_loss",
+    "labelled",
     "lifted_weights",
     "loss_shares",
     "smooth_mse",
@@ -63,6 +65,11 @@ class DynamicWeighting:
     maximum: float = 0.7
 
 
+def labelled(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the target [B, N] with a number in place of every NaN, and 1 where there was a label, 0 elsewhere."""
+    return target.nan_to_num(nan=NEUTRAL_VAD), target.isnan().logical_not().to(target.dtype)
+
+
 def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
     """Equation 15: move targets towards neutral, y (1 - epsilon) + neutral epsilon; any shape."""
     return target * (1.0 - smoothing.epsilon) + smoothing.neutral * smoothing.epsilon
@@ -71,9 +78,10 @@ def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
 def smooth_mse(predicted: Tensor, target: Tensor, weight: Tensor, smoothing: ValenceSmoothing) -> Tensor:
     """Equation 14: the mean squared error of predicted [B, 1] against the smoothed targets [B, 1].
 
-    Each squared error is multiplied by its sample's `weight` [B, 1]; the sum is divided by B.
+    Each sample's squared error counts ``weight`` [B, 1] times, over B; not at all where the target is NaN.
     """
-    return (weight * (predicted - smoothed_target(target, smoothing)).square()).mean()
+    target, known = labelled(target)
+    return (weight * known * (predicted - smoothed_target(target, smoothing)).square()).mean()
 
 
 def huber_loss(predicted: Tensor, target: Tensor, delta: float) -> Tensor:
@@ -126,8 +134,12 @@ def combined_loss(weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor])
 def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
     """Return the loss of predicted and target [B, 2], arousal and dominance: equations 16 to 19 over the batch.
 
-    Each sample's Huber losses are multiplied by its `weight` [B, 1]; the sums are divided by B.
+    Each sample's Huber losses count ``weight`` [B, 1] times, over B; not at all where the target is NaN. The weights of
+    arousal and dominance come from the loss for each label, so that one does not seem better for having fewer labels.
     """
-    arousal_loss, dominance_loss = (weight * huber_loss(predicted, target, settings.huber_delta)).mean(dim=0)
-    losses = arousal_loss, dominance_loss
-    return combined_loss(dynamic_weights(*losses, settings), losses)
+    target, known = labelled(target)
+    errors = weight * known * huber_loss(predicted, target, settings.huber_delta)  # [B, 2]
+    arousal_loss, dominance_loss = errors.mean(dim=0)
+    arousal_each, dominance_each = errors.mean(dim=0) / known.mean(dim=0).clamp(min=_SMALLEST)
+    weights = dynamic_weights(arousal_each, dominance_each, settings)
+    return combined_loss(weights, (arousal_loss, dominance_loss))
