@@ -27,7 +27,7 @@ bad_rows_option = click.option(
 
 
 class DefaultGroup(click.Group):
-    """A group in which options without the name of a sub-command are those of ``default``."""
+    """A group in which options without the name of a sub-command are those of `default`."""
 
     def __init__(self, name: str | None = None, *, default: str, **options: Any) -> None:
         super().__init__(name, **options)

@@ -41,7 +41,7 @@ _FULL_SCALE = 32_767
 class Example:
     """One example in memory; `waveform` ([T], 16-bit) is None for text without audio.
 
-    ``vad`` is on 1..5, NaN where there is no label; ``category`` is an index, -1 where unknown.
+    `vad` is on 1..5, NaN where there is no label; `category` is an index, -1 where unknown.
     """
 
     waveform: npt.NDArray[np.int16] | None

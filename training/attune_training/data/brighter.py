@@ -1,6 +1,6 @@
 """BRIGHTER, English, track B: short texts with five emotions, each 0 to 3 (Muhammad et al. 2025; CC BY 4.0).
 
-**Targets are derived**: a moderate emotion (2) is at its category's norm (:mod:`attune_training.data.norms`), a slight
+**Targets are derived**: a moderate emotion (2) is at its category's norm (`attune_training.data.norms`), a slight
 one (1) half as far from neutral, a strong one (3) half as far again; several weigh as they are strong. A text with none
 of the five is taken as neutral. Surprise alone has no valence. Writers are not known: the split is the corpus's own.
 """

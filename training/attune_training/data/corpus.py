@@ -38,9 +38,9 @@ _SHOWN_PROBLEMS = 20
 class Corpus:
     """The valid rows of a corpus.
 
-    ``problems`` are the rows left out. ``note`` is what every result on this corpus must say, or empty. ``digest`` is
+    `problems` are the rows left out. `note` is what every result on this corpus must say, or empty. `digest` is
     the SHA-256 over labels, words, speakers and the audio files' bytes, in order; it does not depend on where the
-    corpus lies. ``keeps_test``: its own test part may be tested on and nothing else.
+    corpus lies. `keeps_test`: its own test part may be tested on and nothing else.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Corpus:
 class _Kind:
     """How one kind of corpus is read; an empty name stands for the path's own.
 
-    ``is_split``: its readers put every row in a part, and its test part is never trained on.
+    `is_split`: its readers put every row in a part, and its test part is never trained on.
     """
 
     read_rows: Callable[[Path], Iterable[Row | Problem]]

@@ -2,7 +2,7 @@
 
 CREMA-D has no valence, arousal or dominance. The targets here are DERIVED from what about ten listeners heard in the
 voice alone, and how strongly (0..100); every figure that rests on them has to say so. The rule: each listener's vote is
-a point, and the target is their mean. The point of a vote for neutral is neutral's anchor (:data:`ACTED_VAD`); that of
+a point, and the target is their mean. The point of a vote for neutral is neutral's anchor (`ACTED_VAD`); that of
 a vote for an emotion lies on the line from there through the emotion's anchor, further out the more strongly those who
 voted so heard it on average: at the anchor itself for a level of 55, which is the mean over the training actors' clips.
 So a clip that half of the listeners hear as sad and half as neutral lies half way between. What the actor was asked for
@@ -89,7 +89,7 @@ class Heard:
 
 
 def parse_clip_name(stem: str) -> ClipName:
-    """Read a file name such as ``1001_IEO_ANG_HI`` (without its suffix).
+    """Read a file name such as `1001_IEO_ANG_HI` (without its suffix).
 
     Raises:
         ValueError: the name is not one of CREMA-D's clips.
@@ -108,7 +108,7 @@ def part_of_actor(actor: int) -> str:
 
 
 def heard_vad(heard: Mapping[str, Heard]) -> VAD:
-    """Return the target of a clip by the rule of this module; ``heard`` is by category, with a vote at least."""
+    """Return the target of a clip by the rule of this module; `heard` is by category, with a vote at least."""
     return mean_vad((_vote(category, item.level), item.votes) for category, item in heard.items())
 
 

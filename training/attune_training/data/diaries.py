@@ -1,8 +1,8 @@
 """Diaries: short essays and lists of feeling words by people who rated how they felt (SemEval-2026 task 2; CC0).
 
 2,764 texts by 137 writers, often over weeks. Valence (-2..2) and arousal (0..2) are the **writer's own** at the time of
-writing, put on 1..5; there is no dominance. Lists of feeling words ("Tired , Sad , Annoyed") have the form ``words``,
-essays ``essay``. The split is by writer.
+writing, put on 1..5; there is no dominance. Lists of feeling words ("Tired , Sad , Annoyed") have the form `words`,
+essays `essay`. The split is by writer.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _QUOTED = re.compile(r'"\s*([^"]*?)\s*"')
 
 
 def plain_text(tokenised: str) -> str:
-    """Return the text as its writer wrote it: ``I ' m fine .`` becomes ``I'm fine.``
+    """Return the text as its writer wrote it: `I ' m fine .` becomes `I'm fine.`
 
-    Undone are spaces about apostrophes, quotes, brackets and marks, times of day (``3 : 45``), and line breaks that
+    Undone are spaces about apostrophes, quotes, brackets and marks, times of day (`3 : 45`), and line breaks that
     stand there as a backslash and an n.
     """
     text = _LINE_BREAK.sub(" ", tokenised)

@@ -1,7 +1,7 @@
 """GoEmotions: Reddit comments with 27 categories of emotion and neutral, several each (Demszky et al. 2020; CC BY 4.0).
 
-**Targets are derived**: the mean of the categories' norms (:mod:`attune_training.data.norms`), neutral counting as one
-of them. Surprise alone has no valence. Names and religions are masked in the text as ``[NAME]`` and ``[RELIGION]``;
+**Targets are derived**: the mean of the categories' norms (`attune_training.data.norms`), neutral counting as one
+of them. Surprise alone has no valence. Names and religions are masked in the text as `[NAME]` and `[RELIGION]`;
 nobody says brackets, so they are read as "someone" and "religion". Writers are not known: the split is the corpus's
 own.
 """

@@ -2,7 +2,7 @@
 
 A category stands for its noun and for the adjective of somebody who feels it, averaged, as far as the norms have them;
 where they have neither, for a verb (admire, care, realize), and disapproval, of which they have no form, for criticism
-and displeased. ``category_norms.json`` holds these words' numbers and where they are from.
+and displeased. `category_norms.json` holds these words' numbers and where they are from.
 
 **Surprise has no valence here.** The word is rated as pleasant (7.1 of 9); the category of the corpora holds shocks as
 well as gifts, so it says nothing of valence.

@@ -60,9 +60,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as the corpus has it; the labels may be numbers, text, nothing or :data:`UNLABELLED`.
+    """A row as the corpus has it; the labels may be numbers, text, nothing or `UNLABELLED`.
 
-    ``audio`` None: words alone.
+    `audio` None: words alone.
     """
 
     source: str
@@ -143,7 +143,7 @@ def _check_audio(source: AudioSource | None, reasons: list[str]) -> str:
 
 
 def _check_label(name: str, raw: object, reasons: list[str]) -> float:
-    """Return the label, NaN where there is none, with what is wrong with it added to ``reasons``."""
+    """Return the label, NaN where there is none, with what is wrong with it added to `reasons`."""
     if raw is UNLABELLED:
         return math.nan
     text = "nan" if raw is None else str(raw).strip() or "nan"

@@ -31,7 +31,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class PartStatistics:
-    """One part of a corpus; ``speakers`` (or writers) is 0 where none is known, ``dimensions`` are by name."""
+    """One part of a corpus; `speakers` (or writers) is 0 where none is known, `dimensions` are by name."""
 
     part: str
     utterances: int

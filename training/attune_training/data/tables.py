@@ -24,7 +24,7 @@ def part_of(number: int) -> str:
 
 
 def labels(vad: VAD) -> tuple[object, object, object]:
-    """Return the three as labels of a row: what is not known is :data:`UNLABELLED`."""
+    """Return the three as labels of a row: what is not known is `UNLABELLED`."""
     valence, arousal, dominance = (UNLABELLED if math.isnan(value) else value for value in vad)
     return valence, arousal, dominance
 

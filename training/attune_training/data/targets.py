@@ -1,6 +1,6 @@
 """From what a corpus says to valence, arousal and dominance on 1..5: ratings, anchors of acted categories, strength.
 
-A dimension that nothing is known of is NaN all the way, and :data:`attune_training.data.rows.UNLABELLED` in a row.
+A dimension that nothing is known of is NaN all the way, and `attune_training.data.rows.UNLABELLED` in a row.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ACTED_VAD: dict[str, VAD] = {
 
 
 def rescaled(rating: float, low: float, high: float) -> float:
-    """Return a rating on ``low..high`` on 1..5.
+    """Return a rating on `low..high` on 1..5.
 
     Raises:
         ValueError: the rating is not on that scale.
@@ -41,7 +41,7 @@ def rescaled(rating: float, low: float, high: float) -> float:
 
 
 def away_from(origin: VAD, point: VAD, scale: float) -> VAD:
-    """Return ``origin`` plus ``scale`` times the way to ``point``, clipped to 1..5; NaN stays NaN."""
+    """Return `origin` plus `scale` times the way to `point`, clipped to 1..5; NaN stays NaN."""
     valence, arousal, dominance = (
         _clipped(start + scale * (end - start)) for start, end in zip(origin, point, strict=True)
     )

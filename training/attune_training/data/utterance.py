@@ -19,10 +19,10 @@ SPLIT_NAMES = ("train", "validation", "test")
 class Utterance:
     """A labelled utterance; valence, arousal and dominance are on 1..5, NaN where the corpus has no label of one.
 
-    ``audio`` is None where the corpus has words alone. ``speaker`` and ``session`` are empty where none is known.
-    ``category`` is the emotion acted or annotated, in lower case, or empty. ``split`` is the part that the corpus
-    itself puts the utterance in, one of :data:`SPLIT_NAMES`, or empty. ``form`` is the kind of text where a corpus has
-    several (``words``: a list of feeling words), or empty.
+    `audio` is None where the corpus has words alone. `speaker` and `session` are empty where none is known.
+    `category` is the emotion acted or annotated, in lower case, or empty. `split` is the part that the corpus
+    itself puts the utterance in, one of `SPLIT_NAMES`, or empty. `form` is the kind of text where a corpus has
+    several (`words`: a list of feeling words), or empty.
     """
 
     audio: AudioSource | None

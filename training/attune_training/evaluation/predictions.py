@@ -35,7 +35,7 @@ _CHUNK = 512  # utterances held in memory at a time
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Predicted and true values [n, N] on 1..5 of ``utterances``; ``names`` are the columns.
+    """Predicted and true values [n, N] on 1..5 of `utterances`; `names` are the columns.
 
     A true value is NaN where there is no label.
     """

@@ -52,7 +52,7 @@ class DimensionScore:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """``dimensions`` by name, and ``speakers``: agreement by speaker and dimension.
+    """`dimensions` by name, and `speakers`: agreement by speaker and dimension.
 
     A dimension with fewer than two labels is in neither.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from attune_training.data.corpus import CORPUS_KINDS, BadRows, open_corpus
-from attune_training.edge import named_paths, plain_errors, say
+from attune_training.edge import echo, named_paths, plain_errors
 from attune_training.experiments.corpora import corpora
 from attune_training.experiments.markdown import markdown
 from attune_training.experiments.paper import TableName

@@ -12,7 +12,7 @@ import click
 
 from attune_training.config import Target
 from attune_training.data.corpus import CORPUS_KINDS, BadRows, default_split
-from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors, say
+from attune_training.edge import bad_rows_option, data_option, echo, named_paths, plain_errors
 from attune_training.evaluation.report import markdown, to_json
 from attune_training.fitting.folder import RunResult
 from attune_training.fitting.run import RunOptions, fit

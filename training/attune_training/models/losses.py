@@ -78,7 +78,7 @@ def smoothed_target(target: Tensor, smoothing: ValenceSmoothing) -> Tensor:
 def smooth_mse(predicted: Tensor, target: Tensor, weight: Tensor, smoothing: ValenceSmoothing) -> Tensor:
     """Equation 14: the mean squared error of predicted [B, 1] against the smoothed targets [B, 1].
 
-    Each sample's squared error counts ``weight`` [B, 1] times, over B; not at all where the target is NaN.
+    Each sample's squared error counts `weight` [B, 1] times, over B; not at all where the target is NaN.
     """
     target, known = labelled(target)
     return (weight * known * (predicted - smoothed_target(target, smoothing)).square()).mean()
@@ -134,7 +134,7 @@ def combined_loss(weights: tuple[Tensor, Tensor], losses: tuple[Tensor, Tensor])
 def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, settings: DynamicWeighting) -> Tensor:
     """Return the loss of predicted and target [B, 2], arousal and dominance: equations 16 to 19 over the batch.
 
-    Each sample's Huber losses count ``weight`` [B, 1] times, over B; not at all where the target is NaN. The weights of
+    Each sample's Huber losses count `weight` [B, 1] times, over B; not at all where the target is NaN. The weights of
     arousal and dominance come from the loss for each label, so that one does not seem better for having fewer labels.
     """
     target, known = labelled(target)

@@ -125,7 +125,7 @@ def answer(model: Path, emotion_map: Path, texts: Sequence[str], labels: Sequenc
     """Return what a saved model and an emotion map hear in the words of texts.
 
     Raises:
-        ValueError: as :func:`predict_words`, or the map has other emotions than ``labels``.
+        ValueError: as `predict_words`, or the map has other emotions than `labels`.
         FileNotFoundError: the folder holds no emotion map.
         ProviderError: the towers' weights cannot be fetched.
     """

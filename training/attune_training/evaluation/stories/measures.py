@@ -77,7 +77,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """``right`` of ``count``, with Wilson's 95 % interval (1927) of the share."""
+    """`right` of `count`, with Wilson's 95 % interval (1927) of the share."""
 
     right: int
     count: int
@@ -108,13 +108,13 @@ class ToldApart:
 class StoryScores:
     """All that is measured on n stories.
 
-    ``emotion``, ``family`` and ``octant`` ask about the chosen emotion, ``vad_octant`` and ``valence_side`` about the
-    predicted VAD against the anchor of the story's emotion. ``entropy`` is that of the chosen emotions, in bits; K
-    emotions chosen equally often have log2 K. ``told_apart`` is None where the stories lack one of the families.
-    ``emotion_calibration`` and ``octant_calibration`` are expected calibration errors: of the chosen emotion's
-    probability, and of the summed probabilities of its octant. ``dimensions`` compare VAD with the anchors, ``spread``
-    is the standard deviation of the predictions over that of the anchors. ``confusion`` counts the stories of an
-    octant (row) by the octant chosen (column), both in the order of :data:`OCTANTS`.
+    `emotion`, `family` and `octant` ask about the chosen emotion, `vad_octant` and `valence_side` about the
+    predicted VAD against the anchor of the story's emotion. `entropy` is that of the chosen emotions, in bits; K
+    emotions chosen equally often have log2 K. `told_apart` is None where the stories lack one of the families.
+    `emotion_calibration` and `octant_calibration` are expected calibration errors: of the chosen emotion's
+    probability, and of the summed probabilities of its octant. `dimensions` compare VAD with the anchors, `spread`
+    is the standard deviation of the predictions over that of the anchors. `confusion` counts the stories of an
+    octant (row) by the octant chosen (column), both in the order of `OCTANTS`.
     """
 
     count: int
@@ -140,7 +140,7 @@ class StoryScores:
 class NegationScores:
     """Share of sentences on the right side of 3.
 
-    ``turned``: the word by itself lies on the other side than the sentence; ``kept``: on the same. None where there is
+    `turned`: the word by itself lies on the other side than the sentence; `kept`: on the same. None where there is
     no such sentence.
     """
 

@@ -1,7 +1,7 @@
 """The texts to measure by, read from CSV files and checked.
 
-``stories.csv`` has ``id, text, emotion``; ``narrations.csv``, whose feeling changes on the way, has a row for each
-part: ``id, part, text, emotion, overall``; ``negations.csv`` has ``id, text, word, word_valence, valence, arousal``. A
+`stories.csv` has `id, text, emotion`; `narrations.csv`, whose feeling changes on the way, has a row for each
+part: `id, part, text, emotion, overall`; `negations.csv` has `id, text, word, word_valence, valence, arousal`. A
 file of your own has the same columns and no others.
 
 The overall emotion of a narration is what its speaker would answer right after the last sentence to "and how do you
@@ -87,9 +87,9 @@ class Narration:
 
 @dataclass(frozen=True, slots=True)
 class Negation:
-    """A sentence with a negation. Sides are ``low`` or ``high``; ``arousal`` is empty where it is not clear.
+    """A sentence with a negation. Sides are `low` or `high`; `arousal` is empty where it is not clear.
 
-    ``word`` is the word that the negation bears on, ``word_valence`` the side of that word by itself.
+    `word` is the word that the negation bears on, `word_valence` the side of that word by itself.
     """
 
     id: str
@@ -124,7 +124,7 @@ def words_of(text: str) -> list[str]:
 
 
 def read_stories(path: Path, emotions: Collection[str]) -> list[Story]:
-    """Read stories; ``emotions`` are the labels that there are.
+    """Read stories; `emotions` are the labels that there are.
 
     Raises:
         StoriesError: the file cannot be read, a column is missing or unknown, an emotion is unknown, an id or a text
@@ -143,7 +143,7 @@ def read_narrations(path: Path, emotions: Collection[str]) -> list[Narration]:
     """Read narrations, whose parts stand below one another, numbered from 1.
 
     Raises:
-        StoriesError: as :func:`read_stories`, or parts are out of order, or a narration has a single part, or its
+        StoriesError: as `read_stories`, or parts are out of order, or a narration has a single part, or its
             overall emotion differs between rows or is that of no part.
     """
 
@@ -174,7 +174,7 @@ def read_negations(path: Path) -> list[Negation]:
     """Read sentences with a negation.
 
     Raises:
-        StoriesError: as :func:`read_stories`, or a side is neither low nor high, or the word is not in the text.
+        StoriesError: as `read_stories`, or a side is neither low nor high, or the word is not in the text.
     """
 
     def negation(cells: Mapping[str, str], reasons: list[str]) -> Negation:
@@ -217,7 +217,7 @@ def _more(count: int) -> str:
 
 
 def _rows(path: Path, columns: Sequence[str], problems: list[Problem]) -> Iterator[_Row]:
-    """Yield the rows that have the right number of fields; the others go to ``problems``."""
+    """Yield the rows that have the right number of fields; the others go to `problems`."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
