@@ -129,7 +129,7 @@ def _explained(found: re.Match[str], kind: str, vocabulary: Vocabulary) -> bool:
     """Whether the rest of the sentence takes away what was found: a denial, a film, a trivial reason."""
     sentence = found.string
     before, after = sentence[: found.start()], sentence[found.end() :]
-    if _denied(before, after, vocabulary):
+    if _denied(sentence, found.start(), after, vocabulary):
         return True
     if vocabulary.earnest.search(sentence):
         return False
@@ -140,9 +140,10 @@ def _explained(found: re.Match[str], kind: str, vocabulary: Vocabulary) -> bool:
     )
 
 
-def _denied(before: str, after: str, vocabulary: Vocabulary) -> bool:
-    plain = vocabulary.not_denials.sub(lambda words: "," * len(words[0]), before)
-    plain = re.sub(rf"{GAP}*{vocabulary.fillers.pattern}{GAP}*", " ", plain, flags=re.IGNORECASE)
+def _denied(sentence: str, start: int, after: str, vocabulary: Vocabulary) -> bool:
+    """Whether what begins at `start` is denied, and not taken back by what comes `after` it."""
+    before = vocabulary.not_denials.sub(lambda words: "," * len(words[0]), sentence)[:start]
+    plain = re.sub(rf"{GAP}*{vocabulary.fillers.pattern}{GAP}*", " ", before, flags=re.IGNORECASE)
     return bool(vocabulary.denial.search(plain)) and not vocabulary.taken_back.match(after)
 
 
