@@ -10,18 +10,18 @@ What it decides, where it could be decided otherwise:
 
 - *Past* is flagged: an attempt, self-harm or violence years ago, and the time since the last one ("clean for a month").
   Who has been there may be near it again, and a notice too many does less harm than one too few.
-- *Somebody near* is flagged: "my brother said he wants to die", a loss by suicide, a threat against the speaker. Whoever
-  tells of it may need help for another, or for themselves. The kind says what the words are about, not whom.
+- *Somebody near* is flagged: "my brother said he wants to die", a loss by suicide, a threat against the speaker.
+  Whoever tells of it may need help for another, or for themselves. The kind says what the words are about, not whom.
 - *Denied* is not flagged ("I would never hurt myself", "I'm not suicidal"), unless the denial is open or taken back
   ("I can't promise that I won't", "I don't want to hurt her, but I'm scared that I will").
 - *Films, books, games, songs, news, and working with it* are not flagged, unless the speaker speaks of themselves.
-- *Idioms, accidents, hyperbole with a trivial reason* are not flagged. Hyperbole without a reason ("I want to kill him")
-  is, because the words cannot be told from earnest ones.
+- *Idioms, accidents, hyperbole with a trivial reason* are not flagged. Hyperbole without a reason ("I want to kill
+  him") is, because the words cannot be told from earnest ones.
 
 Limits. It is a list of patterns, not an understanding: it will miss what is said in other words, in hints, in
 silence, in a voice, or in words that were heard wrongly; and it will flag some that mean nothing of the kind, irony
-above all. It knows English alone, and no more than a sentence at a time (two where a segment was cut within one). So no flag
-does not mean no danger, and a flag is never a diagnosis, a measure of risk, or a reason to alarm anybody else.
+above all. It knows English alone, and no more than a sentence at a time (or one that was cut in two by a pause). So no
+flag does not mean no danger, and a flag is never a diagnosis, a measure of risk, or a reason to alarm anybody else.
 The figures in tests/unit/test_crisis.py come from sentences that one hand wrote, and speech from life will do worse.
 
 Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds no more than the words that they gave.
@@ -38,7 +38,6 @@ from attune_ensemble.speech.crisis.vocabulary import (
     GAP,
     KINDS,
     WORDS_FILE,
-    KindWords,
     Vocabulary,
     VocabularyError,
     load_vocabulary,
@@ -73,8 +72,9 @@ class Flag:
 def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tuple[Flag, ...]:
     """The flags of a text, or of the transcripts of a narration's segments, in the order of their places.
 
-    `words` is a file in the format of the shipped one. Flags of one kind do not overlap. Takes time in proportion to
-    the transcript's length, about a millisecond a sentence. Raises `VocabularyError` when `words` cannot be used.
+    `words` is a file in the format of the shipped one. Flags of one kind do not overlap. Takes about a
+    millisecond a sentence; the first call compiles the patterns, about two seconds. Raises `VocabularyError` when
+    `words` cannot be used.
     """
     vocabulary = load_vocabulary(words)
     segments = [transcript] if isinstance(transcript, str) else list(transcript)
@@ -135,9 +135,10 @@ def _explained(found: re.Match[str], kind: str, vocabulary: Vocabulary) -> bool:
         return False
     if kind == "harm_to_others" and vocabulary.trivial.search(sentence):
         return True
-    return bool(vocabulary.settings.search(sentence)) and not (
-        kind != "harm_to_others" and (vocabulary.own_words.search(found[0]) or vocabulary.speaker.search(before))
-    )
+    if vocabulary.speaker.search(before):
+        return False
+    own = kind != "harm_to_others" and vocabulary.own_words.search(found[0])
+    return bool(vocabulary.settings.search(sentence)) and not own
 
 
 def _denied(sentence: str, start: int, after: str, vocabulary: Vocabulary) -> bool:

@@ -115,7 +115,10 @@ class _Compiler:
         return _PIECE.sub(piece, spaced).replace("\0", self._gap)
 
     def pattern(self, text: str, where: str) -> re.Pattern[str]:
-        return self.compiled(rf"\b(?:{self.source(text, where)})(?![\w])", where)
+        try:
+            return self.compiled(rf"\b(?:{self.source(text, where)})(?!\w)", where)
+        except VocabularyError as error:
+            raise VocabularyError(f"{error}: {text}") from error
 
     def alternatives(self, field: str) -> str:
         return "|".join(self.source(text, field) for text in self._document[field])
