@@ -22,7 +22,8 @@ Limits. It is a list of patterns, not an understanding: it will miss what is sai
 silence, in a voice, or in words that were heard wrongly; and it will flag some that mean nothing of the kind, irony
 above all. It knows English alone, and no more than a sentence at a time (or one that was cut in two by a pause). So no
 flag does not mean no danger, and a flag is never a diagnosis, a measure of risk, or a reason to alarm anybody else.
-The figures in tests/unit/test_crisis.py come from sentences that one hand wrote, and speech from life will do worse.
+The figures in tests/unit/test_crisis.py come from sentences by the hand that wrote the rule, and flatter it
+(tests/data/crisis/README.md); speech from life will do worse.
 
 Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds no more than the words that they gave.
 """
