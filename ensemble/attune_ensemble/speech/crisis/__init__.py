@@ -1,0 +1,164 @@
+"""Crisis words: where a transcript speaks of suicide, self-harm or harm to others.
+
+    find_crisis(["I am so tired.", "I don't want to live anymore."])
+    (Flag(kind='suicide', words="don't want to live", segment=1, start=2, last_segment=1, end=20),)
+
+The words looked for are in `words.yaml` beside this file; changing them needs no code. A flag says that such words were
+spoken, so that a client can show where to find help and the music can be a gentle one. It says nothing of the person.
+
+What it decides, where it could be decided otherwise:
+
+- *Past* is flagged: an attempt, self-harm or violence years ago, and the time since the last one ("clean for a month").
+  Who has been there may be near it again, and a notice too many does less harm than one too few.
+- *Somebody near* is flagged: "my brother said he wants to die", a loss by suicide, a threat against the speaker.
+  Whoever tells of it may need help for another, or for themselves. The kind says what the words are about, not whom.
+- *Denied* is not flagged ("I would never hurt myself", "I'm not suicidal"), unless the denial is open or taken back
+  ("I can't promise that I won't", "I don't want to hurt her, but I'm scared that I will").
+- *Films, books, games, songs, news, and working with it* are not flagged, unless the speaker speaks of themselves.
+- *Idioms, accidents, hyperbole with a trivial reason* are not flagged. Hyperbole without a reason ("I want to kill
+  him") is, because the words cannot be told from earnest ones.
+
+Limits. It is a list of patterns, not an understanding: it will miss what is said in other words, in hints, in
+silence, in a voice, or in words that were heard wrongly; and it will flag some that mean nothing of the kind, irony
+above all. It knows English alone, and no more than a sentence at a time (or one that was cut in two by a pause). So no
+flag does not mean no danger, and a flag is never a diagnosis, a measure of risk, or a reason to alarm anybody else.
+The figures in tests/unit/test_crisis.py come from sentences by the hand that wrote the rule, and flatter it
+(tests/data/crisis/README.md); speech from life will do worse.
+
+Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds no more than the words that they gave.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from attune_ensemble.speech.crisis.vocabulary import (
+    GAP,
+    KINDS,
+    WORDS_FILE,
+    Vocabulary,
+    VocabularyError,
+    load_vocabulary,
+)
+
+__all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "find_crisis"]
+
+_SENTENCE = re.compile(r"[^.!?;\n]+")
+_HESITATION = re.compile(r"\.{2,}")
+_ENDING = re.compile(r"[\s.,!?;…—–-]+$")
+# Written otherwise, as long as before, so that places stay what they are.
+_SAME_LENGTH = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "\u00a0": " "})
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Words that speak of suicide, self-harm or harm to others.
+
+    `kind` is one of `KINDS`; `words` are as they stand in the transcript. They begin at character `start` of segment
+    `segment` and end before character `end` of segment `last_segment`, another one where a segment was cut in between.
+    Segments and characters count from 0; for a text, both segments are 0.
+    """
+
+    kind: str
+    words: str
+    segment: int
+    start: int
+    last_segment: int
+    end: int
+
+
+def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tuple[Flag, ...]:
+    """The flags of a text, or of the transcripts of a narration's segments, in the order of their places.
+
+    `words` is a file in the format of the shipped one. Flags of one kind do not overlap. Takes about a
+    millisecond a sentence; the first call compiles the patterns, about two seconds. Raises `VocabularyError` when
+    `words` cannot be used.
+    """
+    vocabulary = load_vocabulary(words)
+    segments = [transcript] if isinstance(transcript, str) else list(transcript)
+    within = [replace(f, segment=i, last_segment=i) for i, text in enumerate(segments) for f in _find(text, vocabulary)]
+    across = [flag for left in range(len(segments) - 1) for flag in _find_across(segments, left, vocabulary)]
+    inside = [flag for flag in across if not any(_meet(flag, other) for other in within)]
+    return tuple(sorted([*within, *inside], key=lambda f: (f.segment, f.start, KINDS.index(f.kind))))
+
+
+def _meet(flag: Flag, other: Flag) -> bool:
+    """Whether a flag across two segments touches one of its kind that stands within one of them."""
+    before = (other.last_segment, other.end) <= (flag.segment, flag.start)
+    after = (other.segment, other.start) >= (flag.last_segment, flag.end)
+    return flag.kind == other.kind and not before and not after
+
+
+def _find_across(segments: Sequence[str], left: int, vocabulary: Vocabulary) -> Iterator[Flag]:
+    """Flags that begin in one segment and end in the next: what a pause has cut in two."""
+    first, second = segments[left], segments[left + 1]
+    # The full stop that the transcriber set at the cut is taken for a pause.
+    ending = _ENDING.search(first)
+    kept = first[: ending.start()] if ending else first
+    joined = kept.ljust(len(first)) + " " + second
+    offset = len(first) + 1
+    for flag in _find(joined, vocabulary):
+        if flag.start < len(kept) and flag.end > offset:
+            words = f"{first[flag.start :].strip()} {second[: flag.end - offset]}"
+            yield replace(flag, words=words, segment=left, last_segment=left + 1, end=flag.end - offset)
+
+
+def _find(text: str, vocabulary: Vocabulary) -> Iterator[Flag]:
+    """Flags of one text, all in segment 0."""
+    plain = _HESITATION.sub(lambda dots: " " * len(dots[0]), text.translate(_SAME_LENGTH))
+    for sentence in _SENTENCE.finditer(plain):
+        for kind in KINDS:
+            for start, end in _merge(_spans(sentence[0], kind, vocabulary)):
+                start, end = sentence.start() + start, sentence.start() + end
+                yield Flag(kind, text[start:end], 0, start, 0, end)
+
+
+def _spans(sentence: str, kind: str, vocabulary: Vocabulary) -> Iterator[tuple[int, int]]:
+    words = vocabulary.kinds[kind]
+    finds = [found for pattern in words.patterns for found in pattern.finditer(sentence)]
+    if finds:
+        alike = [found.span() for found in words.only_sounds_like.finditer(sentence)]
+        for found in finds:
+            if not _overlaps(found.span(), alike) and not _explained(found, kind, vocabulary):
+                yield found.span()
+
+
+def _explained(found: re.Match[str], kind: str, vocabulary: Vocabulary) -> bool:
+    """Whether the rest of the sentence takes away what was found: a denial, a film, a trivial reason."""
+    sentence = found.string
+    before, after = sentence[: found.start()], sentence[found.end() :]
+    if _denied(sentence, found.start(), after, vocabulary):
+        return True
+    if vocabulary.earnest.search(sentence):
+        return False
+    if kind == "harm_to_others" and vocabulary.trivial.search(sentence):
+        return True
+    if vocabulary.speaker.search(before):
+        return False
+    own = kind != "harm_to_others" and vocabulary.own_words.search(found[0])
+    return bool(vocabulary.settings.search(sentence)) and not own
+
+
+def _denied(sentence: str, start: int, after: str, vocabulary: Vocabulary) -> bool:
+    """Whether what begins at `start` is denied, and not taken back by what comes `after` it."""
+    before = vocabulary.not_denials.sub(lambda words: "," * len(words[0]), sentence)[:start]
+    plain = re.sub(rf"{GAP}*{vocabulary.fillers.pattern}{GAP}*", " ", before, flags=re.IGNORECASE)
+    return bool(vocabulary.denial.search(plain)) and not vocabulary.taken_back.match(after)
+
+
+def _overlaps(span: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:
+    return any(span[0] < end and start < span[1] for start, end in others)
+
+
+def _merge(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Overlapping spans as one each."""
+    merged: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
+        else:
+            merged.append((start, end))
+    return merged

@@ -1,0 +1,232 @@
+"""The crisis rule: both halves of the sentences, and what it decides. Run: pytest tests/unit/test_crisis.py
+
+The figures of the held-out half are printed with -s. Its lines are not, so that nobody makes the rule fit them.
+"""
+
+import re
+import time
+
+import pytest
+import yaml
+
+from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, find_crisis
+from tests.conftest import ROOT
+
+DATA = ROOT / "tests/data/crisis"
+MIN_RECALL = 0.95
+MAX_FALSE_ALARMS = 0.02
+HALVES = ("", "held_out")
+
+
+def sentences(half, name):
+    lines = (DATA / half / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def kinds_of(text):
+    return {flag.kind for flag in find_crisis(text)}
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_recall(half, kind):
+    lines = sentences(half, kind)
+    assert len(lines) >= 60
+    missed = [line for line in lines if kind not in kinds_of(line)]
+    recall = 1 - len(missed) / len(lines)
+    print(f"{kind}, {half or 'made with'}: recall {recall:.3f} of {len(lines)}")
+    told = "held out: not to be looked at" if half else "\n".join(missed)
+    assert recall >= MIN_RECALL, told
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_false_alarms(half):
+    lines = sentences(half, "lookalikes")
+    assert len(lines) >= 300
+    alarms = [line for line in lines if find_crisis(line)]
+    print(f"lookalikes, {half or 'made with'}: {len(alarms)} of {len(lines)}")
+    told = "held out: not to be looked at" if half else "\n".join(alarms)
+    assert len(alarms) / len(lines) <= MAX_FALSE_ALARMS, told
+
+
+def test_the_halves_have_no_sentence_in_common():
+    names = (*KINDS, "lookalikes")
+    everything = [line for half in HALVES for name in names for line in sentences(half, name)]
+    assert len(everything) == len(set(everything))
+
+
+def test_lower_case_without_punctuation():
+    """As a transcriber writes that sets none."""
+    for kind in KINDS:
+        lines = [re.sub(r"[,.?!]", "", line).lower() for line in sentences("", kind)]
+        assert sum(kind in kinds_of(line) for line in lines) / len(lines) >= MIN_RECALL
+    plain = [re.sub(r"[,.?!]", "", line).lower() for line in sentences("", "lookalikes")]
+    assert sum(bool(find_crisis(line)) for line in plain) / len(plain) <= MAX_FALSE_ALARMS
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        # denied
+        ("I would never hurt myself.", ""),
+        ("I would never, ever hurt myself.", ""),
+        ("I don't think I'd ever hurt anyone.", ""),
+        ("I have no intention of ending my life.", ""),
+        ("I'm not suicidal, I'm just sad.", ""),
+        ("I don't want to kill myself.", ""),
+        # a denial that is open, doubled, of something else, or taken back
+        ("I can't promise that I won't hurt myself.", "self_harm"),
+        ("I can't stop thinking about killing myself.", "suicide"),
+        ("I don't know if I want to live.", "suicide"),
+        ("I never told anyone that I want to die.", "suicide"),
+        ("I don't sleep and I want to die.", "suicide"),
+        ("If it doesn't get better I'm going to end my life.", "suicide"),
+        ("I don't want to hurt him, but I'm scared that I might.", "harm_to_others"),
+        ("I've never been so close to killing myself.", "suicide"),
+        # past
+        ("Years ago I tried to kill myself.", "suicide"),
+        ("I used to cut myself at school.", "self_harm"),
+        ("I've been clean from self-harm for a year.", "self_harm"),
+        # somebody near, told or quoted
+        ("My brother said he wants to die.", "suicide"),
+        ('She told me, "I want to kill myself".', "suicide"),
+        ("My dad took his own life.", "suicide"),
+        ("He said that he would kill me.", "harm_to_others"),
+        # films and work, and the speaker in spite of them
+        ("In the film he kills himself.", ""),
+        ("The character wants to die.", ""),
+        ("I read an article about suicide.", ""),
+        ("I work on a helpline for people who are suicidal.", ""),
+        ("After the film I wanted to kill myself.", "suicide"),
+        # idioms, accidents, trivial reasons, and the same words without them
+        ("I could kill for a coffee.", ""),
+        ("This job is killing me.", ""),
+        ("I nearly died laughing.", ""),
+        ("I'm dying to see you.", ""),
+        ("We had to kill time.", ""),
+        ("I cut myself shaving.", ""),
+        ("I cut myself.", "self_harm"),
+        ("I hurt myself at the gym.", ""),
+        ("I hurt myself on purpose.", "self_harm"),
+        ("I'm going to kill my brother, he ate my pizza.", ""),
+        ("I'm going to kill my brother.", "harm_to_others"),
+        ("I could kill him.", ""),
+        ("I could kill him, and I mean it.", "harm_to_others"),
+        ("We'll murder them in the final.", ""),
+        ("I hurt her feelings.", ""),
+        # death and grief
+        ("My mother died, and I miss her.", ""),
+        ("I'm scared that I will die of cancer.", ""),
+        # two kinds at once
+        ("I want to kill him and then kill myself.", "suicide harm_to_others"),
+    ],
+)
+def test_what_is_decided(text, kinds):
+    assert kinds_of(text) == set(kinds.split())
+
+
+def test_a_flag_says_where_the_words_stand():
+    segments = ["I am so tired.", "Really, I don’t want to live anymore. I want to hurt someone."]
+    first, second = find_crisis(segments)
+    assert (first.kind, first.segment, first.last_segment) == ("suicide", 1, 1)
+    assert first.words == segments[1][first.start : first.end]
+    assert first.words.startswith("don’t want to live")
+    assert (second.kind, second.words) == ("harm_to_others", "want to hurt someone")
+    assert segments[1][second.start : second.end] == second.words
+
+
+def test_a_text_is_its_only_segment():
+    text = "Honestly... I want to... die."
+    assert find_crisis(text) == find_crisis([text]) == (Flag("suicide", "want to... die", 0, 14, 0, 28),)
+
+
+def test_words_that_a_pause_has_cut_in_two():
+    segments = ["It is late, and I want to.", " kill myself tonight.", "That is all."]
+    [flag] = find_crisis(segments)
+    assert (flag.kind, flag.segment, flag.last_segment) == ("suicide", 1, 1)  # whole within the second
+    segments = ["Nobody knows that I want to.", "Die, and soon."]
+    [flag] = find_crisis(segments)
+    assert (flag.segment, flag.last_segment, flag.words) == (0, 1, "want to. Die")
+    assert segments[0][flag.start :] == "want to."
+    assert segments[1][: flag.end] == "Die"
+
+
+def test_what_stands_in_two_segments_is_not_told_twice():
+    whole = find_crisis("I want to die. I want to die.")
+    split = find_crisis(["I want to die.", "I want to die."])
+    assert len(whole) == len(split) == 2
+    assert [flag.segment for flag in split] == [0, 1]
+
+
+@pytest.mark.parametrize("transcript", ["", [], ["", ""], "...", ["?", "!"], "\n", "  "])
+def test_nothing_said(transcript):
+    assert find_crisis(transcript) == ()
+
+
+def test_long_transcripts_take_little_time():
+    """Ten minutes of speech, with stops and without, and what would make a careless pattern run for ever."""
+    find_crisis("the patterns are compiled once")
+    for text in (
+        "I went out. My brother said that he was late. ",
+        "i went out and he wants to go ",
+        "just ",
+        "want to ",
+        ", ",
+    ):
+        started_s = time.perf_counter()
+        find_crisis((text * 9000)[:9000])
+        assert time.perf_counter() - started_s < 10, text
+
+
+def test_nothing_is_written(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert find_crisis("I want to die.")
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+    assert not caplog.records
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A function that writes the shipped words with a change."""
+
+    def write(change):
+        document = yaml.safe_load(WORDS_FILE.read_text(encoding="utf-8"))
+        change(document)
+        path = tmp_path / "words.yaml"
+        path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_the_file_can_be_edited(changed):
+    text = "I feel all blue and green."
+    assert find_crisis(text) == ()
+    path = changed(lambda document: document["kinds"]["suicide"]["patterns"].append("blue and green"))
+    assert [flag.words for flag in find_crisis(text, path)] == ["blue and green"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("denials"), "must hold exactly"),
+        (lambda d: d.update(more=[]), "must hold exactly"),
+        (lambda d: d["kinds"].pop("suicide"), "kinds must be suicide, self_harm, harm_to_others"),
+        (lambda d: d["kinds"]["suicide"].pop("patterns"), "suicide: must have exactly patterns and only_sounds_like"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append(False), "suicide, patterns: must be texts"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("(oops"), r"suicide, patterns: not a regular .*: \(oops"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("{nobody}"), r"no piece \{nobody\} can stand here"),
+        (lambda d: d["pieces"].update(word="{word} {word}"), r"pieces, word: no piece \{word\} can stand here"),
+        (lambda d: d.update(denial_reach=True), "denial_reach must be a number of words"),
+        (lambda d: d.update(settings=[]), "settings: must be texts, at least one"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_named(changed, change, message):
+    with pytest.raises(VocabularyError, match=message):
+        find_crisis("x", changed(change))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(VocabularyError, match=r"cannot read the words .*none\.yaml"):
+        find_crisis("x", tmp_path / "none.yaml")
