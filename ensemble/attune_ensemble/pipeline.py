@@ -18,6 +18,7 @@ from attune_client.protocol.checks import check_complete, check_sources, check_v
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import (
     EMOTION_CLASSIFIER,
+    MUSIC_OPTIONS,
     PROMPT_TIME,
     RECOGNISE_TIME,
     REGRESSOR_MAX_BATCH,
@@ -29,7 +30,6 @@ from attune_ensemble.serving.call import Call, CallContext, CallStream
 
 __all__ = ["play_therapy", "recognise_speech", "write_prompt"]
 
-_MUSIC_OPTIONS = ("engine", "duration_s", "seed")
 _ROUNDING = 1e-2
 
 
@@ -61,7 +61,7 @@ def recognise_speech(
         "language": speech["language"],
         "language_probability": speech["language_probability"],
         "vad": vad,
-        **_feeling(probabilities[0], labels),
+        **_emotion_outputs(probabilities[0], labels),
         "segment_start_s": speech["start_s"],
         "segment_end_s": speech["end_s"],
         "segment_transcript": bytes_tensor(*transcripts),
@@ -103,7 +103,7 @@ def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) ->
     return probabilities
 
 
-def _feeling(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> Tensors:
+def _emotion_outputs(probabilities: npt.NDArray[np.float32], labels: Sequence[str]) -> Tensors:
     """The most probable emotion, and all of them, from probabilities [40]."""
     return {
         "emotion": bytes_tensor(labels[int(probabilities.argmax())]),
@@ -130,11 +130,11 @@ def play_therapy(
     """
     check_sources(inputs)
     options = _choose_options(inputs, call_stream, context)
-    felt = _feel(inputs, labels, call, context)
-    wish = _those(felt, "emotion", "vad") or _those(inputs, "text", "music_spec")
+    felt = _recognise_input(inputs, labels, call, context)
+    wish = _selected(felt, "emotion", "vad") or _selected(inputs, "text", "music_spec")
     prompt = write_prompt(wish, call, context=context)
     told = felt | prompt | {"server_version": bytes_tensor(version())}
-    wanted = _those(prompt, "prompt", "music_spec") | options
+    wanted = _selected(prompt, "prompt", "music_spec") | options
     with closing(call_stream("music_generator", wanted, context=context)) as music:
         for response in _to_the_end(music):
             # The announcement comes when the engine has taken the request.
@@ -156,25 +156,25 @@ def _to_the_end(music: Iterable[Tensors]) -> Iterator[Tensors]:
 
 def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallContext) -> Tensors:
     """The engine, length and seed that `music_generator` will take: those asked for, or else those it chooses."""
-    asked = _those(inputs, *_MUSIC_OPTIONS)
+    asked = _selected(inputs, *(option.name for option in MUSIC_OPTIONS))
     check = {"prompt": bytes_tensor(""), "music_spec": bytes_tensor(""), "check_only": np.array([1], np.int32)}
     announced = list(call_stream("music_generator", check | asked, context=context))
     if not announced:
         raise ServerError("music_generator announced nothing")
-    return _those(announced[0], *_MUSIC_OPTIONS)
+    return _selected(announced[0], *(option.name for option in MUSIC_OPTIONS))
 
 
-def _feel(inputs: Tensors, labels: Sequence[str], call: Call, context: CallContext) -> Tensors:
+def _recognise_input(inputs: Tensors, labels: Sequence[str], call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
         return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"), context=context)
     if "vad" in inputs and "emotion" not in inputs:
         vad = np.array(check_vad(inputs["vad"]), np.float32)
-        return {"vad": vad} | _feeling(_classify(vad[None], call, context)[0], labels)
-    return _those(inputs, "emotion", "vad")
+        return {"vad": vad} | _emotion_outputs(_classify(vad[None], call, context)[0], labels)
+    return _selected(inputs, "emotion", "vad")
 
 
-def _those(tensors: Tensors, *names: str) -> Tensors:
+def _selected(tensors: Tensors, *names: str) -> Tensors:
     """The tensors of these names, as many as there are."""
     return {name: tensors[name] for name in names if name in tensors}
 

@@ -62,7 +62,7 @@ def assemble(
     parts = plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen)
     for part in parts:
         version_folder(repository, part)
-    with _alone(repository, console):
+    with _export_lock(repository, console):
         no_music = _fetch(part for part in parts if force or not is_at_hand(repository, part, profile))
         ready = [part for part in parts if no_music is None or part.model != MUSIC_GENERATOR.name]
         record = ExportRecord(repository, profile, parts, command)
@@ -71,7 +71,7 @@ def assemble(
             record.mark_unfinished(f"{MUSIC_GENERATOR.name} is missing; --musicgen {NO_MUSICGEN} does without")
             raise WeightsError(_without_music(no_music, profile, command)) from no_music
         record.finish()
-    _say_what_is_left(repository, parts, console)
+    _report_missing_engines(repository, parts, console)
     return placed
 
 
@@ -114,7 +114,7 @@ def _line(placed: Placed) -> str:
     return f"{placed.model:<20}{took:>12}{size}{checked}"
 
 
-def _say_what_is_left(repository: Path, parts: Iterable[Part], console: Console) -> None:
+def _report_missing_engines(repository: Path, parts: Iterable[Part], console: Console) -> None:
     """Print the scripts of engines that have to be built."""
     for folder in (version_folder(repository, part) for part in parts if part.engine is not None):
         if not (folder / ENGINE_FILE).is_file():
@@ -123,7 +123,7 @@ def _say_what_is_left(repository: Path, parts: Iterable[Part], console: Console)
 
 
 @contextmanager
-def _alone(repository: Path, console: Console) -> Iterator[None]:
+def _export_lock(repository: Path, console: Console) -> Iterator[None]:
     """Lock the repository against concurrent exports."""
     lock = FileLock(repository / _LOCK)
     try:

@@ -123,7 +123,7 @@ _PROMPT_RESULTS = (
     TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
 )
 
-_MUSIC_OPTIONS = (
+MUSIC_OPTIONS = (
     TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds", optional=True),
     TensorSpec("seed", _INT64, (1,), "same seed and inputs, same music; drawn and told if left out", optional=True),
     TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
@@ -147,7 +147,7 @@ _MUSIC_RESULTS = (
     TensorSpec("seed", _INT64, (1,), "the music's seed"),
 )
 
-_WISH = (
+_TEXT_OR_EMOTION_INPUTS = (
     TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
     TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
     TensorSpec("text", _BYTES, (1,), "free text to search by; the prompt itself beside a music_spec", optional=True),
@@ -214,7 +214,7 @@ SENTENCE_ENCODER = ModelSpec(
 
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(*_WISH, DEADLINE),
+    inputs=(*_TEXT_OR_EMOTION_INPUTS, DEADLINE),
     outputs=_PROMPT_RESULTS,
 )
 
@@ -223,7 +223,7 @@ MUSIC_GENERATOR = ModelSpec(
     inputs=(
         TensorSpec("prompt", _BYTES, (1,), "the prompt"),
         TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
-        *_MUSIC_OPTIONS,
+        *MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
         TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
         DEADLINE,
@@ -241,7 +241,7 @@ SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
     # A recording or a wish, one of them.
-    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_WISH, *_MUSIC_OPTIONS, DEADLINE),
+    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_TEXT_OR_EMOTION_INPUTS, *MUSIC_OPTIONS, DEADLINE),
     # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,

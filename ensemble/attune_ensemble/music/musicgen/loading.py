@@ -65,7 +65,7 @@ class CheckpointError(AttuneError):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Shape of a published model's decoder; all of them hear T5 base."""
+    """Shape of a published model's decoder; all are conditioned on T5 base."""
 
     layers: int
     width: int

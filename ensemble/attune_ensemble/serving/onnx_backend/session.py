@@ -19,6 +19,7 @@ import onnxruntime as ort
 
 from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.foreign_text import without_internals
+from attune_client.protocol.profiles import MODEL_FILE
 from attune_client.protocol.tensors import decode
 
 __all__ = ["Config", "Job", "ModelError", "NotFiniteError", "OnnxModel", "complete_config", "session_options"]
@@ -28,7 +29,6 @@ Config = Mapping[str, Any]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-DEFAULT_FILE = "model.onnx"
 DEFAULT_MAX_BATCH_SIZE = 4
 """What the native backend takes when a graph batches and the configuration does not say how far."""
 
@@ -94,8 +94,8 @@ class Job:
 
 def model_file(version_folder: Path, config: Config) -> Path:
     """The graph's file; ModelError if it is not there."""
-    path = version_folder / (config.get("default_model_filename") or DEFAULT_FILE)
-    path = path / DEFAULT_FILE if path.is_dir() else path
+    path = version_folder / (config.get("default_model_filename") or MODEL_FILE)
+    path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
         raise ModelError(f"unable to find '{path}' for model '{config['name']}'")
     return path
