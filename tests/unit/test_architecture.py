@@ -21,24 +21,26 @@ ALLOWED = {
     "client/attune_client": ("attune_client",),
     # The report is how every benchmark prints.
     "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
-    "ensemble/attune_ensemble/pipeline.py": ("attune_client.protocol", "attune_ensemble.serving.call"),
+    "ensemble/attune_ensemble/call.py": ("attune_client.protocol",),
+    "ensemble/attune_ensemble/pipeline.py": ("attune_client.protocol", "attune_ensemble.call"),
     # The stages know nothing of each other; pipeline.py joins what they serve. Each is handed the context of a call.
     "ensemble/attune_ensemble/speech": (
         "attune_client.protocol",
-        "attune_ensemble.serving.call",
+        "attune_ensemble.call",
     ),
     "ensemble/attune_ensemble/prompting": (
         "attune_client.protocol",
-        "attune_ensemble.serving.call",
+        "attune_ensemble.call",
         "attune_ensemble.serving.scratch",
     ),
     "ensemble/attune_ensemble/music": (
         "attune_client.protocol",
         "attune_client.bench.report",
-        "attune_ensemble.serving.call",
+        "attune_ensemble.call",
     ),
     "ensemble/attune_ensemble/serving": (
         "attune_client.protocol",
+        "attune_ensemble.call",
         "attune_ensemble.prompting.knowledge",
         "attune_weights",
     ),
@@ -49,8 +51,8 @@ ALLOWED = {
     # An adapter knows what it is called, and nothing of what it serves.
     "model_repository": (
         "attune_client.protocol",
+        "attune_ensemble.call",
         "attune_ensemble.serving.adapter",
-        "attune_ensemble.serving.call",
         "attune_ensemble.serving.services",
     ),
 }

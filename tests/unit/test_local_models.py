@@ -19,8 +19,8 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS
 from attune_client.protocol.profiles import EMBEDDED, PROFILES, config_path
+from attune_ensemble.call import CallContext
 from attune_ensemble.serving import services
-from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.local.graphs import create_ensemble
 from attune_ensemble.serving.services import SERVICES, Service

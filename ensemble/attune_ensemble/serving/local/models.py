@@ -36,7 +36,7 @@ from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_client.protocol.profiles import EMBEDDED, profile_named
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
-from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
+from attune_ensemble.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.declared import declared_outputs
 from attune_ensemble.serving.launcher.repository import check_repository
