@@ -26,8 +26,8 @@ from attune_ensemble.prompting.knowledge import Emotion, load_emotions
 from attune_ensemble.prompting.specification import Vad, music_spec
 from attune_ensemble.prompting.writers.registry import WRITERS, create_writer
 from attune_ensemble.prompting.writers.writer import Prompt
-from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.onnx_backend.session import Job, OnnxModel
+from attune_ensemble.serving.repository import check_repository
 from attune_export.assemble import assemble
 from attune_export.models.registry import SERVED_MODELS
 from attune_export.parts import ExportOptions, Part, export_graph

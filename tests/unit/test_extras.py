@@ -35,7 +35,6 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "model_repository",
             "client/attune_client/protocol",
             ENSEMBLE,
-            f"{LAUNCHER}/repository.py",
             f"{LAUNCHER}/numpy_bridge.py",
         ),
         (LAUNCHER, LOCAL, MUSICGEN),

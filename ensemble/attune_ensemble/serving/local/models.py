@@ -38,9 +38,9 @@ from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
 from attune_ensemble.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.declared import declared_outputs
-from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.local.loading import Services
 from attune_ensemble.serving.local.running import RunningCalls
+from attune_ensemble.serving.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
 
 __all__ = ["LocalModels"]
