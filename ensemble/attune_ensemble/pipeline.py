@@ -1,4 +1,4 @@
-"""What the BLS models do, as plain functions over a `call` (`serving.call`): testable without a server.
+"""What the BLS models do, as plain functions over a `call` (`attune_ensemble.call`): testable without a server.
 
 A narration is cut into segments, all segments are recognised together, and the whole takes their
 duration-weighted mean; its emotion leads to a music description, a prompt, and the music. Every call looks at the
@@ -26,7 +26,7 @@ from attune_client.protocol.models import (
 )
 from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
 from attune_client.protocol.version import version
-from attune_ensemble.serving.call import Call, CallContext, CallStream
+from attune_ensemble.call import Call, CallContext, CallStream
 
 __all__ = ["play_therapy", "recognise_speech", "write_prompt"]
 

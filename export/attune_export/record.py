@@ -1,6 +1,6 @@
 """The record of a profile's export, in the repository's root: the parts that belong together.
 
-It is marked as unfinished while parts are being replaced, so that `attune_ensemble.serving.launcher.repository` can
+It is marked as unfinished while parts are being replaced, so that `attune_ensemble.serving.repository` can
 refuse the result of an interrupted export.
 """
 

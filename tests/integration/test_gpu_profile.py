@@ -20,8 +20,8 @@ from attune_client import AttuneClient
 from attune_client.protocol.models import MUSIC_GENERATOR, SENTENCE_ENCODER, TEXT_TOKENIZER
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.profiles import GPU, config_path
-from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.repository import check_repository
 from attune_export.assemble import assemble
 from attune_export.repository_config import parse, render
 from tests.conftest import ROOT

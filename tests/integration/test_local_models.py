@@ -19,8 +19,8 @@ from attune_client import LocalClient
 from attune_client.client import BaseClient
 from attune_client.protocol import errors, models
 from attune_client.protocol.errors import AttuneError
+from attune_ensemble.call import CallContext
 from attune_ensemble.prompting.knowledge import load_emotions
-from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.speech.audio import decode_speech
 from tests.conftest import ROOT, SAMPLES

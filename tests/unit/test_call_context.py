@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from attune_client.protocol.errors import RequestCancelled, RequestTimeout
-from attune_ensemble.serving import call
-from attune_ensemble.serving.call import UNLIMITED, CallContext
+from attune_ensemble import call
+from attune_ensemble.call import UNLIMITED, CallContext
 
 
 class Clock:

@@ -11,11 +11,11 @@ from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MUSIC_PROMPT
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import bytes_tensor, decode
+from attune_ensemble.call import UNLIMITED
 from attune_ensemble.prompting.describe import MusicDescriber
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import Retrieved
 from attune_ensemble.prompting.writers.template import TemplatePromptWriter
-from attune_ensemble.serving.call import UNLIMITED
 
 EMOTIONS = load_emotions()
 EMOTION = EMOTIONS[17]

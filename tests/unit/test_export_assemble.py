@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MODELS
 from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, TENSORRT, Profile, exported_name, plain_name
-from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.repository import check_repository
 from attune_export import assemble as assembling
 from attune_export.assemble import assemble, plan
 from attune_export.commands import export
@@ -393,7 +393,7 @@ def test_a_profile_without_configurations_is_refused(repository):
     ],
 )
 def test_the_check_in_front_of_a_server_ends_with_the_reason(repository, profile, reason):
-    command = [sys.executable, "-m", "attune_ensemble.serving.launcher.repository", str(repository), profile]
+    command = [sys.executable, "-m", "attune_ensemble.serving.repository", str(repository), profile]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"refused: {reason}")

@@ -1,4 +1,4 @@
-"""A model, a profile and a prompt writer are each one file and one registry line, added here and used.
+"""A model, a profile and a prompt writer are added here, each by the few files and lines of the README, and used.
 
 pytest tests/unit/test_extending.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -18,21 +19,26 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import VAD
+from attune_client.protocol.models import MODELS, VAD
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, TENSORRT, Profile, exported_name
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import DType, ModelSpec, Tensors, TensorSpec
+from attune_ensemble.call import CallContext
 from attune_ensemble.prompting.knowledge import Emotion, load_emotions
 from attune_ensemble.prompting.specification import Vad, music_spec
 from attune_ensemble.prompting.writers.registry import WRITERS, create_writer
 from attune_ensemble.prompting.writers.writer import Prompt
-from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.onnx_backend.session import Job, OnnxModel
+from attune_ensemble.serving.repository import check_repository
+from attune_ensemble.serving.services import SERVICES, Host, Service
 from attune_export.assemble import assemble
 from attune_export.models.registry import SERVED_MODELS
 from attune_export.parts import ExportOptions, Part, export_graph
 from attune_export.repository_config import model_config, write_repository
 from attune_export.served_model import ONE_THREAD, Kind, ServedModel, Settings
+
+ROOT = Path(__file__).parents[2]
 
 # A model: a file like those of attune_export/models, with its tensors, its settings and what is exported.
 
@@ -99,6 +105,80 @@ def test_a_model_that_asks_for_an_engine_gets_the_script_that_builds_it(calmness
     export(tmp_path, TENSORRT)
     assert (tmp_path / "calmness/1/build_engine.sh").is_file()
     assert model_config("calmness", TENSORRT).default_model_filename == "model.plan"
+
+
+# A Python model: a service that asks the model above, and an adapter, which only a server loads.
+
+STILLNESS = ModelSpec(
+    "stillness",
+    inputs=(VAD,),
+    outputs=(TensorSpec("stillness", DType.FP32, (1,), "calmness, and more of it by half", limits=(0.0, 1.5)),),
+)
+PYTHON_MODEL = ServedModel(STILLNESS, Kind.PYTHON, settings={EMBEDDED: Settings(parameters={"factor": "1.5"})})
+
+
+def stillness_service(host: Host) -> Service:
+    factor = float(host.settings["factor"])
+
+    def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
+        calmness = host.call("calmness", {"vad": inputs["vad"][None]}, context=context)["calmness"]
+        return {"stillness": factor * calmness[0]}
+
+    return Service(answer)
+
+
+@pytest.fixture
+def two_models(monkeypatch, tmp_path) -> Path:
+    """A repository of the two toys alone, with what has to be written for each; see the README's "Extend it"."""
+    for module in ("attune_export.assemble", "attune_export.repository_config"):
+        monkeypatch.setattr(f"{module}.SERVED_MODELS", {"calmness": MODEL, "stillness": PYTHON_MODEL})
+    monkeypatch.setitem(MODELS, "calmness", CALMNESS)
+    monkeypatch.setitem(MODELS, "stillness", STILLNESS)
+    monkeypatch.setitem(SERVICES, "stillness", stillness_service)
+    (tmp_path / "stillness" / "1").mkdir(parents=True)
+    (tmp_path / "stillness" / "1" / "model.py").touch()
+    export(tmp_path, EMBEDDED)
+    return tmp_path
+
+
+def test_a_model_that_is_added_is_called_and_calls_another(two_models):
+    with LocalModels(two_models) as models:
+        calm = models.call("calmness", {"vad": np.array([[3.0, 1.0, 3.0], [3.0, 4.0, 3.0]], np.float32)})
+        still = models.call("stillness", {"vad": np.array([3.0, 3.0, 3.0], np.float32)})
+    np.testing.assert_allclose(calm["calmness"], [[1.0], [0.25]], atol=1e-6)
+    np.testing.assert_allclose(still["stillness"], [0.75], atol=1e-6)
+
+
+def forgotten(
+    models: Collection[str], served: Mapping[str, ServedModel], services: Collection[str], repository: Path
+) -> dict[str, set[str]]:
+    """The models that are in some of the lists and folders and missing in another, by where they are missing or extra.
+
+    `models` are declared, `served` are exported, `services` make what Python models serve.
+    """
+    folders = {path.parent.name for path in repository.glob("*/config.pbtxt")}
+    adapters = {path.parents[1].name for path in repository.glob("*/1/model.py")}
+    python = {name for name, model in served.items() if model.kind is Kind.PYTHON}
+    wrong = {
+        "MODELS": set(models) ^ set(served),
+        "folders": folders ^ set(served),
+        "adapters": adapters ^ python,
+        "SERVICES": set(services) ^ python,
+    }
+    return {place: names for place, names in wrong.items() if names}
+
+
+def test_the_lists_of_models_and_the_folders_agree():
+    assert forgotten(MODELS, SERVED_MODELS, SERVICES, ROOT / "model_repository") == {}
+
+
+def test_a_list_that_was_forgotten_is_found(two_models):
+    both = {"calmness": MODEL, "stillness": PYTHON_MODEL}
+    assert forgotten(both, both, ["stillness"], two_models) == {}
+    assert forgotten(["calmness"], both, [], two_models) == {"MODELS": {"stillness"}, "SERVICES": {"stillness"}}
+    assert forgotten(["stillness"], {"stillness": PYTHON_MODEL}, ["stillness"], two_models) == {"folders": {"calmness"}}
+    (two_models / "stillness" / "1" / "model.py").unlink()
+    assert forgotten(both, both, ["stillness"], two_models) == {"adapters": {"stillness"}}
 
 
 # A profile: one entry of attune_client/protocol/profiles.py.

@@ -23,7 +23,6 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 ENSEMBLE = "ensemble/attune_ensemble"
 LAUNCHER = f"{ENSEMBLE}/serving/launcher"
-LOCAL = f"{ENSEMBLE}/serving/local"  # the models in one process, without a server
 MUSICGEN = f"{ENSEMBLE}/music/musicgen"
 BENCHMARK = f"{MUSICGEN}/benchmark"
 
@@ -35,10 +34,9 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "model_repository",
             "client/attune_client/protocol",
             ENSEMBLE,
-            f"{LAUNCHER}/repository.py",
             f"{LAUNCHER}/numpy_bridge.py",
         ),
-        (LAUNCHER, LOCAL, MUSICGEN),
+        (LAUNCHER, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
     "serve": ((LAUNCHER, "export/attune_weights"), ()),
@@ -236,6 +234,17 @@ def test_the_servers_processes_run_with_the_extra_models_alone():
     without = [text for text in EXTRAS["models"] if text != "soxr"]
     done = import_all(without, modules)
     assert "soxr is in no package of the extra" in done.stderr
+
+
+LOCALLY = ["attune_ensemble.serving.local.graphs", "attune_client", "attune_client.local"]  # as in the README
+
+
+def test_the_models_in_one_process_run_with_the_extra_models_alone():
+    done = import_all([*PROJECT["dependencies"], *EXTRAS["models"]], [*LOCALLY, *LAZY])
+    assert done.returncode == 0, done.stderr[-800:]
+    without = [text for text in EXTRAS["models"] if not text.startswith("tritonclient")]
+    done = import_all(without, LOCALLY)
+    assert "tritonclient is in no package of the extra" in done.stderr
 
 
 def test_a_client_runs_with_its_extra_alone():

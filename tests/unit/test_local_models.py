@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +16,16 @@ from attune_client.protocol.errors import (
     AttuneError,
     InvalidOption,
     InvalidRequest,
+    RequestCancelled,
     RequestTimeout,
     ServerError,
     ServerUnavailable,
 )
 from attune_client.protocol.models import EMOTION_RECOGNITION, MODELS
 from attune_client.protocol.profiles import EMBEDDED, PROFILES, config_path
+from attune_ensemble.call import CallContext
+from attune_ensemble.prompting.knowledge import KnowledgeError
 from attune_ensemble.serving import services
-from attune_ensemble.serving.call import CallContext
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.local.graphs import create_ensemble
 from attune_ensemble.serving.services import SERVICES, Service
@@ -117,12 +122,20 @@ def test_a_model_is_loaded_when_it_is_asked_for_and_once(models, toys):
 
 
 def test_a_service_is_told_the_settings_of_its_profile(repository, toys):
-    for profile, device, engine in (("embedded", "cpu", "composer"), ("gpu", "cuda:0", "musicgen")):
+    for profile, engine in (("embedded", "composer"), ("gpu", "musicgen")):
         with LocalModels(repository, profile) as models:
             next(models.call_stream("music_generator", music()))
         host = toys.hosts["music_generator"]
-        assert (host.device, host.settings["engine"]) == (device, engine)
+        assert host.settings["engine"] == engine
         assert host.folder == repository / "music_generator" / "1"
+
+
+@pytest.mark.parametrize("profile", ["embedded", "gpu"])
+@pytest.mark.parametrize(("device", "told"), [(None, "cpu"), ("cuda:1", "cuda:1")])
+def test_a_service_computes_on_the_cpu_unless_a_device_is_given(repository, toys, profile, device, told):
+    with LocalModels(repository, profile, device) as models:
+        models.call("music_prompt", CALM)
+    assert toys.hosts["music_prompt"].device == told
 
 
 def test_outputs_take_the_declared_type_and_text_is_bytes(models):
@@ -149,7 +162,94 @@ def test_the_sooner_deadline_counts(models, toys, asked_s, given_s):
 def test_a_deadline_that_has_passed_begins_nothing(models, toys):
     with pytest.raises(RequestTimeout):
         models.call("music_prompt", CALM, context=CallContext(deadline=time.monotonic() - 1))
-    assert toys.contexts == []
+    assert (toys.contexts, toys.hosts) == ([], {})
+
+
+# --- loading ---
+
+
+@pytest.fixture
+def slow(monkeypatch, toys):
+    """The loading of `music_prompt` begins, and ends when `go` is set."""
+    slow = SimpleNamespace(begun=threading.Event(), go=threading.Event(), times=0)
+
+    def create(host: services.Host) -> Service:
+        slow.times += 1
+        slow.begun.set()
+        assert slow.go.wait(30)
+        return toys.of("music_prompt")(host)
+
+    monkeypatch.setitem(SERVICES, "music_prompt", create)
+    yield slow
+    slow.go.set()
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+def test_a_call_to_a_loaded_model_does_not_wait_behind_the_loading_of_another(slow, models, pool):
+    next(models.call_stream("music_generator", music()))
+    loading = pool.submit(models.call, "music_prompt", CALM)
+    assert slow.begun.wait(30)
+    again = pool.submit(lambda: next(models.call_stream("music_generator", music())))
+    try:
+        assert again.result(10)["engine"].tolist() == [b"toy"]
+        assert not loading.done()
+    finally:
+        slow.go.set()
+    assert loading.result(10)
+
+
+def test_a_model_that_two_ask_for_at_once_is_loaded_once(slow, models, pool):
+    asked = [pool.submit(models.call, "music_prompt", CALM) for _ in range(2)]
+    assert slow.begun.wait(30)
+    slow.go.set()
+    assert all(one.result(10) for one in asked)
+    assert slow.times == 1
+
+
+def test_the_deadline_counts_while_a_model_is_loaded(slow, models):
+    with pytest.raises(RequestTimeout, match="loading music_prompt"):
+        models.call("music_prompt", CALM | {"deadline_s": np.array([0.2], np.float32)})
+    slow.go.set()
+    assert models.call("music_prompt", CALM)
+    assert slow.times == 1
+
+
+def test_who_gives_up_does_not_wait_for_a_model_to_be_loaded(slow, models):
+    with pytest.raises(RequestCancelled):
+        models.call("music_prompt", CALM, context=CallContext(is_cancelled=slow.begun.is_set))
+
+
+BROKEN = [RuntimeError("no such file"), KnowledgeError("no index"), ServerError("a graph failed"), KeyError("threads")]
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(("name", "inputs"), [("music_prompt", CALM), ("speech_emotion", SPEECH)])
+def test_a_model_that_cannot_be_loaded_is_unavailable_with_a_cause(models, monkeypatch, toys, error, name, inputs):
+    """Also when another model asks for it; whoever asks next tries again."""
+
+    def create(host: services.Host) -> Service:
+        raise error
+
+    monkeypatch.setitem(SERVICES, "music_prompt", create)
+    with pytest.raises(ServerUnavailable, match="music_prompt cannot be loaded") as caught:
+        models.call(name, inputs)
+    assert caught.value.__cause__ is error
+    monkeypatch.setitem(SERVICES, "music_prompt", toys.of("music_prompt"))
+    assert models.call(name, inputs)
+
+
+def test_an_error_on_purpose_while_a_model_is_loaded_is_itself(models, monkeypatch):
+    def create(host: services.Host) -> Service:
+        raise InvalidOption("prompt_writer must be one of template")
+
+    monkeypatch.setitem(SERVICES, "music_prompt", create)
+    with pytest.raises(InvalidOption, match=r"^prompt_writer must"):
+        models.call("music_prompt", CALM)
 
 
 def test_a_stream_leaves_empty_responses_out_and_ends_when_it_is_closed(models, toys):
@@ -195,6 +295,78 @@ def test_closing_closes_what_was_loaded_and_ends_all(repository, toys):
     assert toys.closed == ["music_prompt"]
     with pytest.raises(InvalidRequest, match="closed"):
         models.call("music_prompt", CALM)
+
+
+class Patient:
+    """A service that works until its request is cancelled, and notes in which order things end."""
+
+    def __init__(self) -> None:
+        self.begun, self.order = threading.Event(), []
+
+    def by_asking(self, inputs, *, context):
+        self.begun.set()
+        self._until(lambda: context.is_cancelled())
+        context.check("the work")
+
+    def by_being_told(self, inputs, *, context):
+        told = threading.Event()
+        with context.on_cancel(told.set):
+            self.begun.set()
+            self._until(told.is_set)
+        context.check("the work")
+
+    def _until(self, ended):
+        limit = time.monotonic() + 10
+        while not ended() and time.monotonic() < limit:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        self.order.append("ended" if ended() else "never told")
+
+
+@pytest.mark.parametrize("how", ["by_asking", "by_being_told"])
+@pytest.mark.parametrize(("name", "inputs"), [("music_prompt", CALM), ("speech_emotion", SPEECH)])
+def test_closing_cancels_what_runs_and_waits_for_its_end(models, monkeypatch, pool, how, name, inputs):
+    patient = Patient()
+    service = Service(getattr(patient, how), lambda: patient.order.append("closed"))
+    monkeypatch.setitem(SERVICES, "music_prompt", lambda host: service)
+    running = pool.submit(models.call, name, inputs)
+    assert patient.begun.wait(30)
+    models.close()
+    assert patient.order == ["ended", "closed"]
+    with pytest.raises(RequestCancelled):
+        running.result(10)
+
+
+def test_closing_ends_a_stream_that_nobody_asks_at_the_moment(models, toys):
+    stream = models.call_stream("music_generator", music())
+    next(stream)
+    models.close()
+    assert toys.closed == ["a stream", "music_generator"]
+    with pytest.raises(InvalidRequest, match="closed"):
+        next(stream)
+
+
+def test_closing_cancels_a_stream_that_is_being_read(models, toys, pool):
+    stream = models.call_stream("music_generator", music())
+    next(stream)
+    reading = pool.submit(lambda: sum(len(response) for response in stream))
+    time.sleep(0.1)
+    models.close()
+    assert toys.closed == ["a stream", "music_generator"]
+    with pytest.raises((RequestCancelled, InvalidRequest)):
+        reading.result(10)
+
+
+def test_closing_closes_a_model_that_is_still_being_loaded(slow, models, toys, pool):
+    asked = pool.submit(models.call, "music_prompt", CALM)
+    assert slow.begun.wait(30)
+    closing = pool.submit(models.close)
+    with pytest.raises(RequestCancelled):
+        asked.result(10)
+    assert not closing.done()
+    slow.go.set()
+    closing.result(10)
+    assert toys.closed == ["music_prompt"]
 
 
 def test_a_graph_that_cannot_be_loaded_is_said(models):

@@ -20,11 +20,11 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.sampling import SamplingSettings
 from attune_client.protocol.tensors import bytes_tensor
+from attune_ensemble.call import CallContext
 from attune_ensemble.music import service as service_module
 from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions
 from attune_ensemble.music.service import MusicService, read_request
-from attune_ensemble.serving.call import CallContext
 
 SPEC = MusicSpec(72.0, "dorian", "D", ("piano", "cello"), "mp")
 

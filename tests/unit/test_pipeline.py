@@ -22,8 +22,8 @@ from attune_client.protocol.models import (
 )
 from attune_client.protocol.stages import STAGES
 from attune_client.protocol.tensors import bytes_tensor
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
-from attune_ensemble.serving.call import UNLIMITED, CallContext
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)

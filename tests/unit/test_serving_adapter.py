@@ -30,8 +30,8 @@ from attune_client.protocol.errors import (
     from_wire,
 )
 from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
-from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.serving.places import Places
 

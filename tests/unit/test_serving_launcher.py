@@ -24,8 +24,8 @@ from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
-from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.repository import check_repository
 
 ROOT = Path(__file__).parents[2]
 
@@ -289,7 +289,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert "--publish=127.0.0.1:9001:8001" in words
     assert f"--model-config-name={profile}" in words[-1]
     check, server = (
-        words[-1].index(part) for part in (f"launcher.repository /models {profile} &&", "exec tritonserver")
+        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
     )
     assert check < server, "the repository is checked before anything of it is served"
     installed = words[-1].partition(" && ")[0].split()

@@ -16,7 +16,7 @@ from tools.hearing import humming, laughter
 
 from attune_client.protocol.errors import InvalidOption, NoSpeech, RequestCancelled, UnsupportedLanguage
 from attune_client.protocol.models import SPEECH_TO_TEXT
-from attune_ensemble.serving.call import CallContext
+from attune_ensemble.call import CallContext
 from attune_ensemble.speech import transcription
 from attune_ensemble.speech.audio import Decoder, decode_speech
 from attune_ensemble.speech.languages import name_of

@@ -14,10 +14,10 @@ from attune_client.protocol.checks import check_complete, check_duration, check_
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.sampling import SamplingSettings
 from attune_client.protocol.tensors import Tensors, text_of
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.music.engine import MusicEngine, MusicRequest
 from attune_ensemble.music.plan import ConstantPlan
 from attune_ensemble.music.registry import EngineOptions, create_engine
-from attune_ensemble.serving.call import UNLIMITED, CallContext
 
 DRAWN_SEED_BITS = 53
 """Size of a seed that is drawn: every reader of JSON keeps a whole number of 53 bits as it is, and few one of 63."""

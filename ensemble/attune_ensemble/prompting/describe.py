@@ -12,12 +12,12 @@ from attune_client.protocol.checks import check_sources, check_text, check_vad, 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
+from attune_ensemble.call import Call, CallContext
 from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, query_text
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import specification_prompt
 from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
-from attune_ensemble.serving.call import Call, CallContext
 
 
 class MusicDescriber:

@@ -53,7 +53,7 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor, text_of
-from attune_ensemble.serving.call import CallContext
+from attune_ensemble.call import CallContext
 from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places

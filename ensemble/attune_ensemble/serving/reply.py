@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from attune_ensemble.serving.call import CallContext
+from attune_ensemble.call import CallContext
 from attune_ensemble.serving.lease import is_held
 
 __all__ = ["POLL_S", "Reply", "Watch"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from attune_client.protocol.tensors import Tensors
-from attune_ensemble.serving.call import Call, CallContext, CallStream
+from attune_ensemble.call import Call, CallContext, CallStream
 
 __all__ = ["SERVICES", "Host", "Service", "create_service"]
 

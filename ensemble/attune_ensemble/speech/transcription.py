@@ -20,7 +20,7 @@ from attune_client.protocol.checks import check_other_languages
 from attune_client.protocol.errors import NoSpeech, UnsupportedLanguage
 from attune_client.protocol.models import ENGLISH, SPEECH_SAMPLE_RATE, OtherLanguages
 from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
-from attune_ensemble.serving.call import UNLIMITED, CallContext
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.speech.audio import Decoder, Waveform, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span, pack, stack

@@ -13,6 +13,6 @@ MODEL = ServedModel(
     Kind.PYTHON,
     settings={
         EMBEDDED: Settings(places=PUBLIC),
-        GPU: Settings(places=Places(96, 16)),  # more than MusicGen accepts (80), so that the engine refuses
+        GPU: Settings(places=Places(96, 16)),  # more than the engine accepts (80), so that the engine refuses
     },
 )

@@ -6,8 +6,8 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from attune_client.protocol.models import TEXT_TOKENIZER
+from attune_ensemble.call import UNLIMITED
 from attune_ensemble.serving.adapter import Adapter
-from attune_ensemble.serving.call import UNLIMITED
 from attune_ensemble.serving.services import create_service
 
 

@@ -22,8 +22,8 @@ from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 from attune_ensemble.serving.launcher.log_file import is_in_use
-from attune_ensemble.serving.launcher.repository import check_repository
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["container_command", "serve"]
 
@@ -158,7 +158,7 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     """
     serve_line = (
         f"pip install --quiet --constraint /attune/constraints.txt {shlex.join(_image_packages())} && "
-        f"python3 -m attune_ensemble.serving.launcher.repository /models {profile} && "
+        f"python3 -m attune_ensemble.serving.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
     published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))

@@ -24,7 +24,7 @@ from typing import Self
 from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.serving.launcher.layout import ServerLayout, build_layout, find_package, server_environment
 from attune_ensemble.serving.launcher.log_file import open_log
-from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.repository import check_repository
 from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
 __all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]

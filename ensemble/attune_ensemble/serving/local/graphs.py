@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from attune_client.protocol.errors import ServerUnavailable, from_wire
 from attune_client.protocol.tensors import Tensors
-from attune_ensemble.serving.call import Call, CallContext
+from attune_ensemble.call import Call, CallContext
 from attune_ensemble.serving.onnx_backend.session import Arrays, Job, ModelError, OnnxModel
 from attune_ensemble.serving.services import Service
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from attune_client.protocol.checks import check_deadline, quote
 from attune_client.protocol.errors import (
@@ -36,10 +35,12 @@ from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.privacy import NO_TELEMETRY
 from attune_client.protocol.profiles import EMBEDDED, profile_named
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
-from attune_ensemble.serving.call import UNLIMITED, Call, CallContext, CallStream
+from attune_ensemble.call import UNLIMITED, Call, CallContext, CallStream
 from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.declared import declared_outputs
-from attune_ensemble.serving.launcher.repository import check_repository
+from attune_ensemble.serving.local.loading import Services
+from attune_ensemble.serving.local.running import RunningCalls
+from attune_ensemble.serving.repository import check_repository
 from attune_ensemble.serving.services import Service, create_service
 
 __all__ = ["LocalModels"]
@@ -48,22 +49,26 @@ __all__ = ["LocalModels"]
 class LocalModels:
     """The models of an exported repository, each loaded when it is first asked for; safe to use from several threads.
 
+    It sets the variables of the process's environment that switch telemetry off (`protocol.privacy.NO_TELEMETRY`),
+    before a model imports its libraries, and leaves them set.
+
     Args:
         repository: the folder that `attune export` has completed.
-        profile: its name: whose models, with whose settings. ONNX graphs run on the CPU in any profile.
+        profile: its name: whose models, with whose settings.
+        device: where the Python models compute, such as cuda:0; None: on the CPU, in any profile. Some settings of a
+            profile for GPUs need one (`compute_type` of `speech_to_text`). ONNX graphs always run on the CPU.
 
     Raises:
         InvalidOption: there is no such profile.
         ServerUnavailable: the repository is not complete for that profile; it names the command that completes it.
     """
 
-    def __init__(self, repository: Path | str, profile: str = EMBEDDED.name) -> None:
-        os.environ.update(NO_TELEMETRY)  # before a model imports its libraries
-        self._repository, self._profile = Path(repository), profile_named(profile)
+    def __init__(self, repository: Path | str, profile: str = EMBEDDED.name, device: str | None = None) -> None:
+        os.environ.update(NO_TELEMETRY)
+        self._repository, self._profile, self._device = Path(repository), profile_named(profile), device or "cpu"
         check_repository(self._repository, profile=self._profile)
-        self._services: dict[str, Service] = {}
-        self._loading = threading.Lock()
-        self._closed = False
+        self._services = Services(self._load)
+        self._running = RunningCalls()
 
     def __enter__(self) -> Self:
         return self
@@ -72,39 +77,31 @@ class LocalModels:
         self.close()
 
     def close(self) -> None:
-        """Give back what the loaded models hold; nothing can be asked of them afterwards."""
-        with self._loading:
-            self._closed = True
-            services, self._services = self._services, {}
-        with contextlib.ExitStack() as stack:
-            for service in services.values():
-                stack.callback(service.close)
+        """Cancel what runs and wait for its end, and give back what the loaded models hold; nothing can be asked then.
+
+        A piece of work that does not look at its context ends by itself, and so does loading a model.
+        """
+        self._running.end()
+        self._services.close()
 
     def call(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], /, *, context: CallContext = UNLIMITED
     ) -> Tensors:
         """Call one model by name and return its outputs by name; this is a `Call`.
 
-        The input `deadline_s` counts as it does for the server; of it and the context's deadline the sooner one.
+        The input `deadline_s` counts as it does for the server, and for loading the model too; of it and the context's
+        deadline the sooner one.
 
         Raises:
             InvalidOption: inputs that are not the model's, or an option out of range; no such model.
-            InvalidRequest: what else is wrong with the request, a recording for example; a model that streams.
-            RequestTimeout, RequestCancelled: as the context says.
-            ServerUnavailable: the model cannot be loaded.
+            InvalidRequest: what else is wrong with the request, a recording for example; a model that streams; these
+                models are closed.
+            RequestTimeout, RequestCancelled: as the context says; the latter also when these models are being closed.
+            ServerUnavailable: the model cannot be loaded; its cause, if it has one, says why.
             ServerError: a model failed; its cause says why.
         """
-        model = _declaration(name)
-        if model.decoupled:
-            raise InvalidRequest(f"{name} answers by a stream, and not at once")
-        given = _received(model, inputs)
-        service = self._service(name)
-        context = _limited(context, given.pop(DEADLINE.name, None))
-        with _failures_of(name):
-            context.check(name)
-            outputs = service.answer(given, context=context)
-            context.check(name)
-            return _as_sent(declared_outputs(model, outputs))
+        with self._running.counted():
+            return self._call(name, inputs, self._running.until_the_end(context))
 
     def call_stream(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], /, *, context: CallContext = UNLIMITED
@@ -114,13 +111,29 @@ class LocalModels:
         Closing the generator stops the model. Raises as `call` does, when it is asked for the first response or a later
         one. A model that answers at once yields its one answer.
         """
+        return self._running.stream(self._stream(name, inputs, self._running.until_the_end(context)))
+
+    def _call(self, name: str, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext) -> Tensors:
+        model = _declaration(name)
+        if model.decoupled:
+            raise InvalidRequest(f"{name} answers by a stream, and not at once")
+        given, context = _received(model, inputs, context)
+        service = self._services.get(name, context)
+        with _failures_of(name):
+            context.check(name)
+            outputs = service.answer(given, context=context)
+            context.check(name)
+            return _as_sent(declared_outputs(model, outputs))
+
+    def _stream(
+        self, name: str, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext
+    ) -> Generator[Tensors, None, None]:
         model = _declaration(name)
         if not model.decoupled:
-            yield self.call(name, inputs, context=context)
+            yield self._call(name, inputs, context)
             return
-        given = _received(model, inputs)
-        service = self._service(name)
-        context = _limited(context, given.pop(DEADLINE.name, None))
+        given, context = _received(model, inputs, context)
+        service = self._services.get(name, context)
         with _failures_of(name):
             context.check(name)
             with contextlib.closing(service.answer(given, context=context)) as responses:
@@ -129,20 +142,13 @@ class LocalModels:
                     if outputs:
                         yield _as_sent(declared_outputs(model, outputs))
 
-    def _service(self, name: str) -> Service:
-        with self._loading:
-            if self._closed:
-                raise InvalidRequest("these models are closed")
-            if name not in self._services:
-                self._services[name] = self._load(name)
-            return self._services[name]
-
     def _load(self, name: str) -> Service:
         config = read_config(self._repository / name, self._profile)
         folder = self._repository / name / "1"
         kind = config.backend or config.platform
         if kind == "python":
-            return create_service(name, _Host(folder, config, self._call_from_within, self._stream_from_within))
+            host = _Host(folder, config, self._device, self._call_from_within, self._stream_from_within)
+            return create_service(name, host)
         # ONNX Runtime is imported here, when telemetry has been switched off.
         from attune_ensemble.serving.local.graphs import create_ensemble, create_graph
 
@@ -155,12 +161,12 @@ class LocalModels:
     def _call_from_within(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], /, *, context: CallContext
     ) -> Tensors:
-        return self.call(name, inputs, context=context.for_stage(name))
+        return self._call(name, inputs, context.for_stage(name))
 
     def _stream_from_within(
         self, name: str, inputs: Mapping[str, npt.NDArray[Any]], /, *, context: CallContext
     ) -> Generator[Tensors, None, None]:
-        return self.call_stream(name, inputs, context=context.for_stage(name))
+        return self._stream(name, inputs, context.for_stage(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +175,13 @@ class _Host:
 
     folder: Path
     config: ModelConfig
+    device: str
     call: Call
     call_stream: CallStream
 
     @property
     def settings(self) -> dict[str, str]:
         return {name: parameter.string_value for name, parameter in self.config.parameters.items()}
-
-    @property
-    def device(self) -> str:
-        groups = self.config.instance_group
-        return "cuda:0" if groups and groups[0].kind == ModelInstanceGroup.KIND_GPU else "cpu"
 
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
         """Nobody collects metrics here."""
@@ -191,10 +193,13 @@ def _declaration(name: str) -> ModelSpec:
     return MODELS[name]
 
 
-def _received(model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-    """The tensors of a request; `InvalidOption` where they are not the model's."""
+def _received(
+    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], context: CallContext
+) -> tuple[Tensors, CallContext]:
+    """The tensors of a request, and until when they are worked on; `InvalidOption` where they are not the model's."""
     check_inputs(model, inputs)
-    return _as_sent(inputs)
+    given = _as_sent(inputs)
+    return given, _limited(context, given.pop(DEADLINE.name, None))
 
 
 def _limited(context: CallContext, deadline_s: npt.NDArray[np.float32] | None) -> CallContext:

@@ -1,6 +1,6 @@
 """Check that a model repository is complete for a profile, before a server is started on it.
 
-python -m attune_ensemble.serving.launcher.repository model_repository gpu  # in front of a tritonserver started by hand
+python -m attune_ensemble.serving.repository model_repository gpu  # in front of a tritonserver started by hand
 """
 
 from __future__ import annotations
