@@ -34,6 +34,7 @@ from attune_ensemble.music.musicgen.requests import Generation, MusicStream
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.music.musicgen.stepping import Stepper
+from attune_ensemble.music.musicgen.threads import has_ended
 
 __all__ = ["EngineSettings", "MusicGenEngine"]
 
@@ -172,12 +173,22 @@ class MusicGenEngine:
             return self._counters.read(len(self._slots), waiting, healthy=self.healthy)
 
     def close(self) -> None:
-        """End every request that is not complete, and the engine's threads."""
+        """End every request that is not complete, and the engine's threads.
+
+        A thread that has not ended within `CLOSE_S` is left alone, with the memory that it uses, until it ends by
+        itself; nobody waits for its music any longer. As the interpreter ends, it is given as long once more.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
-        self._runner.close()
+        decoder_ended = has_ended(self._thread)
+        codec_ended = self._runner.close()
+        if not (decoder_ended and codec_ended):
+            with self._changed:
+                streams = self._streams()
+            for stream in streams:
+                stream.fail(EngineBusy(_CLOSED))
+            return
         atexit.unregister(self.close)
         # Gigabytes on a GPU, which the engine that is made in place of a failed one needs.
         for name in ("_stepper", "_state"):
