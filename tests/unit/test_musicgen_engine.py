@@ -29,10 +29,11 @@ from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
 from attune_ensemble.music.musicgen.decoding import CodecRunner
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.failures import EngineBusy
 from attune_ensemble.music.musicgen.loading import as_served, engine_of, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]

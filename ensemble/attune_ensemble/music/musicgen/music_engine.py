@@ -11,9 +11,10 @@ from pathlib import Path
 
 from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import Audio, MusicRequest
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.threads import CLOSE_S, on_own_thread
 
 __all__ = ["HEARTBEAT_S", "RETRY_S", "MusicGenAdapter", "load_engine"]
@@ -57,7 +58,8 @@ class MusicGenAdapter:
     def generate(self, request: MusicRequest, chunk_s: float) -> Generator[Audio, None, None]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
-        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is heard.
+        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is taken: by
+        `EngineSettings.ahead_s` and a chunk, about half a minute.
 
         While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
         generator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
