@@ -31,8 +31,8 @@ class ComposerEngine:
     """Composes from the plan's specifications (the prompt's words are not read) and plays with sampled instruments.
 
     Each phrase is as the plan says at its start: tempo, key, players and dynamics may change from one to the next, and
-    the room's tone and the loudness go with the dynamics. Music is made as it is taken, and the plan is
-    asked for a phrase as it begins, up to `LOOKAHEAD_S` further.
+    the room's tone and the loudness go with the dynamics. Music is made as it is taken, and the plan is asked
+    for a phrase as it begins, up to `LOOKAHEAD_S` further.
 
     The rooms are built with the engine; samples are loaded on first use and cached for later pieces, within about
     96 MiB. Thread-safe.
