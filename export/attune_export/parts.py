@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from attune_client.protocol import ModelSpec
 from attune_client.protocol.profiles import EMBEDDED, MODEL_FILE, Profile, exported_name
+from attune_ensemble.music.musicgen import checkpoint
 from attune_export.digests import Digests, digest_of_bytes, digests_of_weights, package_dir
 from attune_weights import fetch
 
@@ -31,7 +32,7 @@ __all__ = [
 
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
-NO_MUSICGEN = "none"
+NO_MUSICGEN = checkpoint.NONE
 """Instead of the name of MusicGen's weights: export none, and play with the composer."""
 
 VERSION_DIR = "1"

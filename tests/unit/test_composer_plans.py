@@ -103,13 +103,45 @@ def test_players_leave_and_join_with_the_plan():
     assert Score(tuple(p for p in phrases if p.start_s > TURN_S + 4)).instruments == set(INSTRUMENTS)
 
 
-def test_a_plan_is_asked_no_sooner_than_its_music_is_needed():
-    plan = turn(CALM, DARK, 300.0)
-    chunks = ComposerEngine().generate(MusicRequest(plan, 600.0, 1), 1.0)
+@pytest.mark.parametrize("seed", [1, 5])  # four beats a bar, and three
+@pytest.mark.parametrize("tempo_bpm", [40, 60, 90, 180])
+def test_a_plan_is_asked_no_sooner_than_its_music_is_needed(tempo_bpm, seed):
+    """A phrase is asked for as it begins, up to the beginning of its fourth bar, and at most twelve seconds ahead."""
+    plan = turn(replace(CALM, tempo_bpm=tempo_bpm), DARK, 300.0)
+    request = MusicRequest(plan, 60.0, seed)
+    chunks = ComposerEngine().generate(request, 1.0)
     assert plan.asked == []
-    next(chunks)
-    assert max(plan.asked) < 60.0
-    chunks.close()
+    beats = ComposerEngine().score(request).phrases[0].beats_per_bar
+    plan.asked.clear()
+    for taken_s, _chunk in enumerate(chunks):
+        made_s = taken_s + 1 + 2 * BLOCK / SAMPLE_RATE
+        assert max(plan.asked) - made_s < min(12.0, 3 * beats * 60 / tempo_bpm)
+    assert max(plan.asked) > 50.0
+
+
+class Steered:
+    """A plan that somebody changes while the music is made."""
+
+    spec = replace(CALM, tempo_bpm=120.0)
+
+    def spec_at(self, time_s):
+        return self.spec
+
+    def prompt_at(self, time_s):
+        return ""
+
+
+def test_a_plan_that_is_changed_meanwhile_is_heard_with_the_next_phrase():
+    plan, stayed = Steered(), play(ConstantPlan(Steered.spec, ""), 40.0)
+    chunks = []
+    for chunk in ComposerEngine().generate(MusicRequest(plan, 40.0, 1), 1.0):
+        chunks.append(chunk)
+        if len(chunks) == 10:
+            plan.spec = replace(DARK, instruments=("frame_drum",))
+    differs = np.abs(np.concatenate(chunks) - stayed).max(axis=1) > 0
+    changed_s = np.argmax(differs) / SAMPLE_RATE
+    phrase_s = 4 * 4 * 60 / 120
+    assert 10.0 <= changed_s < 10.0 + phrase_s + 0.5
 
 
 # The sound
@@ -177,11 +209,15 @@ def test_a_plan_that_stays_plays_the_same_samples():
 
 
 def test_until_a_plan_changes_its_music_is_that_of_one_that_stays():
-    """But for the gain, which foresees half a minute."""
-    turned, stayed = play(turn(CALM, DARK, 60.0), 75.0), play(ConstantPlan(CALM, ""), 75.0)
-    seconds = 8 * SAMPLE_RATE
-    np.testing.assert_array_equal(turned[:seconds], stayed[:seconds])
-    assert not np.array_equal(turned[-seconds:], stayed[-seconds:])
+    """To the sample, up to the phrase that the change cuts short: nothing foresees it, the gain included."""
+    plan = turn(CALM, DARK, 60.0)
+    turned, stayed = play(plan, 75.0), play(ConstantPlan(CALM, ""), 75.0)
+    phrases = score_of(plan, 75.0).phrases
+    turns = next(i for i, phrase in enumerate(phrases) if phrase.tempo_bpm == DARK.tempo_bpm)
+    before = round((phrases[turns - 1].start_s - 0.1) * SAMPLE_RATE) - 2 * BLOCK
+    assert before > 40 * SAMPLE_RATE
+    np.testing.assert_array_equal(turned[:before], stayed[:before])
+    assert not np.array_equal(turned[-before // 8 :], stayed[-before // 8 :])
 
 
 def test_samples_are_read_when_the_plan_first_asks_for_them():

@@ -21,7 +21,7 @@ from attune_ensemble.music.composer.composition import compose
 from attune_ensemble.music.composer.engine import ComposerEngine
 from attune_ensemble.music.composer.loudness import integrated_loudness, level_curve_db
 from attune_ensemble.music.composer.mastering import CEILING_DB, Limiter
-from attune_ensemble.music.composer.performance import perform
+from attune_ensemble.music.composer.performance import Stroke, perform
 from attune_ensemble.music.composer.renderer import Renderer
 from attune_ensemble.music.composer.room import BLOCK, Room
 from attune_ensemble.music.composer.samples import SAMPLE_RATE, SampleLibrary
@@ -221,9 +221,12 @@ def library() -> SampleLibrary:
 def loudness(instrument: str | None) -> float:
     """Gated loudness of one instrument's strokes in the tutti (all of them for None), before mastering."""
     phrases = compose(ConstantPlan(SPECS["tutti"], ""), 1, DURATION_S)
-    strokes = [s for phrase in phrases for s in perform(phrase, 1) if instrument in (None, s.instrument)]
-    renderer = Renderer(iter(strokes), library())
-    dry = np.concatenate([renderer.block()[:2] for _ in range(round(DURATION_S * SAMPLE_RATE) // BLOCK)], axis=1)
+    starting: dict[int, list[Stroke]] = {}
+    for stroke in (s for phrase in phrases for s in perform(phrase, 1) if instrument in (None, s.instrument)):
+        starting.setdefault(round(stroke.start_s * SAMPLE_RATE) // BLOCK, []).append(stroke)
+    renderer = Renderer(library())
+    blocks = range(round(DURATION_S * SAMPLE_RATE) // BLOCK)
+    dry = np.concatenate([renderer.block(starting.get(block, []))[:2] for block in blocks], axis=1)
     return integrated_loudness(10 ** (level_curve_db(dry, SAMPLE_RATE) / 10))
 
 

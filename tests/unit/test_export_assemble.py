@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.models import EMOTION_CLASSIFIER, MODELS
 from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, TENSORRT, Profile, exported_name, plain_name
+from attune_ensemble.music.engine import EngineOptions
+from attune_ensemble.music.musicgen.factory import MusicGenFactory
 from attune_ensemble.serving.repository import check_repository
 from attune_export import assemble as assembling
 from attune_export.assemble import assemble, plan
@@ -188,6 +190,7 @@ def test_musicgen_is_placed_where_it_is_asked_for(repository, tmp_path):
     part = music_part(repository, musicgen=str(own))
     placed = place(repository, part)
     assert (repository / "music_generator/1/musicgen/config.json").read_text() == "{}"
+    assert MusicGenFactory(EngineOptions(folder=repository / "music_generator" / "1")).missing is None
     assert placed.size_bytes == 2
     (own / "config.json").write_text('{"changed": 1}')
     assert music_part(repository, musicgen=str(own)).fingerprint() != part.fingerprint()
@@ -200,6 +203,7 @@ def test_an_export_without_musicgen_takes_away_that_of_a_former_one(repository, 
     place(repository, music_part(repository))
     folder = repository / "music_generator" / "1" / "musicgen"
     assert [path.name for path in folder.iterdir()] == ["none"]
+    assert MusicGenFactory(EngineOptions(folder=folder.parent)).left_out
 
 
 # Profiles side by side

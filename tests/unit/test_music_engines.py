@@ -13,6 +13,7 @@ from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.music import registry
 from attune_ensemble.music.musicgen.factory import MusicGenFactory
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.registry import EngineOptions, available_engines, default_engine, engine_metrics
 from attune_ensemble.music.service import MusicService
 
@@ -139,7 +140,7 @@ def test_musicgen_reads_its_own_parameters():
     ).settings
     assert (given.slots, given.queue, given.numerics, given.weights) == (3, 5, "float32", None)
     usual = MusicGenFactory(EngineOptions()).settings
-    assert (usual.slots, usual.queue, usual.numerics) == (8, 64, "")
+    assert (usual.slots, usual.queue, usual.numerics) == (EngineSettings().slots, EngineSettings().queue, "")
 
 
 def test_another_profiles_checkpoint_is_not(tmp_path):

@@ -15,6 +15,7 @@ from attune_client.protocol.errors import (
     RequestCancelled,
     RequestTimeout,
     ServerError,
+    ServerUnavailable,
     StreamEndedEarly,
 )
 from attune_client.protocol.music_spec import MusicSpec
@@ -81,6 +82,37 @@ def test_closing_stops_the_engine(engine):
     next(responses), next(responses)
     responses.close()
     assert engine.made == 1
+
+
+@pytest.mark.parametrize("end", ["closed", "cancelled"])
+def test_music_that_is_left_is_closed_whoever_else_holds_it(monkeypatch, end):
+    class Holding(CountingEngine):
+        stopped = False
+
+        def generate(self, request, chunk_s):
+            self.music = self.playing()
+            return self.music
+
+        def playing(self):
+            try:
+                while True:
+                    yield np.ones((1, 2), np.float32)
+            finally:
+                self.stopped = True
+
+    engine, cancelled = Holding(), []
+    monkeypatch.setattr(service_module, "create_engine", lambda *_: engine)
+    context = CallContext(deadline=time.monotonic() + 60, is_cancelled=lambda: bool(cancelled))
+    responses = MusicService("holding", 1.0, EngineOptions()).play(inputs(), context=context)
+    next(responses), next(responses)
+    assert not engine.stopped
+    if end == "closed":
+        responses.close()
+    else:
+        cancelled.append(True)
+        with pytest.raises(RequestCancelled):
+            next(responses)
+    assert engine.stopped
 
 
 def test_defaults_and_options_reach_the_engine(engine):
@@ -238,10 +270,63 @@ def test_closing_closes_every_engine_and_one_that_is_still_being_made(monkeypatc
     service = MusicService("counter", 1.0, EngineOptions())
     for name in ("slow", "broken"):
         next(service.play(inputs(engine=bytes_tensor(name))))
-    threading.Timer(0.1, go_on.set).start()
+    service.close()  # at once, while they are being made
+    assert [engine.closed for engine in made] == [True]
+    go_on.set()
+    wait_for(lambda: len(made) == 2 and made[-1].closed)
+
+
+def wait_for(condition):
+    until_s = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+
+def test_a_closed_service_makes_no_engine(engine):
+    service = MusicService("counter", 1.0, EngineOptions())
     service.close()
-    assert len(made) == 2
-    assert all(engine.closed for engine in made)
+    assert engine.closed
+    with pytest.raises(ServerUnavailable, match="closing"):
+        next(service.play(inputs()))
+    assert service._engines == {}
+    service.close()
+
+
+def test_whoever_waits_for_an_engine_does_not_get_one_that_was_closed(monkeypatch):
+    go_on = threading.Event()
+
+    def create(name, options):
+        assert name == "counter" or go_on.wait(5)
+        return CountingEngine()
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    responses = service.play(inputs(engine=bytes_tensor("slow")))
+    assert next(responses) == {}
+    service.close()
+    go_on.set()
+    with pytest.raises(ServerUnavailable, match="closing"):
+        list(responses)
+
+
+def test_an_engine_that_cannot_be_closed_keeps_no_other_from_it(monkeypatch, caplog):
+    class Stuck(CountingEngine):
+        def close(self):
+            raise ServerError("stuck")
+
+    made = {}
+
+    def create(name, options):
+        made[name] = Stuck() if name == "counter" else CountingEngine()
+        return made[name]
+
+    monkeypatch.setattr(service_module, "create_engine", create)
+    service = MusicService("counter", 1.0, EngineOptions())
+    list(service.play(inputs(engine=bytes_tensor("other"))))
+    service.close()
+    assert made["other"].closed
+    assert "stuck" in caplog.text
 
 
 # --- an engine that is being made ---

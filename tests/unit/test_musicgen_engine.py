@@ -16,15 +16,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
-from attune_client.protocol.errors import InvalidOption, RequestCancelled, RequestTimeout, ServerError
+from attune_client.protocol.errors import (
+    InvalidOption,
+    RequestCancelled,
+    RequestTimeout,
+    ServerError,
+    ServerUnavailable,
+)
 from attune_client.protocol.sampling import SamplingSettings
+from attune_ensemble.music.musicgen import threads
 from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.decoding import CodecRunner
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.failures import EngineBusy
 from attune_ensemble.music.musicgen.loading import as_served, engine_of, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from tests.musicgen_models import FRAME_RATE, Letters, generated_by_transformers, tiny_musicgen
 
 PROMPTS = ["abc", "a longer prompt", "x"]
@@ -380,6 +389,56 @@ def test_a_slow_listener_stops_its_slot_and_nobody_else(parts):
     assert len(whole(engine.submit(generation(frames=40)))) == 160
     assert len(whole(slow)) == 1600
     engine.close()
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """What a thread calls that hangs until the event is set; a thread is given a tenth of a second to end."""
+    monkeypatch.setattr(threads, "CLOSE_S", 0.1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(*_args, **_kwargs):
+        begun.set()
+        assert go_on.wait(20)
+
+    hang.begun, hang.go_on = begun, go_on
+    yield hang
+    go_on.set()
+
+
+def test_closing_does_not_wait_for_a_decoder_that_hangs(parts, stuck, monkeypatch, caplog):
+    """Its listeners are told, its memory stays until it ends, and then it can be closed for good."""
+    engine = MusicGenEngine(*parts, EngineSettings(slots=1, queue=1, window_s=1.5, kept_s=1.0))
+    monkeypatch.setattr(engine._stepper, "step", stuck)
+    streams = [engine.submit(generation()) for _ in range(2)]
+    assert stuck.begun.wait(10)
+    engine.close()
+    assert "musicgen-decoder has not ended within 0.1 s" in caplog.text
+    for stream in streams:
+        with pytest.raises(EngineBusy, match="closing"):
+            whole(stream)
+    assert engine._state is not None
+    stuck.go_on.set()
+    engine._thread.join(10)
+    engine.close()
+    assert not hasattr(engine, "_state")
+
+
+def test_closing_does_not_wait_for_a_codec_that_hangs(parts, stuck, caplog):
+    engine = MusicGenEngine(*parts, SETTINGS)
+    decoded, engine._runner = engine._runner, CodecRunner(torch.device("cpu"), lambda *_: stuck(), threaded=True)
+    streams = [engine.submit(generation()) for _ in range(2)]
+    assert stuck.begun.wait(10)
+    threading.Event().wait(0.5)
+    engine.close()
+    assert "musicgen-codec has not ended within 0.1 s" in caplog.text
+    for stream in streams:
+        with pytest.raises((EngineBusy, ServerUnavailable)):
+            whole(stream)
+    stuck.go_on.set()
+    engine.close()
+    assert not hasattr(engine, "_state")
+    decoded.close()
 
 
 def test_a_decoder_does_not_outrun_its_codec(parts, monkeypatch):

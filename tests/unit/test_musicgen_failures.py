@@ -25,11 +25,12 @@ from attune_ensemble.music.musicgen.codec import ChunkedCodec, CodecStream
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder, KeyValueCache
 from attune_ensemble.music.musicgen.decoding import CodecRunner
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.failures import EngineBusy
 from attune_ensemble.music.musicgen.loading import engine_of, parts_of
 from attune_ensemble.music.musicgen.music_engine import MusicGenAdapter
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.state import BatchState
 from attune_ensemble.music.musicgen.statistics import EngineCounters
 from attune_ensemble.music.musicgen.stepping import Stepper
@@ -431,6 +432,33 @@ def test_closing_the_adapter_ends_its_threads_and_what_plays(parts):
     adapter.close()
     with pytest.raises(EngineBusy, match="closing"):
         list(music)
+    assert threads_of_music() == before
+
+
+def test_closing_the_adapter_does_not_wait_for_an_engine_that_is_being_made_anew(parts, monkeypatch, caplog):
+    """It is closed once it is made."""
+    before, made, making, go_on = threads_of_music(), [], threading.Event(), threading.Event()
+
+    def make():
+        if made:
+            making.set()
+            assert go_on.wait(BOUND_S)
+        made.append(engine_of(parts, SETTINGS))
+        return made[-1]
+
+    adapter = MusicGenAdapter(make, SamplingSettings())
+    adapter._engine.close()
+    adapter._engine._gave_up = True
+    monkeypatch.setattr(music_engine, "RETRY_S", 0.0)
+    monkeypatch.setattr(music_engine, "CLOSE_S", 0.1)
+    reviving = threading.Thread(target=adapter._revive)
+    reviving.start()
+    assert making.wait(BOUND_S)
+    adapter.close()
+    assert "still being made anew" in caplog.text
+    go_on.set()
+    reviving.join(BOUND_S)
+    assert len(made) == 2
     assert threads_of_music() == before
 
 

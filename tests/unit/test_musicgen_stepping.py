@@ -21,8 +21,9 @@ from attune_ensemble.music.musicgen import stepping
 from attune_ensemble.music.musicgen.codec import ChunkedCodec
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import CudaGraphs, Stepper, row_counts
 from tests.musicgen_models import FRAME_RATE, Letters, tiny_musicgen

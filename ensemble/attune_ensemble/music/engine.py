@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -53,16 +53,19 @@ class MusicEngine(Protocol):
         """What the engine counts, by the names that its factory's `metrics` explain."""
         ...
 
-    def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
+    def generate(self, request: MusicRequest, chunk_s: float) -> Generator[Audio, None, None]:
         """Yield the music as [N, C] float32 chunks of about `chunk_s` seconds, `duration_s` in all.
 
-        Closing the iterator stops the work. An empty chunk means that there is nothing yet, and lets the caller look
+        Closing it stops the work. An empty chunk means that there is nothing yet, and lets the caller look
         whether anybody still listens.
         """
         ...
 
     def close(self) -> None:
-        """End its threads, and give back its memory and files; nothing is asked of it afterwards."""
+        """End its threads, and give back its memory and files; nothing is asked of it afterwards.
+
+        It returns within half a minute, even where a thread does not end.
+        """
         ...
 
 

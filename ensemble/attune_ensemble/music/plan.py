@@ -13,8 +13,10 @@ __all__ = ["ConstantPlan", "MusicPlan"]
 class MusicPlan(Protocol):
     """Tells an engine what to play at a time of the piece, in seconds from its beginning.
 
-    An engine asks again and again while it makes the piece, at the beginning of what it makes next, and may look a few
-    seconds further. It asks from whichever thread makes the music, so an answer must come at once.
+    An engine asks again and again while it makes the piece, at the beginning of what it makes next, and may look up to
+    12 s further for changes within that; each says how far ahead of its listener it makes music. The same time may be
+    asked for again, and the answer may have changed. An engine asks from whichever thread makes the music, so an answer
+    must come at once.
     """
 
     def spec_at(self, time_s: float) -> MusicSpec:

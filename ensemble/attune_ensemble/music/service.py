@@ -6,11 +6,13 @@ import secrets
 import threading
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import fields, replace
 from typing import Any
 
 from attune_client.protocol.bounds import DEFAULT_MUSIC_S
 from attune_client.protocol.checks import check_complete, check_duration, check_seed
+from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.sampling import SamplingSettings
 from attune_client.protocol.tensors import Tensors, text_of
@@ -24,6 +26,7 @@ DRAWN_SEED_BITS = 53
 
 _HEARTBEAT_S = 0.1
 _WORK = "the music"
+_CLOSED = "the music service is closing"
 _SAMPLING = tuple(field.name for field in fields(SamplingSettings))
 
 
@@ -39,6 +42,7 @@ class MusicService:
         self._options = options
         self._engines: dict[str, Future[MusicEngine]] = {}
         self._making = threading.Lock()
+        self._closed = False
         self._engine(default_engine).result()  # at start-up, not in front of the first listener
 
     def play(self, inputs: Tensors, *, context: CallContext = UNLIMITED) -> Generator[dict[str, Any], None, None]:
@@ -48,8 +52,8 @@ class MusicService:
         that were chosen; with `check_only` nothing follows it, and no prompt or specification is looked at.
 
         Raises `InvalidOption` for an unknown engine, or a length, seed or specification out of range;
-        `StreamEndedEarly` at the end of music that is shorter than what was asked for, and what `CallContext.check`
-        raises.
+        `ServerUnavailable` once the service is closed; `StreamEndedEarly` at the end of music that is shorter than what
+        was asked for, and what `CallContext.check` raises. Closing it stops the engine's work.
         """
         duration_s, seed = read_options(inputs)
         only_check = "check_only" in inputs and bool(inputs["check_only"].flat[0])
@@ -64,19 +68,23 @@ class MusicService:
         if request is None:
             return
         frames = 0
-        for chunk in engine.generate(replace(request, deadline_s=context.left_s()), self._chunk_s):
-            context.check(_WORK)
-            frames += len(chunk)
-            yield {"music": chunk} if len(chunk) else {}
+        with closing(engine.generate(replace(request, deadline_s=context.left_s()), self._chunk_s)) as chunks:
+            for chunk in chunks:
+                context.check(_WORK)
+                frames += len(chunk)
+                yield {"music": chunk} if len(chunk) else {}
         check_complete(frames, engine.sample_rate, request.duration_s)
 
     def close(self) -> None:
-        """Close every engine, one that is still being made once it is."""
+        """Close every engine, and make no more; one that is still being made is not waited for, and closed once it is.
+
+        An engine that cannot be closed is logged, and keeps no other from it.
+        """
         with self._making:
+            self._closed = True
             engines, self._engines = self._engines, {}
         for future in engines.values():
-            if future.exception() is None:
-                future.result().close()
+            future.add_done_callback(_close_made)
 
     def metrics(self) -> dict[str, float]:
         """What the engines that were made count, by name."""
@@ -84,8 +92,13 @@ class MusicService:
         return {name: value for engine in made for name, value in engine.metrics().items()}
 
     def _engine(self, name: str) -> Future[MusicEngine]:
-        """The engine of that name, which is made in a thread of its own when it is first asked for."""
+        """The engine of that name, which is made in a thread of its own when it is first asked for.
+
+        Raises `ServerUnavailable` once the service is closed.
+        """
         with self._making:  # two requests at once must not make two
+            if self._closed:
+                raise ServerUnavailable(_CLOSED)
             if name not in self._engines:
                 maker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"make-{name}")
                 self._engines[name] = maker.submit(create_engine, name, self._options)
@@ -103,7 +116,15 @@ class MusicService:
             with self._making:
                 if self._engines.get(name) is future:
                     del self._engines[name]
+        if self._closed:  # meanwhile: the engine is closed as well
+            raise ServerUnavailable(_CLOSED)
         return future.result()
+
+
+def _close_made(future: Future[MusicEngine]) -> None:
+    """Close what was made, if it was; `Future` logs what this raises."""
+    if future.exception() is None:
+        future.result().close()
 
 
 def read_options(inputs: Tensors) -> tuple[float, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attune_client.protocol.models import MUSIC_GENERATOR
 from attune_client.protocol.profiles import EMBEDDED, GPU
+from attune_ensemble.music.musicgen import checkpoint
 from attune_export.digests import digests_of, digests_of_weights
 from attune_export.errors import ExportError
 from attune_export.parts import NO_MUSICGEN, ExportOptions, Part
@@ -15,7 +16,7 @@ from attune_weights import fetch, manifest
 
 __all__ = ["MODEL"]
 
-MUSICGEN_DIR = "musicgen"
+MUSICGEN_DIR = checkpoint.FOLDER
 _USUAL_CHECKPOINT = {EMBEDDED: NO_MUSICGEN, GPU: "musicgen-small"}
 
 
@@ -27,7 +28,7 @@ def _part(options: ExportOptions) -> Part:
     weights: tuple[str, ...] = ()
     if source in manifest():
         made_from, weights = digests_of_weights(source), (source,)
-    elif (Path(source) / "config.json").is_file():
+    elif (Path(source) / checkpoint.CONFIG_FILE).is_file():
         made_from = digests_of(Path(source))
     else:
         known = [name for name in manifest() if name.startswith(MUSICGEN_DIR)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 
 from attune_client.protocol.music_spec import MusicSpec
@@ -23,7 +23,10 @@ from attune_ensemble.music.composer.parts import (
     pad_part,
 )
 from attune_ensemble.music.composer.score import DEEP_STROKE, DRUM, Note, Phrase
-from attune_ensemble.music.plan import MusicPlan
+from attune_ensemble.music.plan import ConstantPlan, MusicPlan
+
+LOOKAHEAD_S = 12.0
+"""How far from the beginning of a phrase its plan is asked at most: two bars of the slowest tempo."""
 
 _COLOUR_CHANCE = 0.35
 _PHRASE_BARS = 4
@@ -39,34 +42,78 @@ _ROUNDING_S = 1e-6
 """Sums of bars fall short of a change at a bar line by less than this."""
 
 
-def compose(plan: MusicPlan, seed: int, duration_s: float) -> Iterator[Phrase]:
-    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade.
+def compose(plan: MusicPlan, seed: int, duration_s: float) -> Composition:
+    """Phrases of a piece of `duration_s` seconds, the last of them a final chord with room to fade."""
+    return Composition(plan, seed, duration_s)
 
-    The plan is asked for the specification of each phrase when the one before has been taken. A phrase that the plan
-    would change on its way ends at that bar, two bars long at least.
+
+class Composition:
+    """Iterates over the phrases of a piece, and asks its plan for the specification of each as it comes.
+
+    A phrase that the plan would change on its way ends at that bar, two bars long at least. The plan is asked no
+    further than `LOOKAHEAD_S` from the phrase's beginning, and than its fourth bar.
     """
-    composer = Composer(seed)
-    body_s = duration_s - min(_LAST_CHORD_S, 0.35 * duration_s)
-    start_s, spec = 0.0, plan.spec_at(0.0)
-    num_bars = composer.bars_within(body_s, spec)
-    form = Form(num_bars, cast(spec.instruments).accompanies)
-    while num_bars:
-        label, bars = form.next(num_bars)
-        bars = _bars_before_change(plan, spec, start_s, bars, composer.bar_s(spec))
-        phrase = composer.phrase(spec, label, start_s, bars, leads_home=bars == num_bars)
-        yield phrase
-        num_bars -= bars
-        start_s, before = phrase.end_s, spec
-        spec = plan.spec_at(start_s + _ROUNDING_S)
-        if num_bars and spec.tempo_bpm != before.tempo_bpm:
-            num_bars = composer.bars_within(body_s - start_s, spec)
-    yield composer.ending(spec, start_s, duration_s - start_s)
+
+    def __init__(self, plan: MusicPlan, seed: int, duration_s: float) -> None:
+        self.start_s = 0.0
+        """Where the next phrase begins."""
+        self._plan = plan
+        self._composer = Composer(seed)
+        self._duration_s = duration_s
+        self._body_s = duration_s - min(_LAST_CHORD_S, 0.35 * duration_s)
+        self._spec: MusicSpec | None = None  # of the phrase before
+        self._form: Form | None = None
+        self._num_bars = 0  # that are left
+        self._ended = False
+
+    def __iter__(self) -> Composition:
+        """Itself: it goes on where it stands."""
+        return self
+
+    def __next__(self) -> Phrase:
+        """Compose the next phrase."""
+        if self._ended:
+            raise StopIteration
+        spec = self._turned()
+        if not self._num_bars or self._form is None:
+            self._ended = True
+            return self._composer.ending(spec, self.start_s, self._duration_s - self.start_s)
+        label, bars = self._form.next(self._num_bars)
+        bars = _bars_before_change(self._plan, spec, self.start_s, bars, self._composer.bar_s(spec))
+        phrase = self._composer.phrase(spec, label, self.start_s, bars, leads_home=bars == self._num_bars)
+        self._num_bars -= bars
+        self.start_s = phrase.end_s
+        return phrase
+
+    def if_it_stays(self) -> Composition:
+        """Return a copy that goes on as if the plan stayed what it was for the last phrase."""
+        if self._spec is None:
+            raise ValueError("no phrase has been composed yet")
+        other = copy.copy(self)
+        other._plan = ConstantPlan(self._spec, "")
+        other._composer, other._form = copy.deepcopy((self._composer, self._form))
+        return other
+
+    def _turned(self) -> MusicSpec:
+        """Ask for the specification of the next phrase, and count the bars that are left where the tempo changes."""
+        before = self._spec
+        if before is None:
+            spec = self._plan.spec_at(0.0)
+            self._num_bars = self._composer.bars_within(self._body_s, spec)
+            self._form = Form(self._num_bars, cast(spec.instruments).accompanies)
+        else:
+            spec = self._plan.spec_at(self.start_s + _ROUNDING_S)
+            if self._num_bars and spec.tempo_bpm != before.tempo_bpm:
+                self._num_bars = self._composer.bars_within(self._body_s - self.start_s, spec)
+        self._spec = spec
+        return spec
 
 
 def _bars_before_change(plan: MusicPlan, spec: MusicSpec, start_s: float, num_bars: int, bar_s: float) -> int:
-    """Return how many of `num_bars` from `start_s` precede the plan's next change."""
+    """Return how many of `num_bars` from `start_s` precede the plan's next change, as far as it may be asked."""
+    within_reach = range(_TURN_BARS, min(num_bars, _PHRASE_BARS, int(LOOKAHEAD_S / bar_s) + 1))
     return next(
-        (bar for bar in range(_TURN_BARS, num_bars) if plan.spec_at(start_s + bar * bar_s + _ROUNDING_S) != spec),
+        (bar for bar in within_reach if plan.spec_at(start_s + bar * bar_s + _ROUNDING_S) != spec),
         num_bars,
     )
 

@@ -4,8 +4,9 @@ Where the dynamics change on the way, it is the first ones that are brought to -
 below as their strokes do.
 
 The score says what will be played and every sample's K-weighted level is known, so the loudness of the next half minute
-can be forecast before a note of it is rendered. What the forecast misses (beating, the room) is measured while the
-piece plays, and corrected slowly. All steps are those of blocks, so that the size of chunks changes nothing.
+can be forecast before a note of it is rendered, as if the plan stayed what it is now; where it does not, the forecast
+is made anew. What the forecast misses (beating, the room) is measured while the piece plays, and corrected slowly. All
+steps are those of blocks, so that the size of chunks changes nothing.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ class Forecast:
         self._reach(math.ceil(end_s / LEVEL_HOP_S), 10 ** (lift_db / 10))
         for stroke in strokes:
             self._add(stroke)
+
+    def copy(self) -> Forecast:
+        """Return a forecast that goes on from here on its own."""
+        other = Forecast(self._library)
+        other.become(self)
+        return other
+
+    def become(self, other: Forecast) -> None:
+        """Take over what another forecast holds."""
+        self._start_hop = other._start_hop
+        self._dry, self._sent, self._lift = other._dry.copy(), other._sent.copy(), other._lift.copy()
 
     def forget_before(self, position_s: float) -> None:
         """Drop what is more than a minute before `position_s`."""

@@ -9,8 +9,10 @@ from attune_ensemble.music.composer.dynamics import DB_PER_VELOCITY
 from attune_ensemble.music.composer.instruments import ROLE_LEVEL_DB, TABLE
 from attune_ensemble.music.composer.score import Note, Phrase
 
+TIMING_LIMIT_S = 0.014
+"""How much earlier or later than written a stroke begins at most, but for the rolling of chords."""
+
 _TIMING_SPREAD_S = 0.006
-_TIMING_LIMIT_S = 0.014
 _VELOCITY_SPREAD = 2.5
 _MEDIUM_VELOCITY = 64
 _BRIGHTNESS_STEPS = ((46, -12), (60, -8), (74, -4), (86, -2))
@@ -42,7 +44,7 @@ def perform(phrase: Phrase, seed: int, gain_db: float = 0.0) -> list[Stroke]:
 
 
 def _stroke(note: Note, phrase: Phrase, place_in_chord: int, gain_db: float, rng: random.Random) -> Stroke:
-    late_s = min(max(rng.gauss(0.0, _TIMING_SPREAD_S), -_TIMING_LIMIT_S), _TIMING_LIMIT_S)
+    late_s = min(max(rng.gauss(0.0, _TIMING_SPREAD_S), -TIMING_LIMIT_S), TIMING_LIMIT_S)
     late_s += 0.0 if TABLE[note.instrument].sustained else _ROLL_S * place_in_chord
     velocity = note.velocity + rng.gauss(0.0, _VELOCITY_SPREAD)
     level_db = DB_PER_VELOCITY * (velocity - _MEDIUM_VELOCITY)

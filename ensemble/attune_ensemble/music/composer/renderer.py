@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,20 +20,22 @@ _SWELL_FROM_S = 1.4
 
 
 class Renderer:
-    """Renders strokes, in order of time, to the dry mix, [3, BLOCK] per call, in constant memory."""
+    """Renders strokes to the dry mix, [3, BLOCK] per call, in constant memory."""
 
-    def __init__(self, strokes: Iterator[Stroke], library: SampleLibrary) -> None:
-        self._strokes = strokes
+    def __init__(self, library: SampleLibrary) -> None:
         self._library = library
-        self._next: Stroke | None = next(strokes, None)
         self._ahead: Frames = np.zeros((3, round(_LONGEST_NOTE_S * SAMPLE_RATE) + BLOCK), np.float32)
         self._position = 0
 
-    def block(self) -> Frames:
-        """Render the next block of left, right and send."""
-        while self._next is not None and round(self._next.start_s * SAMPLE_RATE) < self._position + BLOCK:
-            self._add(self._next)
-            self._next = next(self._strokes, None)
+    @property
+    def block_end(self) -> int:
+        """The frame of the piece at which the next block ends."""
+        return self._position + BLOCK
+
+    def block(self, strokes: Iterable[Stroke]) -> Frames:
+        """Render the next block of left, right and send; `strokes` are those that begin in it."""
+        for stroke in strokes:
+            self._add(stroke)
         block = self._ahead[:, :BLOCK].copy()
         self._ahead[:, :-BLOCK] = self._ahead[:, BLOCK:]
         self._ahead[:, -BLOCK:] = 0

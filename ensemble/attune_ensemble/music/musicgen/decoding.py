@@ -19,6 +19,7 @@ from attune_ensemble.music.musicgen.codec import CodecStream
 from attune_ensemble.music.musicgen.devices import on_device
 from attune_ensemble.music.musicgen.failures import as_attune_error
 from attune_ensemble.music.musicgen.requests import MusicStream
+from attune_ensemble.music.musicgen.threads import has_ended
 
 __all__ = ["CodecRunner", "Codes"]
 
@@ -52,6 +53,7 @@ class CodecRunner:
         self._queue: SimpleQueue[tuple[Codes, torch.cuda.Event | None] | None] = SimpleQueue()
         self._submitting = threading.Lock()
         self._ended = False
+        self._current: Codes | None = None  # what the thread decodes, or has decoded last
         self._thread: threading.Thread | None = None
         if device.type == "cuda" if threaded is None else threaded:
             self._thread = threading.Thread(target=on_device(device, self._run), name="musicgen-codec", daemon=True)
@@ -80,11 +82,25 @@ class CodecRunner:
                 raise ServerUnavailable(_ENDED)
             self._queue.put((work, event))
 
-    def close(self) -> None:
-        """Return when everything submitted is decoded."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
+    def close(self) -> bool:
+        """Return whether everything submitted has been decoded, which is waited for no longer than `CLOSE_S`.
+
+        Where it has not, the streams that still wait for it end with an error.
+        """
+        if self._thread is None:
+            return True
+        self._queue.put(None)
+        if has_ended(self._thread):
+            return True
+        waiting = [self._current]
+        while not self._queue.empty():
+            item = self._queue.get()
+            waiting.append(item and item[0])
+        self._queue.put(None)  # for the thread, if it comes so far
+        for work in waiting:
+            if work is not None:
+                work.stream.fail(ServerUnavailable(_ENDED))
+        return False
 
     def _run(self) -> None:
         item = None
@@ -103,6 +119,7 @@ class CodecRunner:
             item = None if self._queue.empty() else self._queue.get()
 
     def _take(self, work: Codes, ready: torch.cuda.Event | None, side: torch.cuda.Stream | None) -> None:
+        self._current = work
         try:
             if ready is not None and side is not None:
                 side.wait_event(ready)

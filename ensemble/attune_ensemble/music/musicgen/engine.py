@@ -31,11 +31,13 @@ from attune_ensemble.music.musicgen.decoding import CodecRunner, Codes
 from attune_ensemble.music.musicgen.devices import on_device
 from attune_ensemble.music.musicgen.failures import EngineBusy, as_attune_error
 from attune_ensemble.music.musicgen.requests import Generation, MusicStream
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.statistics import EngineCounters, EngineStatistics
 from attune_ensemble.music.musicgen.stepping import Stepper
+from attune_ensemble.music.musicgen.threads import has_ended
 
-__all__ = ["EngineSettings", "MusicGenEngine"]
+__all__ = ["MusicGenEngine"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,25 +46,6 @@ _TOLERATED_FAILURES = 3
 
 _CLOSED = "the music engine is closing"
 _FAILED = "the music engine has failed and makes no more music; the server's log says more"
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How the engine runs.
-
-    `slots`: requests at a time. `queue`: requests that may wait. `window_s`: context, in seconds; a longer piece slides
-    on, reading the last `kept_s` again. `first_chunk_s`: the first audio; each further chunk is twice as long, up to
-    `longest_chunk_s`. `ahead_s`: audio made ahead of a listener before its slot waits.
-    """
-
-    slots: int = 8
-    queue: int = 64
-    window_s: float = 30.0
-    kept_s: float = 20.0
-    max_prompt_tokens: int = 256
-    first_chunk_s: float = 0.25
-    longest_chunk_s: float = 2.0
-    ahead_s: float = 30.0
 
 
 @dataclass(slots=True)
@@ -172,12 +155,22 @@ class MusicGenEngine:
             return self._counters.read(len(self._slots), waiting, healthy=self.healthy)
 
     def close(self) -> None:
-        """End every request that is not complete, and the engine's threads."""
+        """End every request that is not complete, and the engine's threads.
+
+        A thread that has not ended within `CLOSE_S` is left alone, with the memory that it uses, until it ends by
+        itself; nobody waits for its music any longer. As the interpreter ends, it is given as long once more.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join()
-        self._runner.close()
+        decoder_ended = has_ended(self._thread)
+        codec_ended = self._runner.close()
+        if not (decoder_ended and codec_ended):
+            with self._changed:
+                streams = self._streams()
+            for stream in streams:
+                stream.fail(EngineBusy(_CLOSED))
+            return
         atexit.unregister(self.close)
         # Gigabytes on a GPU, which the engine that is made in place of a failed one needs.
         for name in ("_stepper", "_state"):

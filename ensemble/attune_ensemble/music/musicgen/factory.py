@@ -9,13 +9,12 @@ from pathlib import Path
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.foreign_text import without_internals
 from attune_ensemble.music.engine import EngineOptions, MusicEngine
+from attune_ensemble.music.musicgen.checkpoint import CONFIG_FILE, FOLDER, NONE
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.statistics import METRICS
 from attune_ensemble.music.musicgen.threads import keep_workers_awake
 
 __all__ = ["MusicGenFactory", "MusicGenSettings"]
-
-_CHECKPOINT_FILE = "config.json"  # beside it lie the weights
-_NO_CHECKPOINT_FILE = "none"  # what `attune export --musicgen none` leaves in the checkpoint's place
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +33,12 @@ class MusicGenSettings:
     @classmethod
     def of(cls, options: EngineOptions) -> MusicGenSettings:
         """Read the parameters `weights` (a name in the version folder), `numerics`, `slots` and `queue`."""
-        given = options.settings
+        given, usual = options.settings, EngineSettings()
         return cls(
-            weights=options.folder / given.get("weights", "musicgen") if options.folder else None,
+            weights=options.folder / given.get("weights", FOLDER) if options.folder else None,
             numerics=given.get("numerics", ""),
-            slots=int(given.get("slots", "8")),
-            queue=int(given.get("queue", "64")),
+            slots=int(given.get("slots", usual.slots)),
+            queue=int(given.get("queue", usual.queue)),
         )
 
 
@@ -55,17 +54,17 @@ class MusicGenFactory:
     @property
     def missing(self) -> str | None:
         """Says how to export a checkpoint where there is none."""
-        if self._has(_CHECKPOINT_FILE):
+        if self._has(CONFIG_FILE):
             return None
         return (
             "this profile plays with MusicGen, and no checkpoint has been exported for it: run `attune export` with "
-            "this --profile, and --musicgen none if the composer is to play"
+            f"this --profile, and --musicgen {NONE} if the composer is to play"
         )
 
     @property
     def left_out(self) -> bool:
         """Whether `attune export --musicgen none` has said that there shall be none."""
-        return self._has(_NO_CHECKPOINT_FILE)
+        return self._has(NONE)
 
     def create(self) -> MusicEngine:
         """A running engine. Raises `ServerUnavailable` where its checkpoint or its libraries are missing."""

@@ -25,8 +25,9 @@ from attune_client.protocol.errors import AttuneError
 from attune_ensemble.music.musicgen.codec import ChunkedCodec
 from attune_ensemble.music.musicgen.conditioning import Conditioner
 from attune_ensemble.music.musicgen.decoder import Decoder
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.linear import Int8Linear, OneDnnLinear, is_int8_available
+from attune_ensemble.music.musicgen.settings import EngineSettings
 
 __all__ = [
     "SIZES",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from pathlib import Path
 
 from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.engine import Audio, MusicRequest
-from attune_ensemble.music.musicgen.engine import EngineSettings, MusicGenEngine
+from attune_ensemble.music.musicgen.engine import MusicGenEngine
 from attune_ensemble.music.musicgen.loading import Parts, engine_of, load_checkpoint, numerics_on, parts_of
 from attune_ensemble.music.musicgen.requests import Generation
-from attune_ensemble.music.musicgen.threads import on_own_thread
+from attune_ensemble.music.musicgen.settings import EngineSettings
+from attune_ensemble.music.musicgen.threads import CLOSE_S, on_own_thread
 
 __all__ = ["HEARTBEAT_S", "RETRY_S", "MusicGenAdapter", "load_engine"]
 
@@ -39,6 +41,7 @@ class MusicGenAdapter:
         """`make` returns a running engine; it raises what keeps it from that."""
         self._make, self._sampling = make, sampling
         self._making = threading.Lock()
+        self._closed = False
         self._engine = make()
         self._made_s = time.monotonic()
         self.sample_rate = self._engine.codec.sample_rate
@@ -52,13 +55,14 @@ class MusicGenAdapter:
         """What the engine counts, by the names of `METRICS`."""
         return self._engine.statistics().metrics()
 
-    def generate(self, request: MusicRequest, chunk_s: float) -> Iterator[Audio]:
+    def generate(self, request: MusicRequest, chunk_s: float) -> Generator[Audio, None, None]:
         """Yield the music as [N, C] chunks: the first of a quarter of a second, then longer, at most `chunk_s`.
 
-        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is heard.
+        The plan is asked for its prompt at each chunk, as far ahead as the music is made before it is taken: by
+        `EngineSettings.ahead_s` and a chunk, about half a minute.
 
         While nothing is there, for want of a slot or of a step, an empty chunk comes every `HEARTBEAT_S`. Closing the
-        iterator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
+        generator frees the request's slot within a step. Raises `InvalidOption` for a prompt that is too long,
         `EngineBusy` where too many wait already, `ServerUnavailable` where the engine has failed for good, and
         `RequestTimeout` after the request's deadline.
         """
@@ -72,31 +76,43 @@ class MusicGenAdapter:
         return _cut(stream.chunks(HEARTBEAT_S), max(1, round(chunk_s * self.sample_rate)))
 
     def close(self) -> None:
-        """End the engine and its threads; every piece that is not complete ends."""
-        with self._making:
+        """End the engine and its threads; every piece that is not complete ends.
+
+        An engine that is being made anew is closed once it is, and not waited for beyond `CLOSE_S`.
+        """
+        self._closed = True
+        if not self._making.acquire(timeout=CLOSE_S):
+            _log.error("the music engine is still being made anew after %g s; it will be closed once it is", CLOSE_S)
+            return
+        try:
             self._engine.close()
+        finally:
+            self._making.release()
 
     def _revive(self) -> None:
         """Replace an engine that has failed; whoever asks meanwhile is refused by the old one."""
         if self._engine.healthy or not self._making.acquire(blocking=False):
             return
         try:
-            if not self._engine.healthy and time.monotonic() - self._made_s > RETRY_S:
+            if not self._closed and not self._engine.healthy and time.monotonic() - self._made_s > RETRY_S:
                 self._made_s = time.monotonic()
                 self._engine.close()
                 self._engine = self._make()
                 _log.warning("the music engine was made anew")
+                if self._closed:
+                    self._engine.close()
         except Exception:
             _log.exception("the music engine could not be made anew")
         finally:
             self._making.release()
 
 
-def _cut(chunks: Iterator[Audio], most: int) -> Iterator[Audio]:
+def _cut(chunks: Generator[Audio, None, None], most: int) -> Generator[Audio, None, None]:
     """The same audio in chunks of at most `most` frames; an empty one stays."""
-    for chunk in chunks:
-        for start in range(0, max(len(chunk), 1), most):
-            yield chunk[start : start + most]
+    with closing(chunks):
+        for chunk in chunks:
+            for start in range(0, max(len(chunk), 1), most):
+                yield chunk[start : start + most]
 
 
 def load_engine(checkpoint: Path, device: str, numerics: str, slots: int, queue: int) -> MusicGenAdapter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,11 +61,11 @@ class MusicStream:
 
     # The listener's side
 
-    def __iter__(self) -> Iterator[Audio]:
+    def __iter__(self) -> Generator[Audio, None, None]:
         """Yield chunks [N, C] until the piece ends; raise what ended it early. Leaving the loop cancels."""
         return self.chunks()
 
-    def chunks(self, heartbeat_s: float | None = None) -> Iterator[Audio]:
+    def chunks(self, heartbeat_s: float | None = None) -> Generator[Audio, None, None]:
         """Iterate, and yield an empty chunk whenever nothing has come for `heartbeat_s`.
 
         Between two chunks the caller may look whether anybody still listens.

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["keep_workers_awake", "on_own_thread"]
+__all__ = ["CLOSE_S", "has_ended", "keep_workers_awake", "on_own_thread"]
+
+CLOSE_S = 10.0
+"""How long a thread may take to end: a step and what is under way in the codec take far less."""
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -30,3 +37,11 @@ def on_own_thread(run: Callable[[], T]) -> T:
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(run).result()
+
+
+def has_ended(thread: threading.Thread) -> bool:
+    """Wait for a thread that has been told to end, up to `CLOSE_S`; one that has not ended by then is logged."""
+    thread.join(CLOSE_S)
+    if thread.is_alive():
+        _log.error("the thread %s has not ended within %g s: its memory is kept until it does", thread.name, CLOSE_S)
+    return not thread.is_alive()

@@ -19,7 +19,6 @@ from torch.utils.mkldnn import MkldnnLinear
 from attune_client.protocol.sampling import SamplingSettings
 from attune_ensemble.music.musicgen.benchmark.machine import memory_in_use, reset_memory, timed
 from attune_ensemble.music.musicgen.decoder import Decoder
-from attune_ensemble.music.musicgen.engine import EngineSettings
 from attune_ensemble.music.musicgen.fused import is_fusible
 from attune_ensemble.music.musicgen.linear import Int8Linear
 from attune_ensemble.music.musicgen.loading import (
@@ -32,6 +31,7 @@ from attune_ensemble.music.musicgen.loading import (
 )
 from attune_ensemble.music.musicgen.pattern import DelayPattern
 from attune_ensemble.music.musicgen.requests import Generation
+from attune_ensemble.music.musicgen.settings import EngineSettings
 from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import Stepper
 from attune_ensemble.music.musicgen.threads import on_own_thread
