@@ -29,7 +29,7 @@ from attune_client.protocol.errors import (
     SilentAudio,
     from_wire,
 )
-from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
+from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, MUSIC_THERAPY, SPEECH_EMOTION, SPEECH_TO_TEXT
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
 from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.serving.lease import Lease, is_held
@@ -971,3 +971,120 @@ def test_numbers_that_are_none_are_an_error_going_out_and_coming_in(spec, output
 def test_what_rounding_adds_to_a_limit_is_allowed():
     (response,) = make(FakePb(), SPEECH_EMOTION).answer([FakeRequest()], lambda inputs: {"vad": [1, 3, 5.0005]})
     assert not response.has_error()
+
+
+# --- what is no Exception ends a request as an error does ---
+
+
+class Panic(BaseException):
+    """Stands for the panic of a library in Rust, which is no Exception."""
+
+
+def panicking(outputs: list[dict[str, Any]]) -> Callable[..., Iterator[dict[str, Any]]]:
+    """A stream that panics after those outputs."""
+
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from outputs
+        raise Panic("index out of bounds")
+
+    return play
+
+
+@pytest.mark.parametrize("outputs", [[], [{"engine": "a"}]])
+def test_a_panic_is_told_and_gives_its_place_back(outputs):
+    pb = FakePb()
+    adapter = make(pb, MUSIC_GENERATOR, max_concurrent=1, max_waiting=0)
+    request, after = FakeRequest(), FakeRequest()
+    adapter.stream([request], panicking(outputs))
+    ended = outcome(request)
+    assert type(ended) is ServerError
+    assert str(ended) == "music_generator failed; see the server's log"
+    assert "Panic: index out of bounds" in pb.Logger.lines[0]
+    assert not adapter._watch._replies
+    wait_until(lambda: adapter._places._running == 0)
+    adapter.stream([after], lambda inputs, context: ({"engine": name} for name in "b"))
+    assert outcome(after).arrays() == {"engine": ["b"]}
+
+
+def test_a_panic_fails_its_own_request_alone():
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        if "text" not in inputs:
+            raise Panic
+        return {"prompt": inputs["text"]}
+
+    bad, good = make(FakePb()).answer([FakeRequest(), FakeRequest(text=text("a"))], describe)
+    assert type(from_wire(bad.error().message())) is ServerError
+    assert good.arrays() == {"prompt": [b"a"]}
+
+
+def test_a_panic_while_a_called_model_answers_reaches_the_caller_at_once():
+    def called(name: str, inputs: dict[str, np.ndarray]) -> Any:
+        raise Panic
+
+    with pytest.raises(Panic):
+        make(FakePb(called)).call("speech_to_text", {"audio": text("a")}, context=UNLIMITED, timeout_s=WAIT_S)
+
+
+def test_an_error_that_the_model_cannot_tell_in_band_is_told_as_an_error_response():
+    pb = FakePb()
+    adapter = make(pb, MUSIC_THERAPY)  # it streams, and declares no output for errors
+    with Lease() as lease:
+        request = FakeRequest(lease=text(lease.token))
+        adapter.stream([request], panicking([]))
+        ended = outcome(request)
+    assert type(ended) is ServerError
+    assert str(ended) == "music_therapy failed; see the server's log"
+    assert "its error could not be told: KeyError('error')" in pb.Logger.lines[-1]
+    wait_until(lambda: adapter._places._running == 0)
+
+
+def test_a_last_response_that_panics_gives_its_place_back():
+    pb = FakePb()
+    adapter = make(pb, max_concurrent=1, max_waiting=0)
+    request = FakeRequest(text=text("a"))
+    asked = threading.Event()
+
+    def send(response: FakeResponse | None = None, flags: int = 0) -> None:
+        asked.set()
+        raise Panic("the pipe broke")
+
+    request.sender.send = send  # type: ignore[method-assign]
+    adapter.answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    assert asked.wait(WAIT_S)
+    wait_until(lambda: adapter._places._running == 0)
+    assert pb.Logger.lines == ["music_prompt: the last response could not be sent: the pipe broke"]
+
+
+def test_work_that_panics_leaves_its_place_to_the_next():
+    places, begun, done = Places("model", at_work=1, waiting=1), threading.Event(), threading.Event()
+
+    def panic() -> None:
+        assert begun.wait(WAIT_S)
+        raise Panic
+
+    places.take(panic)
+    places.take(done.set)
+    begun.set()
+    assert done.wait(WAIT_S)
+    wait_until(lambda: places._running == 0)
+
+
+def test_where_no_thread_starts_no_place_is_taken(monkeypatch):
+    places, done = Places("model", at_work=1, waiting=0), threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            places.take(lambda: None)
+    places.take(done.set)
+    assert done.wait(WAIT_S)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.01)

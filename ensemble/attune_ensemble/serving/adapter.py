@@ -131,7 +131,7 @@ class Adapter:
         def respond(request: Any) -> Any:
             try:
                 return self._response(function(self._read(request)))
-            except Exception as error:
+            except BaseException as error:  # one that escapes would fail the other requests too
                 return self._error_response(self._told(error, _id_of(request)))
 
         return [respond(request) for request in requests]
@@ -275,13 +275,15 @@ class Adapter:
         reply.when_abandoned(lambda: self._withdraw(reply, work))
 
     def _serve(self, reply: Reply, respond: Callable[[], Any]) -> None:
+        response = None
         try:
             reply.look()  # one that was given up while it waited for its turn must not begin
             reply.context.check(self._spec.name)
             response = respond()
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception, and must be told as well
             response = self._failure(reply, error)
-        self._finish(reply, response)
+        finally:
+            self._finish(reply, response)
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
         """Give up a request that waits; one at work sees for itself."""
@@ -296,7 +298,7 @@ class Adapter:
         self._watch.remove(reply)
         try:
             reply.finish(response)
-        except Exception as error:  # the server stops, or will not have this response: nobody can be told
+        except BaseException as error:  # the server stops, or will not have this response: nobody can be told
             self._pb.Logger.log_error(f"{self._spec.name}: the last response could not be sent: {error}")
 
     def _answered_once(self, reply: Reply, function: Answer, inputs: Tensors) -> Any:
@@ -320,19 +322,23 @@ class Adapter:
         arrays = declared_outputs(self._spec, outputs)
         return self._pb.InferenceResponse([self._pb.Tensor(name, array) for name, array in arrays.items()])
 
-    def _failure(self, reply: Reply, error: Exception) -> Any:
-        """The last response of a request that failed.
+    def _failure(self, reply: Reply, error: BaseException) -> Any:
+        """The last response of a request that failed; there is one whatever goes wrong in making it.
 
         An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
         """
-        told = self._told(error, reply.context.request_id)
-        in_band = self._spec.decoupled and reply.on_lease
-        return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
+        try:
+            told = self._told(error, reply.context.request_id)
+            in_band = self._spec.decoupled and reply.on_lease
+            return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
+        except BaseException as unable:
+            self._pb.Logger.log_error(f"{self._spec.name}: its error could not be told: {unable!r}")
+            return self._error_response(self._unexplained())
 
     def _error_response(self, told: AttuneError) -> Any:
         return self._pb.InferenceResponse(error=self._pb.TritonError(told.to_wire(), self._error_code(told)))
 
-    def _told(self, error: Exception, request_id: str) -> AttuneError:
+    def _told(self, error: BaseException, request_id: str) -> AttuneError:
         """What a client may know of an error; the log gets the rest."""
         if isinstance(error, RequestCancelled):
             self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller: request {request_id}")
@@ -345,6 +351,9 @@ class Adapter:
             return error
         trace = "".join(traceback.format_exception(error))
         self._pb.Logger.log_error(f"{self._spec.name}: request {request_id}: {trace}")
+        return self._unexplained()
+
+    def _unexplained(self) -> ServerError:
         return ServerError(f"{self._spec.name} failed; see the server's log")
 
     def _error_code(self, error: AttuneError) -> Any:
@@ -408,7 +417,7 @@ def _in_background(
             for item in produce():
                 items.put(item)
             items.put(end)
-        except Exception as error:
+        except BaseException as error:  # whoever waits has to hear of any
             items.put(error)
 
     with context.on_cancel(lambda: items.put(end)):
@@ -428,7 +437,7 @@ def _in_background(
             context.check(name)
             if item is end:
                 return
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 try:
                     raise item
                 finally:
