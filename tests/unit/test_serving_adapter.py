@@ -697,6 +697,27 @@ def test_a_stream_that_waits_for_a_model_ends_at_the_deadline(responses, dead):
     assert not is_held(dead.lease)
 
 
+@pytest.mark.parametrize("name", ["speech_to_text", "music_generator"])
+def test_a_call_without_a_timeout_waits_until_the_deadline_and_without_one_for_so_long(monkeypatch, name, dead):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._CALL_TIMEOUT_S", 0.05)
+    adapter = make(FakePb(dead))
+
+    def ask(context: CallContext, **options: float) -> None:
+        if name == "music_generator":
+            next(adapter.call_stream(name, {"prompt": text("slow")}, context=context, **options))
+        else:
+            adapter.call(name, {"audio": text("")}, context=context, **options)
+
+    with pytest.raises(RequestTimeout, match=f"{name} gave no answer within 0.05 s"):
+        ask(UNLIMITED)
+    context = CallContext.within(10 * 0.05)
+    with pytest.raises(RequestTimeout, match=f"the deadline passed before {name} was done"):
+        ask(context)
+    assert context.left_s() == 0
+    with pytest.raises(RequestTimeout, match=f"{name} gave no answer within 0.02 s"):
+        ask(CallContext.within(ENOUGH_S), timeout_s=0.02)
+
+
 def test_a_stream_makes_no_chunk_after_the_deadline():
     def wait_in_the_middle(index: int) -> None:
         if index == 3:

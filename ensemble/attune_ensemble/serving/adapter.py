@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import secrets
 import threading
@@ -72,6 +73,8 @@ Once a response has gone out, Triton no longer hands an error response to a call
 
 _MAX_CONCURRENT, _MAX_WAITING = 16, 16
 _CALL_TIMEOUT_S = 300.0
+"""How long a called model may take for a response where neither a deadline nor the caller says how long."""
+
 _METRICS_PERIOD_S = 1.0
 _LEAST_LEFT_S = 1e-3
 """What is given to a called model at least: a smaller number may become 0 on the wire."""
@@ -192,13 +195,16 @@ class Adapter:
         /,
         *,
         context: CallContext,
-        timeout_s: float = _CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Tensors:
         """Call another model of the repository, which is given what is left of the context's time.
 
+        The answer is waited for until the deadline, or for `_CALL_TIMEOUT_S` where there is none; in either case no
+        longer than `timeout_s`, where that is given.
+
         Raises:
             RequestCancelled: nobody waits any more for the request of this context.
-            RequestTimeout: its deadline has passed, or no answer came within `timeout_s`.
+            RequestTimeout: its deadline has passed, or no answer came in time.
             AttuneError: the one that the model answered; ServerError if it is none of ours.
         """
         with self._passed_on(name, context) as more:
@@ -214,14 +220,15 @@ class Adapter:
         /,
         *,
         context: CallContext,
-        timeout_s: float = _CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Generator[Tensors, None, None]:
         """Call a decoupled model and yield its responses as they come; closing the iterator stops that model.
 
+        Each response, be it the first or a later one, is waited for as long as `call` waits for an answer.
+
         Raises:
             RequestCancelled: as `call` does.
-            RequestTimeout: the deadline has passed, or a response, be it the first or a later one, took longer than
-                `timeout_s`.
+            RequestTimeout: the deadline has passed, or a response did not come in time.
             AttuneError: as `call` does.
         """
         with self._passed_on(name, context) as more:
@@ -402,13 +409,15 @@ def _id_of(request: Any) -> str:
 
 
 def _in_background(
-    produce: Callable[[], Iterator[Tensors]], name: str, context: CallContext, timeout_s: float
+    produce: Callable[[], Iterator[Tensors]], name: str, context: CallContext, timeout_s: float | None
 ) -> Generator[Tensors]:
     """The items of `produce()`, made in a thread: neither a model that died nor one that is slow to answer can hold a
     caller for ever, or beyond the deadline, or one that nobody waits for any more.
 
     The thread goes on to the end when nobody takes the items any more: Triton keeps a response until it is read.
     """
+    if timeout_s is None:
+        timeout_s = _CALL_TIMEOUT_S if context.deadline is None else math.inf
     end = object()
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
