@@ -34,6 +34,7 @@ from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
 from attune_ensemble.serving.call import UNLIMITED, CallContext
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.serving.places import Places
+from attune_ensemble.serving.reply import Reply
 
 WAIT_S = 5.0
 
@@ -831,6 +832,44 @@ def test_closing_ends_every_thread_of_the_adapter(monkeypatch):
     assert not watch.is_alive()
     assert not metrics.is_alive()
     assert pb.Logger.lines == ["music_prompt: released"]
+
+
+def test_metrics_that_could_not_be_read_are_read_again_and_the_log_says_so_once(monkeypatch):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._METRICS_PERIOD_S", 0.01)
+    pb = FakePb()
+    pb.MetricFamily = FakeGauges  # type: ignore[attr-defined]
+    adapter, errors, read = make(pb), [Panic("poisoned"), ValueError("gone")], threading.Event()
+
+    def slots() -> dict[str, float]:
+        if errors:
+            raise errors.pop(0)
+        read.set()
+        return {"slots": 1.0}
+
+    adapter.publish({"slots": "that play"}, slots)
+    assert read.wait(WAIT_S)
+    adapter.close()
+    assert pb.Logger.lines == [
+        "music_prompt: its metrics cannot be read: Panic('poisoned')",
+        "music_prompt: released",
+    ]
+
+
+def test_one_who_cannot_be_told_keeps_no_other_from_hearing_that_nobody_waits():
+    lines: list[str] = []
+    told: list[str] = []
+    sender = FakeSender()
+    reply = Reply(sender, 1, log=lines.append)
+
+    def fail() -> None:
+        raise Panic("poisoned")
+
+    for tell in (lambda: told.append("first"), fail, lambda: told.append("last")):
+        reply.when_abandoned(tell)
+    sender.cancelled = True
+    reply.look()
+    assert told == ["first", "last"]
+    assert lines == ["one that works for an abandoned request could not be told: Panic('poisoned')"]
 
 
 # --- one too many is told so at once ---

@@ -166,7 +166,8 @@ class Adapter:
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
         """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
 
-        The server collects what was last written, so a thread writes once a second.
+        The server collects what was last written, so a thread writes once a second. When they cannot be read, the last
+        ones stay, and the log says so the first time.
         """
         if not meanings:
             return
@@ -179,14 +180,25 @@ class Adapter:
         gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
 
         def write() -> None:
-            while True:
-                for name, value in read().items():
-                    gauges[name][1].set(value)
-                if self._closing.wait(_METRICS_PERIOD_S):
-                    return
+            for name, value in read().items():
+                gauges[name][1].set(value)
 
-        self._publisher = threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True)
+        self._publisher = threading.Thread(
+            target=self._write_again_and_again, args=(write,), name=f"{self._spec.name}-metrics", daemon=True
+        )
         self._publisher.start()
+
+    def _write_again_and_again(self, write: Callable[[], None]) -> None:
+        has_failed = False
+        while True:
+            try:
+                write()
+            except BaseException as error:
+                if not has_failed:
+                    self._pb.Logger.log_error(f"{self._spec.name}: its metrics cannot be read: {error!r}")
+                has_failed = True
+            if self._closing.wait(_METRICS_PERIOD_S):
+                return
 
     def call(
         self,
@@ -262,7 +274,7 @@ class Adapter:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""
         for request in requests:
             final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            reply = Reply(request.get_response_sender(), final, _id_of(request))
+            reply = Reply(request.get_response_sender(), final, _id_of(request), self._pb.Logger.log_error)
             try:
                 self._begin(reply, request, respond)
             except Exception as error:
