@@ -25,6 +25,7 @@ from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEnd
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
+    DEFAULT_TIMEOUT_S,
     AudioSource,
     Patience,
     SpecSource,
@@ -178,7 +179,7 @@ class AsyncAttuneClient:
             while True:
                 result, error = await asyncio.wait_for(anext(responses), patience.left_s())
                 if error is not None:
-                    await self._end(responses)
+                    await self._end(responses, patience)
                     raise translate(error, self._url)
                 tensors = read_outputs(result)
                 if tensors:
@@ -195,10 +196,10 @@ class AsyncAttuneClient:
         finally:
             responses.cancel()
 
-    async def _end(self, responses: AsyncIterator[Any]) -> None:
-        """Let the server end a stream after its last response; see `wire.answered`."""
+    async def _end(self, responses: AsyncIterator[Any], patience: Patience) -> None:
+        """Let the server end a stream after its last response (see `wire.answered`), as far as there is time."""
         with contextlib.suppress(TimeoutError, AioRpcError):
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(min(patience.left_s(), DEFAULT_TIMEOUT_S)):
                 async for _ in responses:
                     pass
 

@@ -572,3 +572,27 @@ async def test_an_asyncio_stream_waits_for_its_end_after_an_error(monkeypatch):
         with pytest.raises(errors.InvalidOption, match="no theremin"):
             await anext(client.stream(MUSIC_PROMPT, {}))
     assert happened == ["ended", "cancelled"]  # of what has ended nothing is left to cancel
+
+
+async def test_an_asyncio_stream_waits_for_its_end_no_longer_than_for_anything_else(monkeypatch):
+    class Responses:
+        def __init__(self):
+            self.left = [(None, REFUSED)]
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                await asyncio.Event().wait()
+            return self.left.pop()
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(wire, "GRACE_S", 0.1)
+    async with AsyncAttuneClient(NOWHERE, timeout_s=300) as client:
+        monkeypatch.setattr(client._client, "stream_infer", lambda _: Responses())
+        async with asyncio.timeout(30):  # 100 times as long as it has
+            with pytest.raises(errors.InvalidOption, match="no theremin"):
+                await anext(client.stream(MUSIC_PROMPT, wire.deadline_inputs(0.2)))
