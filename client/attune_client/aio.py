@@ -19,12 +19,13 @@ from grpc.aio import AioRpcError
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL, Audio, Received
+from attune_client.client import DEFAULT_URL, Audio, Received
 from attune_client.protocol import models
 from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
+    DEFAULT_TIMEOUT_S,
     AudioSource,
     Patience,
     SpecSource,
@@ -45,14 +46,15 @@ __all__ = ["AsyncAttuneClient", "AsyncMusicStream"]
 class AsyncAttuneClient:
     """A client of one server over gRPC; any number of calls may be concurrent.
 
-    `timeout_s` is the longest wait for a response, or for the next response of a stream, in seconds.
+    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds. If left out, a
+    request with a `deadline_s` is waited for until that deadline, and any other for 300 s each time.
     Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None) -> None:
         check_connection(url, timeout_s)
         self._url = url
-        self._timeout_s = float(timeout_s)
+        self._timeout_s = None if timeout_s is None else float(timeout_s)
         self._client = InferenceServerClient(url)
         self._closed = False
 
@@ -70,14 +72,16 @@ class AsyncAttuneClient:
     async def is_ready(self) -> bool:
         """Return whether the server responds and all of its models are ready."""
         try:
-            return bool(await self._open().is_server_ready(client_timeout=self._timeout_s))
+            return bool(await self._open().is_server_ready(client_timeout=Patience.of(self._timeout_s, {}).left_s()))
         except InferenceServerException:
             return False
 
     async def models(self) -> list[ModelStatus]:
         """Return the models of the server's repository."""
         try:
-            index = await self._open().get_model_repository_index(client_timeout=self._timeout_s)
+            index = await self._open().get_model_repository_index(
+                client_timeout=Patience.of(self._timeout_s, {}).left_s()
+            )
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
@@ -175,7 +179,7 @@ class AsyncAttuneClient:
             while True:
                 result, error = await asyncio.wait_for(anext(responses), patience.left_s())
                 if error is not None:
-                    await self._end(responses)
+                    await self._end(responses, patience)
                     raise translate(error, self._url)
                 tensors = read_outputs(result)
                 if tensors:
@@ -192,10 +196,10 @@ class AsyncAttuneClient:
         finally:
             responses.cancel()
 
-    async def _end(self, responses: AsyncIterator[Any]) -> None:
-        """Let the server end a stream after its last response; see `wire.answered`."""
+    async def _end(self, responses: AsyncIterator[Any], patience: Patience) -> None:
+        """Let the server end a stream after its last response (see `wire.answered`), as far as there is time."""
         with contextlib.suppress(TimeoutError, AioRpcError):
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(min(patience.left_s(), DEFAULT_TIMEOUT_S)):
                 async for _ in responses:
                     pass
 

@@ -30,6 +30,7 @@ from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEnd
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
 from attune_client.wire import (
+    DEFAULT_TIMEOUT_S,
     AudioSource,
     Patience,
     SpecSource,
@@ -49,7 +50,6 @@ from attune_client.wire import (
 __all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_URL", "AttuneClient", "BaseClient", "MusicStream"]
 
 DEFAULT_URL = "127.0.0.1:8001"
-DEFAULT_TIMEOUT_S = 300.0
 
 Audio = npt.NDArray[np.float32]
 
@@ -152,13 +152,14 @@ class BaseClient(ABC):
 class AttuneClient(BaseClient):
     """Talks to one server over gRPC; safe to use from several threads.
 
-    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds.
+    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds. If left out, a
+    request with a `deadline_s` is waited for until that deadline, and any other for 300 s each time.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None) -> None:
         check_connection(url, timeout_s)
         self._url = url
-        self._timeout_s = float(timeout_s)
+        self._timeout_s = None if timeout_s is None else float(timeout_s)
         self._client = InferenceServerClient(url)
         self._closed = False
 
@@ -176,14 +177,14 @@ class AttuneClient(BaseClient):
     def is_ready(self) -> bool:
         """Return whether the server responds and all of its models are ready."""
         try:
-            return bool(self._open().is_server_ready(client_timeout=self._timeout_s))
+            return bool(self._open().is_server_ready(client_timeout=Patience.of(self._timeout_s, {}).left_s()))
         except InferenceServerException:
             return False
 
     def models(self) -> list[ModelStatus]:
         """Return the models of the server's repository."""
         try:
-            index = self._open().get_model_repository_index(client_timeout=self._timeout_s)
+            index = self._open().get_model_repository_index(client_timeout=Patience.of(self._timeout_s, {}).left_s())
         except InferenceServerException as error:
             raise translate(error, self._url) from None
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]

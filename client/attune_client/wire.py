@@ -5,6 +5,7 @@ Arguments that cannot be sent raise subclasses of `AttuneError`.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -53,6 +54,9 @@ AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 SpecSource = MusicSpec | Mapping[str, Any] | str
 """A musical specification, or a mapping or JSON object with its fields."""
 
+DEFAULT_TIMEOUT_S = 300.0
+"""How long a client waits for a response where neither `timeout_s` nor a deadline says how long."""
+
 GRACE_S = 1.0
 """How much longer than the deadline a client waits, in seconds: the answer of the server says what was not done."""
 
@@ -68,10 +72,11 @@ _Answer = TypeVar("_Answer")
 # --- arguments of the caller ---
 
 
-def check_connection(url: str, timeout_s: float) -> None:
+def check_connection(url: str, timeout_s: float | None) -> None:
     """Raise `InvalidOption` for an invalid address or timeout."""
     check_text("url", url)
-    check_timeout(timeout_s)
+    if timeout_s is not None:
+        check_timeout(timeout_s)
 
 
 def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
@@ -171,8 +176,9 @@ def therapy_inputs(
 class Patience:
     """How long a client waits for an answer, or for the next response of a stream.
 
-    That is `timeout_s` each time, but no longer than until `GRACE_S` after the deadline, where there is one. After that
-    it is `GRACE_S`: what was made in time may still be on its way to a listener who takes it slowly.
+    Where there is a deadline, that is until `GRACE_S` after it, and then `GRACE_S` each time: what was made in time may
+    still be on its way to a listener who takes it slowly. A `timeout_s` that the caller chose is the longest wait in
+    any case; where there is neither, `DEFAULT_TIMEOUT_S` is.
     """
 
     timeout_s: float
@@ -180,9 +186,11 @@ class Patience:
     begun_s: float
 
     @classmethod
-    def of(cls, timeout_s: float, inputs: Mapping[str, npt.NDArray[Any]]) -> Patience:
+    def of(cls, timeout_s: float | None, inputs: Mapping[str, npt.NDArray[Any]]) -> Patience:
         """Of a request that begins now; `InvalidOption` for a deadline out of range."""
         deadline_s = check_deadline(inputs[DEADLINE.name].flat[0].item()) if DEADLINE.name in inputs else None
+        if timeout_s is None:
+            timeout_s = DEFAULT_TIMEOUT_S if deadline_s is None else math.inf
         return cls(timeout_s, deadline_s, time.monotonic())
 
     def left_s(self) -> float:

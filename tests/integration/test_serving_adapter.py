@@ -36,7 +36,9 @@ from attune_export.repository_config import model_config, render
 
 pytestmark = pytest.mark.server
 
-WAIT_S = 10.0
+WAIT_S = 30.0
+"""The longest wait for what comes at once, or after `CALL_TIMEOUT_S`: a machine may be ten times slower than ours."""
+
 SLOW_S = 0.5
 CHUNK_S = 0.05
 SOON_S = 1.0
@@ -44,6 +46,7 @@ CALL_TIMEOUT_S = 3.0
 AT_WORK, WAITING = 4, 1
 
 HEAD = """
+import threading
 import time
 from pathlib import Path
 import numpy as np
@@ -57,6 +60,7 @@ PROMPT = f"""
 class TritonPythonModel:
     def initialize(self, args):
         self.triton = Adapter(models.MUSIC_PROMPT, args, pb_utils)
+        self.meeting = threading.Barrier({AT_WORK}, timeout={WAIT_S})
 
     def execute(self, requests):
         self.triton.answer_concurrently(requests, self.describe)
@@ -67,6 +71,11 @@ class TritonPythonModel:
             raise InvalidOption("no such emotion: bad")
         if text == "bug":
             return {{}}["bug"]
+        if text.startswith("meet"):
+            self.meeting.wait()
+        if text.startswith("held"):
+            while not (self.triton.folder / "go on").exists():
+                time.sleep(0.02)
         time.sleep({SLOW_S} if text != "long" else {2 * SOON_S})
         return {{"prompt": text, "similarity": 0.5}}
 """
@@ -200,10 +209,9 @@ def has_stopped(server: Server) -> bool:
 
 
 def test_requests_of_one_process_overlap(client):
-    started_s = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda words: describe(client, words), "abcd")) == list("abcd")
-    assert time.monotonic() - started_s < 3 * SLOW_S
+    words = [f"meet {index}" for index in range(AT_WORK)]  # each goes on when all are at work
+    with ThreadPoolExecutor(AT_WORK) as pool:
+        assert list(pool.map(lambda text: describe(client, text), words)) == words
 
 
 def test_a_failing_request_leaves_the_others_alone(client):
@@ -364,20 +372,19 @@ def test_nothing_is_begun_for_a_client_that_went_while_its_answer_was_made(clien
     assert chunks_made(server) == made
 
 
-def test_one_too_many_is_refused_at_once(client):
-    def ask(index: int) -> tuple[float, str | InferenceServerException]:
-        started_s = time.monotonic()
-        try:
-            return 0.0, describe(client, f"word {index}")
-        except InferenceServerException as error:
-            return time.monotonic() - started_s, error
-
+def test_one_too_many_is_refused_at_once(client, server):
+    go_on = server.repository / "music_prompt" / "1" / "go on"
     with ThreadPoolExecutor(AT_WORK + WAITING + 2) as pool:
-        answers = list(pool.map(ask, range(AT_WORK + WAITING + 2)))
-    refused = [(took_s, error) for took_s, error in answers if isinstance(error, InferenceServerException)]
+        try:
+            answers = [pool.submit(describe, client, f"held {index}") for index in range(AT_WORK + WAITING + 2)]
+            wait_until(lambda: sum(answer.done() for answer in answers) == 2)  # the others are held
+        finally:
+            go_on.touch()
+    go_on.unlink()
+    refused = [error for answer in answers if (error := answer.exception()) is not None]
     assert len(refused) == 2
-    for took_s, error in refused:
-        assert took_s < SLOW_S / 2
+    for error in refused:
+        assert isinstance(error, InferenceServerException)
         assert error.status() == "StatusCode.UNAVAILABLE"
         told = from_wire(error.message())
         assert isinstance(told, ServerBusy)
@@ -414,10 +421,8 @@ def test_a_called_model_that_dies_holds_its_caller_for_a_while_only(client, serv
     for _ in range(1 + after):
         take()
     revive = kill_and_revive(server, client, "music_generator")
-    started_s = time.monotonic()
     with pytest.raises(InferenceServerException) as caught:
-        list(iter(take, None))  # what was made before, and then
-    assert time.monotonic() - started_s < CALL_TIMEOUT_S + SOON_S
+        list(iter(take, None))  # what was made before, and then; `take` does not wait for ever
     assert isinstance(from_wire(caught.value.message()), RequestTimeout | ServerError)
     revive()
 
@@ -448,7 +453,13 @@ def test_a_caller_that_dies_stops_the_called_model(client, server):
 
 
 def test_nothing_is_left_when_the_server_stops(tmp_path, server):
-    second = Server(server.repository, ports=free_ports(), log_file=tmp_path / "log", models=("music_prompt",))
+    second = Server(
+        server.repository,
+        ports=free_ports(),
+        log_file=tmp_path / "log",
+        models=("music_prompt",),
+        exit_timeout_s=10 * WAIT_S,
+    )
     with second:
         processes = list(second.process_ids())
         regions = list(Path("/dev/shm").glob(f"{second.name}-*"))
@@ -456,7 +467,9 @@ def test_nothing_is_left_when_the_server_stops(tmp_path, server):
         with grpc.InferenceServerClient(second.grpc_url) as client:
             assert describe(client, "a request before") == "a request before"
         stopping_s = time.monotonic()
-    assert time.monotonic() - stopping_s < WAIT_S  # nothing is taken for in flight, for which it would wait 30 s
+    assert (
+        time.monotonic() - stopping_s < WAIT_S
+    )  # nothing is taken for in flight, for which it would wait ten times as long
     assert len(processes) == 2
     assert regions
     assert modes == {0o600}  # what people say passes through them

@@ -111,7 +111,7 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
-@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 0, -1, 1e300, "5", None, True])
+@pytest.mark.parametrize("timeout_s", [math.nan, math.inf, 0, -1, 1e300, "5", True])
 def test_a_timeout_that_no_clock_takes(kind, timeout_s):
     with pytest.raises(errors.InvalidOption, match="timeout_s must"):
         kind(NOWHERE, timeout_s=timeout_s)
@@ -447,9 +447,19 @@ def test_a_stream_is_cancelled_unless_its_last_response_has_come(monkeypatch, en
 @pytest.mark.parametrize(
     ("timeout_s", "deadline_s", "waits_s"),
     # The clock of the test goes 2 s ahead after the beginning.
-    [(300.0, None, 300.0), (300.0, 10.0, 9.0), (5.0, 10.0, 5.0), (300.0, 1.0, 1.0), (0.5, 1.0, 0.5)],
+    [
+        (300.0, None, 300.0),
+        (300.0, 10.0, 9.0),
+        (5.0, 10.0, 5.0),
+        (300.0, 1.0, 1.0),
+        (0.5, 1.0, 0.5),
+        (300.0, 3600.0, 300.0),
+        (None, 3600.0, 3599.0),
+        (None, 1.0, 1.0),
+        (None, None, 300.0),
+    ],
 )
-def test_a_client_waits_a_second_longer_than_the_deadline_and_never_longer_than_its_timeout(
+def test_a_client_waits_a_second_longer_than_the_deadline_and_never_longer_than_the_timeout_that_it_was_given(
     monkeypatch, timeout_s, deadline_s, waits_s
 ):
     clock = iter([100.0, 102.0, 102.0])
@@ -457,8 +467,9 @@ def test_a_client_waits_a_second_longer_than_the_deadline_and_never_longer_than_
     patience = wire.Patience.of(timeout_s, wire.deadline_inputs(deadline_s))
     assert patience.left_s() == waits_s
     over = deadline_s == 1.0
-    words = r"the deadline of 1 s passed, and nothing came" if over else rf"nothing came for {timeout_s:g} s"
-    assert re.fullmatch(words, str(patience.ended()))
+    words = r"the deadline of 1 s passed, and nothing came" if over else rf"nothing came for {timeout_s or 300:g} s"
+    if deadline_s != 3600.0 or timeout_s:  # that wait ends after the deadline
+        assert re.fullmatch(words, str(patience.ended()))
 
 
 @pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
@@ -483,6 +494,33 @@ def test_the_deadline_is_sent_and_limits_the_wait(monkeypatch, kind):
         ask_blocking() if kind is AttuneClient else asyncio.run(ask())
     assert (sent["deadline_s"].datatype(), sent["deadline_s"].shape()) == ("FP32", [1])
     assert 3 < sent["client_timeout"] <= 4
+
+
+@pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
+@pytest.mark.parametrize(
+    ("options", "deadline_s", "waits_s"),
+    [({}, 3_600, 3_601), ({}, None, 300), ({"timeout_s": 300}, 3_600, 300), ({"timeout_s": 600}, None, 600)],
+)
+def test_a_deadline_beyond_the_default_timeout_is_waited_for(monkeypatch, kind, options, deadline_s, waits_s):
+    waits = []
+
+    def infer(name, inputs, *, client_timeout):
+        waits.append(client_timeout)
+        raise InferenceServerException("server_busy: come back")
+
+    async def ask():
+        async with AsyncAttuneClient(NOWHERE, **options) as client:
+            monkeypatch.setattr(client._client, "infer", infer)
+            await client.prompt("x", deadline_s=deadline_s)
+
+    def ask_blocking():
+        with AttuneClient(NOWHERE, **options) as client:
+            monkeypatch.setattr(client._client, "infer", infer)
+            client.prompt("x", deadline_s=deadline_s)
+
+    with pytest.raises(errors.ServerBusy):
+        ask_blocking() if kind is AttuneClient else asyncio.run(ask())
+    assert waits == [pytest.approx(waits_s, abs=5)]
 
 
 def test_a_stream_from_which_nothing_comes_ends_after_the_deadline(monkeypatch):
@@ -534,3 +572,27 @@ async def test_an_asyncio_stream_waits_for_its_end_after_an_error(monkeypatch):
         with pytest.raises(errors.InvalidOption, match="no theremin"):
             await anext(client.stream(MUSIC_PROMPT, {}))
     assert happened == ["ended", "cancelled"]  # of what has ended nothing is left to cancel
+
+
+async def test_an_asyncio_stream_waits_for_its_end_no_longer_than_for_anything_else(monkeypatch):
+    class Responses:
+        def __init__(self):
+            self.left = [(None, REFUSED)]
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
+            if not self.left:
+                await asyncio.Event().wait()
+            return self.left.pop()
+
+        def cancel(self):
+            pass
+
+    monkeypatch.setattr(wire, "GRACE_S", 0.1)
+    async with AsyncAttuneClient(NOWHERE, timeout_s=300) as client:
+        monkeypatch.setattr(client._client, "stream_infer", lambda _: Responses())
+        async with asyncio.timeout(30):  # 100 times as long as it has
+            with pytest.raises(errors.InvalidOption, match="no theremin"):
+                await anext(client.stream(MUSIC_PROMPT, wire.deadline_inputs(0.2)))

@@ -29,11 +29,12 @@ from attune_client.protocol.errors import (
     SilentAudio,
     from_wire,
 )
-from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, SPEECH_EMOTION, SPEECH_TO_TEXT
+from attune_client.protocol.models import MUSIC_GENERATOR, MUSIC_PROMPT, MUSIC_THERAPY, SPEECH_EMOTION, SPEECH_TO_TEXT
 from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.serving.adapter import ERROR, LEASE, Adapter
 from attune_ensemble.serving.lease import Lease, is_held
 from attune_ensemble.serving.places import Places
+from attune_ensemble.serving.reply import Reply
 
 WAIT_S = 5.0
 
@@ -697,6 +698,27 @@ def test_a_stream_that_waits_for_a_model_ends_at_the_deadline(responses, dead):
     assert not is_held(dead.lease)
 
 
+@pytest.mark.parametrize("name", ["speech_to_text", "music_generator"])
+def test_a_call_without_a_timeout_waits_until_the_deadline_and_without_one_for_so_long(monkeypatch, name, dead):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._CALL_TIMEOUT_S", 0.05)
+    adapter = make(FakePb(dead))
+
+    def ask(context: CallContext, **options: float) -> None:
+        if name == "music_generator":
+            next(adapter.call_stream(name, {"prompt": text("slow")}, context=context, **options))
+        else:
+            adapter.call(name, {"audio": text("")}, context=context, **options)
+
+    with pytest.raises(RequestTimeout, match=f"{name} gave no answer within 0.05 s"):
+        ask(UNLIMITED)
+    context = CallContext.within(10 * 0.05)
+    with pytest.raises(RequestTimeout, match=f"the deadline passed before {name} was done"):
+        ask(context)
+    assert context.left_s() == 0
+    with pytest.raises(RequestTimeout, match=f"{name} gave no answer within 0.02 s"):
+        ask(CallContext.within(ENOUGH_S), timeout_s=0.02)
+
+
 def test_a_stream_makes_no_chunk_after_the_deadline():
     def wait_in_the_middle(index: int) -> None:
         if index == 3:
@@ -810,6 +832,44 @@ def test_closing_ends_every_thread_of_the_adapter(monkeypatch):
     assert not watch.is_alive()
     assert not metrics.is_alive()
     assert pb.Logger.lines == ["music_prompt: released"]
+
+
+def test_metrics_that_could_not_be_read_are_read_again_and_the_log_says_so_once(monkeypatch):
+    monkeypatch.setattr("attune_ensemble.serving.adapter._METRICS_PERIOD_S", 0.01)
+    pb = FakePb()
+    pb.MetricFamily = FakeGauges  # type: ignore[attr-defined]
+    adapter, errors, read = make(pb), [Panic("poisoned"), ValueError("gone")], threading.Event()
+
+    def slots() -> dict[str, float]:
+        if errors:
+            raise errors.pop(0)
+        read.set()
+        return {"slots": 1.0}
+
+    adapter.publish({"slots": "that play"}, slots)
+    assert read.wait(WAIT_S)
+    adapter.close()
+    assert pb.Logger.lines == [
+        "music_prompt: its metrics cannot be read: Panic('poisoned')",
+        "music_prompt: released",
+    ]
+
+
+def test_one_who_cannot_be_told_keeps_no_other_from_hearing_that_nobody_waits():
+    lines: list[str] = []
+    told: list[str] = []
+    sender = FakeSender()
+    reply = Reply(sender, 1, log=lines.append)
+
+    def fail() -> None:
+        raise Panic("poisoned")
+
+    for tell in (lambda: told.append("first"), fail, lambda: told.append("last")):
+        reply.when_abandoned(tell)
+    sender.cancelled = True
+    reply.look()
+    assert told == ["first", "last"]
+    assert lines == ["one that works for an abandoned request could not be told: Panic('poisoned')"]
 
 
 # --- one too many is told so at once ---
@@ -971,3 +1031,120 @@ def test_numbers_that_are_none_are_an_error_going_out_and_coming_in(spec, output
 def test_what_rounding_adds_to_a_limit_is_allowed():
     (response,) = make(FakePb(), SPEECH_EMOTION).answer([FakeRequest()], lambda inputs: {"vad": [1, 3, 5.0005]})
     assert not response.has_error()
+
+
+# --- what is no Exception ends a request as an error does ---
+
+
+class Panic(BaseException):
+    """Stands for the panic of a library in Rust, which is no Exception."""
+
+
+def panicking(outputs: list[dict[str, Any]]) -> Callable[..., Iterator[dict[str, Any]]]:
+    """A stream that panics after those outputs."""
+
+    def play(inputs: dict[str, np.ndarray], *, context: CallContext) -> Iterator[dict[str, Any]]:
+        yield from outputs
+        raise Panic("index out of bounds")
+
+    return play
+
+
+@pytest.mark.parametrize("outputs", [[], [{"engine": "a"}]])
+def test_a_panic_is_told_and_gives_its_place_back(outputs):
+    pb = FakePb()
+    adapter = make(pb, MUSIC_GENERATOR, max_concurrent=1, max_waiting=0)
+    request, after = FakeRequest(), FakeRequest()
+    adapter.stream([request], panicking(outputs))
+    ended = outcome(request)
+    assert type(ended) is ServerError
+    assert str(ended) == "music_generator failed; see the server's log"
+    assert "Panic: index out of bounds" in pb.Logger.lines[0]
+    assert not adapter._watch._replies
+    wait_until(lambda: adapter._places._running == 0)
+    adapter.stream([after], lambda inputs, context: ({"engine": name} for name in "b"))
+    assert outcome(after).arrays() == {"engine": ["b"]}
+
+
+def test_a_panic_fails_its_own_request_alone():
+    def describe(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        if "text" not in inputs:
+            raise Panic
+        return {"prompt": inputs["text"]}
+
+    bad, good = make(FakePb()).answer([FakeRequest(), FakeRequest(text=text("a"))], describe)
+    assert type(from_wire(bad.error().message())) is ServerError
+    assert good.arrays() == {"prompt": [b"a"]}
+
+
+def test_a_panic_while_a_called_model_answers_reaches_the_caller_at_once():
+    def called(name: str, inputs: dict[str, np.ndarray]) -> Any:
+        raise Panic
+
+    with pytest.raises(Panic):
+        make(FakePb(called)).call("speech_to_text", {"audio": text("a")}, context=UNLIMITED, timeout_s=WAIT_S)
+
+
+def test_an_error_that_the_model_cannot_tell_in_band_is_told_as_an_error_response():
+    pb = FakePb()
+    adapter = make(pb, MUSIC_THERAPY)  # it streams, and declares no output for errors
+    with Lease() as lease:
+        request = FakeRequest(lease=text(lease.token))
+        adapter.stream([request], panicking([]))
+        ended = outcome(request)
+    assert type(ended) is ServerError
+    assert str(ended) == "music_therapy failed; see the server's log"
+    assert "its error could not be told: KeyError('error')" in pb.Logger.lines[-1]
+    wait_until(lambda: adapter._places._running == 0)
+
+
+def test_a_last_response_that_panics_gives_its_place_back():
+    pb = FakePb()
+    adapter = make(pb, max_concurrent=1, max_waiting=0)
+    request = FakeRequest(text=text("a"))
+    asked = threading.Event()
+
+    def send(response: FakeResponse | None = None, flags: int = 0) -> None:
+        asked.set()
+        raise Panic("the pipe broke")
+
+    request.sender.send = send  # type: ignore[method-assign]
+    adapter.answer_concurrently([request], lambda inputs, context: {"prompt": inputs["text"]})
+    assert asked.wait(WAIT_S)
+    wait_until(lambda: adapter._places._running == 0)
+    assert pb.Logger.lines == ["music_prompt: the last response could not be sent: the pipe broke"]
+
+
+def test_work_that_panics_leaves_its_place_to_the_next():
+    places, begun, done = Places("model", at_work=1, waiting=1), threading.Event(), threading.Event()
+
+    def panic() -> None:
+        assert begun.wait(WAIT_S)
+        raise Panic
+
+    places.take(panic)
+    places.take(done.set)
+    begun.set()
+    assert done.wait(WAIT_S)
+    wait_until(lambda: places._running == 0)
+
+
+def test_where_no_thread_starts_no_place_is_taken(monkeypatch):
+    places, done = Places("model", at_work=1, waiting=0), threading.Event()
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            places.take(lambda: None)
+    places.take(done.set)
+    assert done.wait(WAIT_S)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.01)

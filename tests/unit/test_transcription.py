@@ -38,6 +38,7 @@ class FakeWhisper:
     results: list[DecodedText]
     languages_of: list[dict[str, float]] = field(default_factory=lambda: [{"en": 0.98, "de": 0.01}])
     windows_s: list[float] = field(default_factory=list)
+    identified: int = 0
     decoded: int = 0
 
     def encode(self, waveform):
@@ -45,6 +46,7 @@ class FakeWhisper:
         return Encoded(None, 0, len(waveform) / RATE)
 
     def languages(self, window):
+        self.identified += 1
         return self.languages_of[len(self.windows_s) % len(self.languages_of)]
 
     def decode(self, window, *, words):
@@ -87,20 +89,21 @@ def test_a_segment_without_reliable_text_keeps_its_audio(monkeypatch):
     assert (segment.transcript, segment.span) == ("", Span(RATE, 3 * RATE))
 
 
-@pytest.mark.parametrize("pieces", range(6))
+@pytest.mark.parametrize("pieces", range(10))
 def test_a_transcription_that_nobody_waits_for_ends_at_its_next_piece(monkeypatch, pieces):
-    """Three windows are encoded, then decoded: that is where a caller that has gone is noticed."""
+    """Speech is found; three windows are encoded, identified and decoded: before each it is seen who has gone."""
     whisper = FakeWhisper([LIKELY] * 3)
     made = transcriber_with(monkeypatch, whisper, (0, 25), (30, 55), (60, 85))
-    done = []
+    spans, found, asked = transcription.find_speech(WAVEFORM), [], []
+    monkeypatch.setattr(transcription, "find_speech", lambda waveform: found.append(None) or spans)
 
     def is_cancelled() -> bool:
-        done.append(None)
-        return len(done) > pieces
+        asked.append(None)
+        return len(asked) > pieces
 
     with pytest.raises(RequestCancelled):
         made.recognise(WAVEFORM, context=CallContext(is_cancelled=is_cancelled))
-    assert len(whisper.windows_s) + whisper.decoded == pieces
+    assert len(found) + len(whisper.windows_s) + whisper.identified + whisper.decoded == pieces
 
 
 def test_a_voice_without_words_is_no_speech(monkeypatch):

@@ -36,7 +36,7 @@ MUSIC_S = 60.0
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Counted runs of each.")
 @click.option("--server-pid", type=int, envvar="ATTUNE_SERVER_PID", help="To report the server's peak memory.")
 @server_options
-def pipeline(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: str, timeout_s: float) -> None:
+def pipeline(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: str, timeout_s: float | None) -> None:
     """Time a running server on recordings: first audio, ten recordings at once, a minute of music."""
     click.echo(hardware_line())
     with AttuneClient(url, timeout_s=timeout_s) as client:
@@ -78,7 +78,7 @@ def _drain(stream: MusicStream) -> None:
         pass
 
 
-def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float) -> list[Row]:
+def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float | None) -> list[Row]:
     """Time ten recordings sequentially and concurrently, in alternation, so that noise affects both."""
     clips = [path.read_bytes() for path in itertools.islice(itertools.cycle(audio), CLIPS)]
     apart, together = f"{CLIPS} recordings, one after the other", f"{CLIPS} recordings, at once"
@@ -97,7 +97,7 @@ def _ten_recordings(audio: Sequence[Path], runs: int, url: str, timeout_s: float
     ]
 
 
-async def _analyse(clips: Sequence[bytes], url: str, timeout_s: float, at_once: int) -> float:
+async def _analyse(clips: Sequence[bytes], url: str, timeout_s: float | None, at_once: int) -> float:
     """Return the seconds until every clip is analysed, with `at_once` concurrent requests."""
     limit = asyncio.Semaphore(at_once)
     async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:

@@ -61,7 +61,7 @@ def analyse(
     as_json: bool,
     deadline_s: float | None,
     url: str,
-    timeout_s: float,
+    timeout_s: float | None,
 ) -> None:
     """Transcribe recordings and recognise the emotion in them.
 
@@ -85,7 +85,7 @@ def analyse(
 
 
 async def _analyse_all(
-    paths: Iterable[Path], other_languages: str | None, deadline_s: float | None, url: str, timeout_s: float
+    paths: Iterable[Path], other_languages: str | None, deadline_s: float | None, url: str, timeout_s: float | None
 ) -> list[_Analysed]:
     limit = asyncio.Semaphore(MAX_IN_FLIGHT)
     async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:

@@ -19,7 +19,7 @@ __all__ = ["models"]
 @click.command()
 @json_option
 @server_options
-def models(as_json: bool, url: str, timeout_s: float) -> None:
+def models(as_json: bool, url: str, timeout_s: float | None) -> None:
     """List the server's models, their state and their tensors."""
     with AttuneClient(url, timeout_s=timeout_s) as client:
         statuses = client.models()

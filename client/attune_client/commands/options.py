@@ -116,8 +116,8 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
         "--timeout",
         "timeout_s",
         type=RealRange(min=0, min_open=True, max=MAX_TIMEOUT_S),
-        default=DEFAULT_TIMEOUT_S,
-        show_default=True,
+        default=None,
+        show_default=f"until --deadline, or {DEFAULT_TIMEOUT_S:g} without one",
         help="Longest wait for an answer, in seconds.",
     )(command)
     return click.option(

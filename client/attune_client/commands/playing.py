@@ -105,7 +105,7 @@ def play(
     other_languages: str | None,
     deadline_s: float | None,
     url: str,
-    timeout_s: float,
+    timeout_s: float | None,
 ) -> None:
     """Turn a recording into music, written to a file as it arrives.
 

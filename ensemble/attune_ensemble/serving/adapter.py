@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import queue
 import secrets
 import threading
@@ -72,6 +73,8 @@ Once a response has gone out, Triton no longer hands an error response to a call
 
 _MAX_CONCURRENT, _MAX_WAITING = 16, 16
 _CALL_TIMEOUT_S = 300.0
+"""How long a called model may take for a response where neither a deadline nor the caller says how long."""
+
 _METRICS_PERIOD_S = 1.0
 _LEAST_LEFT_S = 1e-3
 """What is given to a called model at least: a smaller number may become 0 on the wire."""
@@ -131,7 +134,7 @@ class Adapter:
         def respond(request: Any) -> Any:
             try:
                 return self._response(function(self._read(request)))
-            except Exception as error:
+            except BaseException as error:  # one that escapes would fail the other requests too
                 return self._error_response(self._told(error, _id_of(request)))
 
         return [respond(request) for request in requests]
@@ -163,7 +166,8 @@ class Adapter:
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
         """Publish gauges among the server's metrics: `meanings` by name, and their values whenever they are read.
 
-        The server collects what was last written, so a thread writes once a second.
+        The server collects what was last written, so a thread writes once a second. When they cannot be read, the last
+        ones stay, and the log says so the first time.
         """
         if not meanings:
             return
@@ -176,14 +180,25 @@ class Adapter:
         gauges = {name: (family, family.Metric(labels=labels)) for name, family in families}
 
         def write() -> None:
-            while True:
-                for name, value in read().items():
-                    gauges[name][1].set(value)
-                if self._closing.wait(_METRICS_PERIOD_S):
-                    return
+            for name, value in read().items():
+                gauges[name][1].set(value)
 
-        self._publisher = threading.Thread(target=write, name=f"{self._spec.name}-metrics", daemon=True)
+        self._publisher = threading.Thread(
+            target=self._write_again_and_again, args=(write,), name=f"{self._spec.name}-metrics", daemon=True
+        )
         self._publisher.start()
+
+    def _write_again_and_again(self, write: Callable[[], None]) -> None:
+        has_failed = False
+        while True:
+            try:
+                write()
+            except BaseException as error:
+                if not has_failed:
+                    self._pb.Logger.log_error(f"{self._spec.name}: its metrics cannot be read: {error!r}")
+                has_failed = True
+            if self._closing.wait(_METRICS_PERIOD_S):
+                return
 
     def call(
         self,
@@ -192,13 +207,16 @@ class Adapter:
         /,
         *,
         context: CallContext,
-        timeout_s: float = _CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Tensors:
         """Call another model of the repository, which is given what is left of the context's time.
 
+        The answer is waited for until the deadline, or for `_CALL_TIMEOUT_S` where there is none; in either case no
+        longer than `timeout_s`, where that is given.
+
         Raises:
             RequestCancelled: nobody waits any more for the request of this context.
-            RequestTimeout: its deadline has passed, or no answer came within `timeout_s`.
+            RequestTimeout: its deadline has passed, or no answer came in time.
             AttuneError: the one that the model answered; ServerError if it is none of ours.
         """
         with self._passed_on(name, context) as more:
@@ -214,14 +232,15 @@ class Adapter:
         /,
         *,
         context: CallContext,
-        timeout_s: float = _CALL_TIMEOUT_S,
+        timeout_s: float | None = None,
     ) -> Generator[Tensors, None, None]:
         """Call a decoupled model and yield its responses as they come; closing the iterator stops that model.
 
+        Each response, be it the first or a later one, is waited for as long as `call` waits for an answer.
+
         Raises:
             RequestCancelled: as `call` does.
-            RequestTimeout: the deadline has passed, or a response, be it the first or a later one, took longer than
-                `timeout_s`.
+            RequestTimeout: the deadline has passed, or a response did not come in time.
             AttuneError: as `call` does.
         """
         with self._passed_on(name, context) as more:
@@ -255,7 +274,7 @@ class Adapter:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""
         for request in requests:
             final = self._pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            reply = Reply(request.get_response_sender(), final, _id_of(request))
+            reply = Reply(request.get_response_sender(), final, _id_of(request), self._pb.Logger.log_error)
             try:
                 self._begin(reply, request, respond)
             except Exception as error:
@@ -275,13 +294,15 @@ class Adapter:
         reply.when_abandoned(lambda: self._withdraw(reply, work))
 
     def _serve(self, reply: Reply, respond: Callable[[], Any]) -> None:
+        response = None
         try:
             reply.look()  # one that was given up while it waited for its turn must not begin
             reply.context.check(self._spec.name)
             response = respond()
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception, and must be told as well
             response = self._failure(reply, error)
-        self._finish(reply, response)
+        finally:
+            self._finish(reply, response)
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
         """Give up a request that waits; one at work sees for itself."""
@@ -296,7 +317,7 @@ class Adapter:
         self._watch.remove(reply)
         try:
             reply.finish(response)
-        except Exception as error:  # the server stops, or will not have this response: nobody can be told
+        except BaseException as error:  # the server stops, or will not have this response: nobody can be told
             self._pb.Logger.log_error(f"{self._spec.name}: the last response could not be sent: {error}")
 
     def _answered_once(self, reply: Reply, function: Answer, inputs: Tensors) -> Any:
@@ -320,19 +341,23 @@ class Adapter:
         arrays = declared_outputs(self._spec, outputs)
         return self._pb.InferenceResponse([self._pb.Tensor(name, array) for name, array in arrays.items()])
 
-    def _failure(self, reply: Reply, error: Exception) -> Any:
-        """The last response of a request that failed.
+    def _failure(self, reply: Reply, error: BaseException) -> Any:
+        """The last response of a request that failed; there is one whatever goes wrong in making it.
 
         An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
         """
-        told = self._told(error, reply.context.request_id)
-        in_band = self._spec.decoupled and reply.on_lease
-        return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
+        try:
+            told = self._told(error, reply.context.request_id)
+            in_band = self._spec.decoupled and reply.on_lease
+            return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
+        except BaseException as unable:
+            self._pb.Logger.log_error(f"{self._spec.name}: its error could not be told: {unable!r}")
+            return self._error_response(self._unexplained())
 
     def _error_response(self, told: AttuneError) -> Any:
         return self._pb.InferenceResponse(error=self._pb.TritonError(told.to_wire(), self._error_code(told)))
 
-    def _told(self, error: Exception, request_id: str) -> AttuneError:
+    def _told(self, error: BaseException, request_id: str) -> AttuneError:
         """What a client may know of an error; the log gets the rest."""
         if isinstance(error, RequestCancelled):
             self._pb.Logger.log_info(f"{self._spec.name}: given up by its caller: request {request_id}")
@@ -345,6 +370,9 @@ class Adapter:
             return error
         trace = "".join(traceback.format_exception(error))
         self._pb.Logger.log_error(f"{self._spec.name}: request {request_id}: {trace}")
+        return self._unexplained()
+
+    def _unexplained(self) -> ServerError:
         return ServerError(f"{self._spec.name} failed; see the server's log")
 
     def _error_code(self, error: AttuneError) -> Any:
@@ -393,13 +421,15 @@ def _id_of(request: Any) -> str:
 
 
 def _in_background(
-    produce: Callable[[], Iterator[Tensors]], name: str, context: CallContext, timeout_s: float
+    produce: Callable[[], Iterator[Tensors]], name: str, context: CallContext, timeout_s: float | None
 ) -> Generator[Tensors]:
     """The items of `produce()`, made in a thread: neither a model that died nor one that is slow to answer can hold a
     caller for ever, or beyond the deadline, or one that nobody waits for any more.
 
     The thread goes on to the end when nobody takes the items any more: Triton keeps a response until it is read.
     """
+    if timeout_s is None:
+        timeout_s = _CALL_TIMEOUT_S if context.deadline is None else math.inf
     end = object()
     items: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -408,7 +438,7 @@ def _in_background(
             for item in produce():
                 items.put(item)
             items.put(end)
-        except Exception as error:
+        except BaseException as error:  # whoever waits has to hear of any
             items.put(error)
 
     with context.on_cancel(lambda: items.put(end)):
@@ -428,7 +458,7 @@ def _in_background(
             context.check(name)
             if item is end:
                 return
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 try:
                     raise item
                 finally:

@@ -58,9 +58,11 @@ class Places:
                     )
                 self._queue.append(work)
                 return
+            # Under the lock, and counted afterwards: where no thread can be started, no place is taken and nobody has
+            # begun to wait for it. A daemon: work that never comes back must not keep the process alive when the
+            # server stops.
+            threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True).start()
             self._running += 1
-        # A daemon: work that never comes back must not keep the process alive when the server stops.
-        threading.Thread(target=self._run, args=(work,), name=self._name, daemon=True).start()
 
     def withdraw(self, work: Work) -> bool:
         """Take work that waits out of the queue; False if it has begun, and goes on."""
@@ -80,11 +82,16 @@ class Places:
             started_s = time.monotonic()
             try:
                 work()
-            except Exception:  # whatever it is, the place must not be lost, nor whoever waits for it
+            except BaseException:  # whatever it is, the place must not be lost, nor whoever waits for it
                 _log.exception("%s: a piece of work failed", self._name)
-            lasted_s = time.monotonic() - started_s
-            with self._lock:
-                self._typical_s = _MEMORY * self._typical_s + (1 - _MEMORY) * lasted_s
-                work = self._queue.popleft() if self._queue else None
-                if work is None:
-                    self._running -= 1
+            finally:
+                work = self._next(time.monotonic() - started_s)
+
+    def _next(self, lasted_s: float) -> Work | None:
+        """The work that has the place now, after one that lasted so long; None where none waits: the place is free."""
+        with self._lock:
+            self._typical_s = _MEMORY * self._typical_s + (1 - _MEMORY) * lasted_s
+            if self._queue:
+                return self._queue.popleft()
+            self._running -= 1
+            return None

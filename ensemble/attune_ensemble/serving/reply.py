@@ -26,12 +26,15 @@ class Reply:
     """The answer to one request, by Triton's response sender; `final` is its flag for the last response.
 
     `context` is what those who work for it are handed. Nobody waits for the answer any more when the client has gone,
-    when the lease has ended, or when the deadline has passed.
+    when the lease has ended, or when the deadline has passed. `log` takes a line when one who is to be told fails.
     """
 
-    def __init__(self, sender: Any, final: int, request_id: str = "") -> None:
+    def __init__(
+        self, sender: Any, final: int, request_id: str = "", log: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._sender: Any | None = sender  # None when the answer is complete
         self._final = final
+        self._log = log
         self._lease: str | None = None
         self.context = CallContext(is_cancelled=lambda: self._abandoned, request_id=request_id, on_cancel=self._telling)
         self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
@@ -60,7 +63,10 @@ class Reply:
             self._abandoned = True
             listeners, self._listeners = self._listeners, []
         for tell in listeners:
-            tell()
+            try:
+                tell()
+            except BaseException as error:  # the others must hear of it all the same
+                self._log(f"one that works for an abandoned request could not be told: {error!r}")
 
     def _is_wanted(self, sender: Any) -> bool:
         if self.context.left_s() == 0.0 or sender.is_cancelled():

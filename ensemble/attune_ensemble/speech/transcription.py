@@ -133,11 +133,12 @@ class Transcriber:
             NoSpeech: the recording contains no speech.
             UnsupportedLanguage: it is not in English, and `other_languages` refuses that.
         """
+        context.check(_WORK)
         spans = find_speech(waveform)
         if not spans:
             raise NoSpeech("no speech was found in the recording")
         windows = [_Window(group, self._encode(_join(waveform, group), context)) for group in _windows(spans)]
-        language, probability = self._language(windows)
+        language, probability = self._language(windows, context)
         if language == ENGLISH:
             transcripts = self._transcripts(waveform, windows, context)
         elif other_languages is OtherLanguages.VOICE:
@@ -173,9 +174,9 @@ class Transcriber:
             "language_probability": np.array([transcription.language_probability], np.float32),
         }
 
-    def _language(self, windows: list[_Window]) -> tuple[str, float]:
+    def _language(self, windows: list[_Window], context: CallContext) -> tuple[str, float]:
         """Return the language of all windows, averaged with their speech durations as weights, and its probability."""
-        found = [self._whisper.languages(window.encoded) for window in windows]
+        found = [self._languages(window.encoded, context) for window in windows]
         weights = np.array([window.encoded.speech_s for window in windows])
         mean = {code: float(np.average([by_code[code] for by_code in found], weights=weights)) for code in found[0]}
         language = max(mean, key=lambda code: mean[code])
@@ -204,6 +205,10 @@ class Transcriber:
     def _encode(self, waveform: Waveform, context: CallContext) -> Encoded:
         context.check(_WORK)
         return self._whisper.encode(waveform)
+
+    def _languages(self, window: Encoded, context: CallContext) -> dict[str, float]:
+        context.check(_WORK)
+        return self._whisper.languages(window)
 
     def _decode(self, window: Encoded, context: CallContext, *, words: bool) -> DecodedText:
         context.check(_WORK)
