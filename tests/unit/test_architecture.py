@@ -258,6 +258,9 @@ NAMING = {
     "export/attune_export/parts.py",
 }
 
+# What the export of a checkpoint and the engine that loads it must agree on: names of files alone.
+CHECKPOINT = "attune_ensemble.music.musicgen.checkpoint"
+
 # The tools that make or measure what belongs to an engine name it, and so does what trains with its benchmark.
 ENGINE_USERS = ("client", "ensemble", "export", "model_repository", "training")
 
@@ -278,7 +281,15 @@ def test_an_engine_is_imported_by_itself_alone():
     """The registry names it in a string, and imports it when it is chosen."""
     assert {folder.name for folder in MUSIC.iterdir() if (folder / "__init__.py").is_file()} == set(ENGINES)
     for file in (file for room in ENGINE_USERS for file in sources(room)):
-        assert file == MUSIC / "registry.py" or not engines_imported(file), file
+        if str(file.relative_to(ROOT)) in NAMING:
+            engines = {name for name in imports(file) if is_within(name, "attune_ensemble.music")}
+            assert engines <= {CHECKPOINT.rpartition(".")[0], CHECKPOINT}, file
+        else:
+            assert file == MUSIC / "registry.py" or not engines_imported(file), file
+
+
+def test_the_names_of_a_checkpoints_files_load_nothing():
+    assert not [name for name in imports(MUSIC / "musicgen/checkpoint.py") if name.split(".")[0] != "__future__"]
 
 
 @pytest.mark.parametrize(
