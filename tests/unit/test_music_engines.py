@@ -59,6 +59,13 @@ def inputs(**more):
     return {"prompt": bytes_tensor("slow"), "music_spec": bytes_tensor(SPEC.to_json())} | more
 
 
+@pytest.fixture(autouse=True)
+def engines(monkeypatch):
+    """The two that these tests know; a further one in the registry changes nothing here."""
+    known = {name: registry.ENGINES[name] for name in ("composer", "musicgen")}
+    monkeypatch.setattr(registry, "ENGINES", known)
+
+
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """A third engine: one folder, and one line of the registry."""
