@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attune_training.augmentation import WaveformAugmentation
 from attune_training.config import ArchitectureName, LoraSettings
-from attune_training.models.losses import DynamicWeighting, ValenceSmoothing
+from attune_training.models.losses import AgreementLoss, DynamicWeighting, ValenceSmoothing
 from attune_training.pretrained import TowersName
 
 __all__ = [
@@ -78,7 +78,8 @@ class CorpusSettings:
     many utterances an epoch draws (None: all). `without_voice` and `without_words`: fractions of them whose audio, or
     text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
     are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
-    `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
+    `relative`: its ratings say which utterance lies higher and not how high, as where they are crowded at the middle of
+    the scale; `agreement` as the loss then asks for correlation alone. `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
     utterances of the validation part select the epoch (None: all).
     """
 
@@ -92,6 +93,7 @@ class CorpusSettings:
     without_words: float = 0.0
     foreign_words: float = 0.0
     words_from: str = ""
+    relative: bool = False
     longest_s: float = 8.0
     validated: int | None = None
 
@@ -149,7 +151,10 @@ class Optimisation:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that determines a run, except the paths of its data."""
+    """Everything that determines a run, except the paths of its data.
+
+    `loss`: the paper's (equations 14 to 19, with `smoothing` and `weighting`), or `agreement` within each corpus.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -157,8 +162,10 @@ class Recipe:
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Literal["paper", "agreement"] = "paper"
     smoothing: ValenceSmoothing = field(default_factory=ValenceSmoothing)
     weighting: DynamicWeighting = field(default_factory=DynamicWeighting)
+    agreement: AgreementLoss = field(default_factory=AgreementLoss)
     seed: int = 0
 
     def to_yaml(self) -> str:
