@@ -19,8 +19,8 @@ __all__ = ["Exponents", "Layer", "fit_exponents", "fit_layer", "log_loss", "vad_
 
 Array = npt.NDArray[np.float32]
 
-_PENALTIES = (3e-4, 1e-3, 3e-3, 1e-2)
-_STEPS = 60
+_PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3)
+_STEPS = 100
 _EXPONENTS = np.arange(0.0, 1.51, 0.1)
 _SMALLEST = 1e-9
 
