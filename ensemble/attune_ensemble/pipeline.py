@@ -1,7 +1,7 @@
 """What the BLS models do, as plain functions over a `call` (`attune_ensemble.call`): testable without a server.
 
-A narration is cut into segments, all segments are recognised together, and the whole takes their
-duration-weighted mean; its emotion leads to a music description, a prompt, and the music. Every call looks at the
+A narration is cut into segments, all segments are recognised together, and the whole follows from them by one rule
+(`attune_ensemble.overall`); its emotion leads to a music description, a prompt, and the music. Every call looks at the
 request's context before and after, so nothing is begun after its deadline.
 """
 
@@ -27,6 +27,7 @@ from attune_client.protocol.models import (
 from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
 from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
+from attune_ensemble.overall import overall_vad
 
 __all__ = ["play_therapy", "recognise_speech", "write_prompt"]
 
@@ -52,7 +53,7 @@ def recognise_speech(
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call, context)
-    vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
+    vad = overall_vad(segment_vad, speech["num_samples"][:, 0])
     probabilities = _classify(np.vstack([vad, segment_vad]), call, context)
     recognised_s = time.perf_counter()
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
@@ -81,11 +82,6 @@ def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> np
     ]
     parts = [call("emotion_recognition", batch, context=context) for batch in batches]
     return np.concatenate([part["vad"] for part in parts])
-
-
-def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Mean [3] of VAD [S, 3], each segment counting as long as it lasts."""
-    return np.average(vad, axis=0, weights=weights).astype(np.float32)
 
 
 def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) -> npt.NDArray[np.float32]:
