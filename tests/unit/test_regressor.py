@@ -41,6 +41,7 @@ from attune_training.models.layers import (
     SigmoidGate,
     length_mask,
     masked_mean,
+    to_vad_scale,
 )
 from attune_training.models.regressor import OutputStages, Regressor, build_regressor, merge_adapters
 from attune_training.models.towers import AudioTower, LogMel, TextTower, build_audio_tower
@@ -388,7 +389,7 @@ def test_output_is_one_plus_four_sigmoid(raw, expected):
     nn.init.zeros_(stages.output.weight)
     nn.init.constant_(stages.output.bias, raw)
     with torch.no_grad():
-        assert stages(torch.randn(1, 8)).item() == pytest.approx(expected, abs=1e-5)
+        assert to_vad_scale(stages(torch.randn(1, 8))).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("target", "columns"), [("valence", 1), ("arousal_dominance", 2)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from attune_training.calibration.command import calibration
 from attune_training.edge import DefaultGroup
 from attune_training.emotion_map.command import emotion_map_command
 from attune_training.evaluation.command import corpus
@@ -17,10 +18,10 @@ __all__ = ["evaluate", "experiments", "synthesise", "train"]
 
 @click.group()
 def train() -> None:
-    """Train a model of valence, of arousal and dominance, or of all three; or the emotion map."""
+    """Train a model of valence, of arousal and dominance, or of all three; calibrate one; or train the emotion map."""
 
 
-for command in (valence, arousal_dominance, joint):
+for command in (valence, arousal_dominance, joint, calibration):
     train.add_command(command)
 train.add_command(emotion_map_command, "emotion-map")
 

@@ -22,6 +22,7 @@ __all__ = [
     "TARGET_NAMES",
     "ArchitectureName",
     "AudioTowerConfig",
+    "Calibration",
     "LoraSettings",
     "ModelConfig",
     "PretrainedSources",
@@ -122,6 +123,22 @@ class LoraSettings:
     text_modules: tuple[str, ...] = ("query", "value")
 
 
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The monotone map of each output, in the order of the outputs: raw outputs times `scale` plus `offset`.
+
+    It acts before the sigmoid of equation 13, so that the result stays on 1..5. It is fitted on validation data
+    (`attune_training.evaluation.calibration`).
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.offset) or not all(value > 0 for value in self.scale):
+            raise ValueError(f"expected a scale above 0 and an offset for each output, not {self.scale}, {self.offset}")
+
+
 TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
 """The adapters that the paper's Table II compares."""
 
@@ -146,6 +163,7 @@ class RegressorConfig(_ModelShape):
 
     With `lower_text_layers` the text stream also takes the outputs of the layers below the text tower's last one. The
     paper's does not; a sentence encoder's last layer encodes meaning, and affect is encoded in lower layers.
+    `calibration` None: the outputs as they were trained.
     """
 
     target: Target
@@ -158,6 +176,7 @@ class RegressorConfig(_ModelShape):
     extra_feedforward: int = 1024
     dropout: float = 0.1
     lower_text_layers: bool = False
+    calibration: Calibration | None = None
 
     @classmethod
     def from_json(cls, text: str) -> RegressorConfig:
@@ -172,6 +191,7 @@ class RegressorConfig(_ModelShape):
         raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
         raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
         raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
+        raw["calibration"] = _calibration(raw.get("calibration"), TARGET_NAMES[raw["target"]])
         return cls(**_checked(cls, raw))
 
 
@@ -256,6 +276,17 @@ def _lora_settings(raw: object) -> LoraSettings:
     lora = _checked(LoraSettings, raw)
     modules = {name: tuple(lora[name]) for name in ("audio_modules", "text_modules")}
     return LoraSettings(**{**lora, **modules})
+
+
+def _calibration(raw: object, names: tuple[str, ...]) -> Calibration | None:
+    """Return the calibration; models saved before there was one lack the field."""
+    if raw is None:
+        return None
+    fields = _checked(Calibration, raw)
+    calibration = Calibration(tuple(fields["scale"]), tuple(fields["offset"]))
+    if len(calibration.scale) != len(names):
+        raise ValueError(f"Calibration: {len(names)} outputs, {', '.join(names)}, and {len(calibration.scale)} scales")
+    return calibration
 
 
 def _checked(kind: type, raw: object) -> dict[str, Any]:

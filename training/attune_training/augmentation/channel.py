@@ -38,8 +38,8 @@ EQUALISER_BANDS = len(_EQUALISER_HZ)
 def reverberate(waveform: Waveform, decay_s: float, direct_db: float, random: np.random.Generator) -> Waveform:
     """Return the waveform as heard in a room, as long as before and with its mean power.
 
-    The impulse response is the direct sound, then noise that begins 2 ms later and falls by 60 dB in `decay_s` (Polack's
-    model of late reverberation); `direct_db` is the ratio of the direct sound's energy to that of all the rest.
+    The impulse response is the direct sound, then noise that begins 2 ms later and falls by 60 dB in `decay_s`
+    (Polack's model of late reverberation); `direct_db` is the direct sound's energy over that of the rest.
 
     Raises:
         ValueError: the decay is not above zero.

@@ -13,7 +13,13 @@ import numpy.typing as npt
 import scipy.fft
 import soxr
 
-from attune_training.augmentation.channel import EQUALISER_BANDS, TELEPHONE_CODECS, equalise, reverberate, through_telephone
+from attune_training.augmentation.channel import (
+    EQUALISER_BANDS,
+    TELEPHONE_CODECS,
+    equalise,
+    reverberate,
+    through_telephone,
+)
 from attune_training.config import SAMPLE_RATE
 
 __all__ = ["WaveformAugmentation", "add_noise", "change_gain", "change_speed"]

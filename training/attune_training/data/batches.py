@@ -41,8 +41,8 @@ _FULL_SCALE = 32_767
 class Example:
     """One example in memory; `waveform` ([T], 16-bit) is None for text without audio.
 
-    `vad` is on 1..5, NaN where there is no label; `category` is an index, -1 where unknown; `corpus` is the index of its
-    corpus in the run.
+    `vad` is on 1..5, NaN where there is no label; `category` is an index, -1 where unknown; `corpus` is the index of
+    its corpus in the run.
     """
 
     waveform: npt.NDArray[np.int16] | None
@@ -125,7 +125,8 @@ def read_examples(
 ) -> list[Example]:
     """Read utterances into memory, silence trimmed at both ends; about 2 MB a minute of speech.
 
-    `categories` maps each acted category to its index; `corpus` is that of the corpus. `progress` is called after each utterance.
+    `categories` maps each acted category to its index; `corpus` is the corpus's own. `progress` is called after each
+    utterance.
 
     Raises:
         ValueError: an audio file cannot be read.

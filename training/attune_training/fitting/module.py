@@ -37,7 +37,7 @@ _TEXT_PREFIXES = tuple(f"model.{part}." for part in TEXT_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Return the recipe's loss of predicted [B, N]: agreement, or the paper's (equations 14 and 19; jointly, their sum)."""
+    """Return the recipe's loss of predicted [B, N]: agreement, or the paper's (equations 14, 19; or their sum)."""
     if recipe.loss == "agreement":
         relative = torch.tensor([item.relative for item in recipe.corpora.values()], device=predicted.device)
         return agreement_loss(predicted, batch.target, batch.weight, batch.corpus, relative, recipe.agreement)

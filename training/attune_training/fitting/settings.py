@@ -79,8 +79,9 @@ class CorpusSettings:
     text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
     are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
     `relative`: its ratings say which utterance lies higher and not how high, as where they are crowded at the middle of
-    the scale; `agreement` as the loss then asks for correlation alone. `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
-    utterances of the validation part select the epoch (None: all).
+    the scale; `agreement` as the loss then asks for correlation alone. `longest_s`: a longer recording is cut to a
+    random window of this length, in seconds. `validated`: how many utterances of the validation part select the epoch
+    (None: all).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT

@@ -172,8 +172,8 @@ def agreement_loss(
 ) -> Tensor:
     """Return one minus agreement within each corpus of the batch, and Huber's loss, summed over the N dimensions.
 
-    Agreement is the concordance correlation coefficient (Lin 1989), so that a prediction that shrinks towards the middle
-    costs; in a corpus whose ratings are `relative` it is Pearson's, and there are no errors: such ratings say which
+    Agreement is the concordance correlation coefficient (Lin 1989), so that predictions that shrink towards the middle
+    cost; in a corpus whose ratings are `relative` it is Pearson's, and there are no errors: such ratings say which
     utterance lies higher, and not how high. Each corpus counts as its labelled samples do, of all B, with the mean of
     their weights.
 

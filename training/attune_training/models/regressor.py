@@ -74,8 +74,9 @@ class OutputStages(nn.Module):
         self.output = nn.Linear(width, 1)
 
     def forward(self, fused: Tensor) -> Tensor:
-        """Map [B, 2d] to [B, 1] in 1..5."""
-        return to_vad_scale(self.output(self.shared(self.fusion(fused))))
+        """Map [B, 2d] to a raw output [B, 1]; `to_vad_scale` puts it on 1..5."""
+        raw: Tensor = self.output(self.shared(self.fusion(fused)))
+        return raw
 
 
 class Pooled(NamedTuple):
@@ -193,8 +194,19 @@ class Regressor(EmotionModel):
 
     def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] from the pooled streams."""
+        return to_vad_scale(self.calibrated(self.raw_outputs(pooled)))
+
+    def raw_outputs(self, pooled: Pooled) -> Tensor:
+        """Return [B, N] before calibration and the sigmoid of equation 13."""
         fused = torch.cat(pooled, dim=-1)  # [B, 2d]
-        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
+        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)
+
+    def calibrated(self, raw: Tensor) -> Tensor:
+        """Return raw outputs [B, N] after the configured calibration."""
+        found = self.config.calibration
+        if found is None:
+            return raw
+        return raw * raw.new_tensor(found.scale) + raw.new_tensor(found.offset)
 
     def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         for layer in self.audio_layers:
