@@ -1,7 +1,7 @@
 """What the BLS models do, as plain functions over a `call` (`attune_ensemble.call`): testable without a server.
 
-A narration is cut into segments, all segments are recognised together, and the whole takes their
-duration-weighted mean; its emotion leads to a music description, a prompt, and the music. Where words speak of a
+A narration is cut into segments, all segments are recognised together, and the whole follows from them by one rule
+(`attune_ensemble.speech.overall`); its emotion leads to a music description, a prompt, and the music. Where words speak of a
 crisis, the music is a gentle one, whatever the emotion. Every call looks at the request's context before and after, so
 nothing is begun after its deadline.
 """
@@ -31,6 +31,7 @@ from attune_client.protocol.models import (
 from attune_client.protocol.tensors import Tensors, bytes_tensor, decode, text_of
 from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
+from attune_ensemble.speech.overall import overall_vad
 
 __all__ = ["Rules", "play_therapy", "recognise_speech", "write_prompt"]
 
@@ -68,7 +69,7 @@ def recognise_speech(
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call, context)
-    vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
+    vad = overall_vad(segment_vad, speech["num_samples"][:, 0])
     probabilities = _classify(np.vstack([vad, segment_vad]), call, context)
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     crisis = rules.find_crisis(transcripts)
@@ -99,11 +100,6 @@ def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> np
     ]
     parts = [call("emotion_recognition", batch, context=context) for batch in batches]
     return np.concatenate([part["vad"] for part in parts])
-
-
-def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Mean [3] of VAD [S, 3], each segment counting as long as it lasts."""
-    return np.average(vad, axis=0, weights=weights).astype(np.float32)
 
 
 def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) -> npt.NDArray[np.float32]:

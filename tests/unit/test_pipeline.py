@@ -23,8 +23,9 @@ from attune_client.protocol.models import (
 from attune_client.protocol.stages import STAGES
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.call import UNLIMITED, CallContext
-from attune_ensemble.pipeline import Rules, play_therapy, recognise_speech, weighted_mean, write_prompt
+from attune_ensemble.pipeline import Rules, play_therapy, recognise_speech, write_prompt
 from attune_ensemble.speech.crisis import crisis_tensors
+from attune_ensemble.speech.overall import overall_vad
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)
@@ -126,9 +127,15 @@ def test_what_becomes_of_other_languages_is_passed_on():
     assert asked[1]["other_languages"] is option
 
 
-def test_the_mean_counts_seconds():
-    vad = np.array([[1, 2, 3], [5, 4, 3]], np.float32)
-    np.testing.assert_allclose(weighted_mean(vad, np.array([3, 1])), [2.0, 2.5, 3.0])
+def test_the_whole_is_that_of_the_served_rule():
+    class Uneven(FakeServer):
+        def speech_to_text(self, inputs):
+            return super().speech_to_text(inputs) | {"num_samples": np.array([[16_000], [48_000], [8_000]])}
+
+    outputs = recognise_speech(AUDIO, LABELS, Uneven(3), context=UNLIMITED)
+    expected = overall_vad(outputs["segment_vad"], [16_000, 48_000, 8_000])
+    np.testing.assert_array_equal(outputs["vad"], expected)
+    assert expected[0] != pytest.approx(1.0)  # not the mean of 0, 1 and 2
 
 
 def test_an_error_of_a_model_is_the_callers():

@@ -23,8 +23,8 @@ import torch
 from click.testing import CliRunner
 
 from attune_client.bench import report
-from attune_ensemble.pipeline import weighted_mean
 from attune_ensemble.prompting.knowledge import OCTANTS, load_emotions
+from attune_ensemble.speech.overall import overall_vad
 from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.commands import evaluate
@@ -219,7 +219,7 @@ def test_the_mean_is_the_served_one(tmp_path, speech_is_what_is_loud):
     found = predict(Loudness(), [recording(tmp_path, *stretches)], collator())
     loud = [(seconds, value) for seconds, value in stretches if value]
     vad = np.array([[value] * 3 for _, value in loud], np.float32)
-    served = weighted_mean(vad, np.array([round(seconds * 16_000) for seconds, _ in loud]))
+    served = overall_vad(vad, [round(seconds * 16_000) for seconds, _ in loud])
     assert found.column("arousal") == pytest.approx(served[:1], abs=1e-4)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from attune_training.calibration.command import calibration
-from attune_training.data.synthesis import synthesise_command as synthesise
 from attune_training.edge import DefaultGroup
 from attune_training.emotion_choice.command import emotion_choice_command
 from attune_training.emotion_map.command import emotion_map_command
@@ -13,6 +12,7 @@ from attune_training.evaluation.command import corpus
 from attune_training.evaluation.stories.command import negations, stories
 from attune_training.experiments.command import experiments
 from attune_training.fitting.command import arousal_dominance, joint, valence
+from attune_training.synthesis.command import synthesise_command as synthesise
 
 __all__ = ["evaluate", "experiments", "synthesise", "train"]
 

@@ -73,7 +73,7 @@ def create_service(name: str, host: Host) -> Service:
 
 
 def _speech_to_text(host: Host) -> Service:
-    from attune_ensemble.speech.transcription import Transcriber
+    from attune_ensemble.speech.transcription import Decoding, Transcriber
 
     settings = host.settings
     transcriber = Transcriber(
@@ -81,7 +81,7 @@ def _speech_to_text(host: Host) -> Service:
         device=host.device,
         compute_type=settings["compute_type"],
         threads=int(settings["threads"]),
-        beam_size=int(settings["beam_size"]),
+        decoding=Decoding(beam_size=int(settings["beam_size"])),
         decoder=settings["decoder"],
     )
     return Service(transcriber.answer, transcriber.close)

@@ -19,14 +19,14 @@ from attune_training.data.splits import parse_split_policy
 from attune_training.data.utterance import Utterance
 from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors
 from attune_training.evaluation.pairs import PairCheck, PairResult, check_pairs, parse_pair_check
-from attune_training.evaluation.predictions import Inputs, Predictions, join, predict
+from attune_training.evaluation.predictions import Inputs, Predictions, SegmentPredictions, join, predict_segments
 from attune_training.evaluation.report import Scores, markdown, score, to_json
 from attune_training.evaluation.segments import Segments, given_segments, recognised_segments
 from attune_training.models.checkpoints import CONFIG_FILE
 from attune_training.pretrained import load
 from attune_training.providers import transcriber
 
-__all__ = ["corpus", "predict_all", "shipped_model"]
+__all__ = ["corpus", "predict_all", "predict_all_segments", "progress_bar", "shipped_model"]
 
 _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
@@ -133,9 +133,16 @@ def _measure(
 def predict_all(
     model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
 ) -> Predictions:
+    """Return what `predict_all_segments` does, as a whole for each utterance, by the served rule."""
+    return predict_all_segments(model, utterances, inputs, segments).whole()
+
+
+def predict_all_segments(
+    model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
+) -> SegmentPredictions:
     """Return the predictions for `utterances` of a saved model, or of a folder's valence and arousal_dominance models.
 
-    `segments`: see `predict`.
+    `segments`: see `predict_segments`.
 
     Raises:
         ProviderError: segments have to be found, and no segmenter is installed.
@@ -146,8 +153,8 @@ def predict_all(
     parts = []
     for folder in folders:
         loaded = load(folder)
-        with _progress(f"{folder.name}, {inputs}", len(utterances)) as advance:
-            predicted = predict(
+        with progress_bar(f"{folder.name}, {inputs}", len(utterances)) as advance:
+            predicted = predict_segments(
                 loaded.model, utterances, loaded.collator(), inputs=inputs, segments=segments, progress=advance
             )
             parts.append(predicted)
@@ -158,14 +165,14 @@ def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segment
     """Return the segments of each utterance, with the corpus's words or recognised ones."""
     if transcripts == "recognised":
         transcribe = transcriber()
-        with _progress("recognising speech", len(utterances)) as advance:
+        with progress_bar("recognising speech", len(utterances)) as advance:
             return recognised_segments(utterances, transcribe, advance)
-    with _progress("finding speech", len(utterances)) as advance:
+    with progress_bar("finding speech", len(utterances)) as advance:
         return given_segments(utterances, advance)
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a progress bar on standard error."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
