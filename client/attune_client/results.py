@@ -16,6 +16,7 @@ from attune_client.protocol.models import (
     PROMPT_TIME,
     RECOGNISE_TIME,
     TRANSCRIBE_TIME,
+    UNSURE,
     VAD_DIMENSIONS,
     CrisisKind,
 )
@@ -24,6 +25,9 @@ from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
 
 __all__ = ["VAD", "CrisisWords", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
+
+
+_NEIGHBOURS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ class CrisisWords:
 class SpeechEmotion:
     """Transcript and emotion of a recording, overall and by segment.
 
-    `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
+    `probabilities` has all 40 emotions by label, in the classifier's order; `is_unsure` says that none of them stands
+    out, and `neighbours` are the next ones. `transcribe_s` and `recognise_s` are the
     server's processing times, in seconds. `language` is the code of the identified language, with its probability; if
     it is not English, or there are no intelligible words, the transcript is empty. `crisis` is where words speak of a
     crisis; none found does not mean that there is none.
@@ -117,6 +122,7 @@ class SpeechEmotion:
     transcribe_s: float
     recognise_s: float
     crisis: tuple[CrisisWords, ...] = ()
+    is_unsure: bool = False
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> SpeechEmotion:
@@ -143,7 +149,14 @@ class SpeechEmotion:
             transcribe_s=_number(tensors, TRANSCRIBE_TIME.name),
             recognise_s=_number(tensors, RECOGNISE_TIME.name),
             crisis=_crisis(tensors),
+            is_unsure=bool(tensors[UNSURE.name][0]),
         )
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """The two most probable emotions beside the chosen one."""
+        ranked = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
+        return tuple(label for label in ranked if label != self.emotion)[:_NEIGHBOURS]
 
     @property
     def probability_array(self) -> npt.NDArray[np.float32]:
@@ -160,6 +173,8 @@ class SpeechEmotion:
             "crisis": [words.to_dict() for words in self.crisis],
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,
+            "is_unsure": self.is_unsure,
+            "neighbours": list(self.neighbours),
             "probabilities": _ranked(self.probabilities),
             "timings_s": {TRANSCRIBE.name: round(self.transcribe_s, 3), RECOGNISE.name: round(self.recognise_s, 3)},
         }

@@ -24,6 +24,7 @@ from attune_client.protocol.stages import STAGES
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.pipeline import Rules, play_therapy, recognise_speech, write_prompt
+from attune_ensemble.speech.choice import EmotionChoice
 from attune_ensemble.speech.crisis import crisis_tensors
 from attune_ensemble.speech.overall import overall_vad
 
@@ -68,7 +69,19 @@ class FakeServer:
         assert rows <= EMOTION_CLASSIFIER.max_batch_size
         assert inputs["valence"].shape == (rows, 1)
         assert inputs["arousal_dominance"].shape == (rows, 2)
-        return {"emotion_probabilities": np.eye(40, dtype=np.float32)[inputs["valence"][:, 0].astype(int) % 40]}
+        certain = np.eye(40, dtype=np.float32)[inputs["valence"][:, 0].astype(int) % 40]
+        return {"emotion_probabilities": certain, "expected_probabilities": 0.5 * certain + 0.5 / 40}
+
+    def text_tokenizer(self, inputs):
+        self.texts = [text.decode() for text in inputs["transcript"][:, 0]]
+        return {"input_ids": np.arange(len(self.texts))[:, None], "attention_mask": np.ones((len(self.texts), 1))}
+
+    def sentence_encoder(self, inputs):
+        """The direction of a text that says glad is the first one, that of all others the second."""
+        glad = np.array(["glad" in text for text in self.texts])
+        embeddings = np.zeros((len(glad), 384), np.float32)
+        embeddings[np.arange(len(glad)), np.where(glad, 0, 1)] = 1.0
+        return {"embedding": embeddings}
 
     def music_prompt(self, inputs):
         return {"prompt": bytes_tensor(*sorted(inputs)), "music_spec": bytes_tensor("{}")}
@@ -79,6 +92,50 @@ def test_one_batch_carries_all_segments_of_two_minutes():
     outputs = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
     assert [name for name, _ in server.calls] == ["speech_to_text", "emotion_recognition", "emotion_classifier"]
     assert outputs["segment_vad"].shape == (16, 3)
+
+
+def choice(words_exponent=1.0, unsure_below=0.3):
+    """Words that say glad mean emotion 39; others mean nothing."""
+    weights = np.zeros((40, 384), np.float32)
+    weights[39, 0] = 20.0
+    return EmotionChoice(tuple(LABELS), weights, np.zeros(40, np.float32), 1.0, words_exponent, unsure_below)
+
+
+def test_words_choose_within_what_vad_leaves_open():
+    rules = Rules(LABELS, crisis_tensors, choice())
+    plain = recognise_speech(AUDIO, RULES, FakeServer(2), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, rules, FakeServer(2, "so glad {}"), context=UNLIMITED)
+    assert outputs["emotion"].tolist() == [b"emotion 39"]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 39"] * 2
+    assert outputs["emotion_probabilities"].sum() == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_array_equal(outputs["vad"], plain["vad"])  # words change the choice alone
+    quiet = recognise_speech(AUDIO, rules, FakeServer(2), context=UNLIMITED)
+    assert quiet["emotion"].tolist() == plain["emotion"].tolist()
+
+
+def test_the_whole_is_embedded_beside_its_segments_and_silence_is_not():
+    server = FakeServer(2)
+    server.speech_to_text = lambda inputs: (
+        FakeServer.speech_to_text(server, inputs) | {"transcript": np.array([[b"so glad"], [b""]], dtype=np.object_)}
+    )
+    outputs = recognise_speech(AUDIO, Rules(LABELS, crisis_tensors, choice()), server, context=UNLIMITED)
+    assert server.texts == ["so glad", "so glad"]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 39", b"emotion 1"]
+
+
+def test_speech_without_words_is_chosen_by_vad_alone():
+    server = FakeServer(2, "")
+    outputs = recognise_speech(AUDIO, Rules(LABELS, crisis_tensors, choice()), server, context=UNLIMITED)
+    assert "sentence_encoder" not in [name for name, _ in server.calls]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 0", b"emotion 1"]
+
+
+@pytest.mark.parametrize(("unsure_below", "expected"), [(0.4, 0), (0.9, 1)])
+def test_an_answer_says_whether_it_is_unsure(unsure_below, expected):
+    """Half of the probability is the chosen emotion's, and a fortieth of the other half."""
+    rules = Rules(LABELS, crisis_tensors, choice(0.0, unsure_below))
+    assert recognise_speech(AUDIO, rules, FakeServer(1), context=UNLIMITED)["emotion_unsure"].tolist() == [expected]
+    assert recognise_speech(AUDIO, RULES, FakeServer(1), context=UNLIMITED)["emotion_unsure"].tolist() == [0]
 
 
 def test_longer_narrations_take_several_batches_and_lose_nothing():
@@ -132,7 +189,7 @@ def test_the_whole_is_that_of_the_served_rule():
         def speech_to_text(self, inputs):
             return super().speech_to_text(inputs) | {"num_samples": np.array([[16_000], [48_000], [8_000]])}
 
-    outputs = recognise_speech(AUDIO, LABELS, Uneven(3), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, Uneven(3), context=UNLIMITED)
     expected = overall_vad(outputs["segment_vad"], [16_000, 48_000, 8_000])
     np.testing.assert_array_equal(outputs["vad"], expected)
     assert expected[0] != pytest.approx(1.0)  # not the mean of 0, 1 and 2

@@ -131,7 +131,8 @@ def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
     if len(speech.segments) > 1:
         for segment in speech.segments:
             yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", f"{vad_text(segment.vad)}  {segment.emotion}"
-    yield "emotion", speech.emotion
+    unsure = f" (unsure; perhaps {' or '.join(speech.neighbours)})" if speech.is_unsure else ""
+    yield "emotion", speech.emotion + unsure
 
 
 def vad_text(vad: VAD) -> str:

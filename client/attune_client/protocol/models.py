@@ -61,6 +61,9 @@ VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5", l
 EMOTION_PROBABILITIES = TensorSpec(
     "emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions", limits=(0.0, 1.0)
 )
+EXPECTED_PROBABILITIES = TensorSpec(
+    "expected_probabilities", _FP32, (NUM_EMOTIONS,), "the same, averaged over how wrong VAD may be", limits=(0.0, 1.0)
+)
 EMOTION_LABELS = TensorSpec("emotion_labels", _BYTES, (NUM_EMOTIONS,), "the 40 emotions, in the probabilities' order")
 EMBEDDING = TensorSpec(
     "embedding", _FP32, (EMBEDDING_DIM,), "mean-pooled, L2-normalised sentence embedding", limits=(-1.0, 1.0)
@@ -71,6 +74,10 @@ LEASE = TensorSpec(
     (1,),
     "token of the lease that a calling model holds; when it ends, so does the work",
     optional=True,
+)
+
+UNSURE = TensorSpec(
+    "emotion_unsure", _INT32, (1,), "1 where no emotion is much more probable than others: look at the next ones too"
 )
 
 DEADLINE = TensorSpec(
@@ -117,9 +124,10 @@ _SPEECH_RESULTS = (
     LANGUAGE,
     LANGUAGE_PROBABILITY,
     VAD,
-    TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
+    TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD and all words"),
     EMOTION_PROBABILITIES,
     EMOTION_LABELS,
+    UNSURE,
     TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
     TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
@@ -212,7 +220,7 @@ AROUSAL_DOMINANCE_MODEL = ModelSpec(
 EMOTION_CLASSIFIER = ModelSpec(
     "emotion_classifier",
     inputs=(VALENCE, AROUSAL_DOMINANCE),
-    outputs=(VAD, EMOTION_PROBABILITIES),
+    outputs=(VAD, EMOTION_PROBABILITIES, EXPECTED_PROBABILITIES),
     max_batch_size=256,
 )
 

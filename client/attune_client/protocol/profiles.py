@@ -20,6 +20,7 @@ from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption
 
 __all__ = [
+    "CHOICE_DIR",
     "EMBEDDED",
     "ENGINE_FILE",
     "ENGINE_SCRIPT",
@@ -48,6 +49,7 @@ LABELS_FILE = "labels.txt"
 TOKENIZER_FILE = "tokenizer.json"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
+CHOICE_DIR = "choice"
 EXPORT_RECORD = "attune-export.json"
 """Record of an export: in the repository's root, and in each model's version folder."""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
 from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import GENTLE
+from attune_client.protocol.models import GENTLE, SENTENCE_ENCODER
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
 from attune_ensemble.call import Call, CallContext
@@ -52,7 +52,7 @@ class MusicDescriber:
             found, vad = self._find_gentle(inputs, vad, call, context), None
         else:
             query, octant = self._query(inputs)
-            found = self._index.search(embed(query, call, context=context), octant)
+            found = self._index.search(embed([query], call, context=context)[0], octant)
         spec = music_spec(found.emotion, vad)
         prompt = self._writer.write(found.emotion, vad, spec)
         return {
@@ -71,7 +71,7 @@ class MusicDescriber:
             wanted = nearest_emotion(candidates, vad or self._by_label[text_of(inputs["emotion"])].anchor)
             query, candidates = query_text(wanted.label), (wanted,)
         labels = [emotion.label for emotion in candidates]
-        return self._index.search(embed(query, call, context=context), None, labels)
+        return self._index.search(embed([query], call, context=context)[0], None, labels)
 
     def _query(self, inputs: Tensors) -> tuple[str, str | None]:
         """Return the text to embed, and the octant to search in (None: all)."""
@@ -103,8 +103,12 @@ def _vad(inputs: Tensors) -> Vad | None:
     return check_vad(inputs["vad"]) if "vad" in inputs else None
 
 
-def embed(text: str, call: Call, *, context: CallContext) -> npt.NDArray[np.float32]:
-    """Compute the sentence embedding [384] of a text with `text_tokenizer` and `sentence_encoder`."""
-    tokens = call("text_tokenizer", {"transcript": bytes_tensor(text)[None]}, context=context)
-    embedding: npt.NDArray[np.float32] = call("sentence_encoder", tokens, context=context)["embedding"][0]
-    return embedding
+def embed(texts: Sequence[str], call: Call, *, context: CallContext) -> npt.NDArray[np.float32]:
+    """Compute the sentence embeddings [N, 384] of N texts with `text_tokenizer` and `sentence_encoder`."""
+    most = SENTENCE_ENCODER.max_batch_size
+    parts = []
+    for start in range(0, len(texts), most):
+        batch = bytes_tensor(*texts[start : start + most])[:, None]  # [B, 1]
+        tokens = call("text_tokenizer", {"transcript": batch}, context=context)
+        parts.append(call("sentence_encoder", tokens, context=context)["embedding"])
+    return np.concatenate(parts)

@@ -101,7 +101,7 @@ def _text_tokenizer(host: Host) -> Service:
 def _speech_emotion(host: Host) -> Service:
     from attune_ensemble.pipeline import recognise_speech
 
-    rules = _rules()
+    rules = _rules(host)
 
     def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
         return recognise_speech(inputs["audio"], rules, host.call, inputs.get("other_languages"), context=context)
@@ -139,7 +139,7 @@ def _music_generator(host: Host) -> Service:
 def _music_therapy(host: Host) -> Service:
     from attune_ensemble.pipeline import play_therapy
 
-    rules = _rules()
+    rules = _rules(host)
 
     def play(inputs: Tensors, *, context: CallContext) -> Generator[Tensors, None, None]:
         return play_therapy(inputs, rules, host.call, host.call_stream, context=context)
@@ -147,13 +147,16 @@ def _music_therapy(host: Host) -> Service:
     return Service(play)
 
 
-def _rules() -> Rules:
+def _rules(host: Host) -> Rules:
     from attune_ensemble.pipeline import Rules
     from attune_ensemble.prompting.knowledge import load_emotions
+    from attune_ensemble.speech.choice import choice_named
     from attune_ensemble.speech.crisis import crisis_tensors
 
     crisis_tensors([])  # compiles the patterns, for two seconds, which no request should wait for
-    return Rules([emotion.label for emotion in load_emotions()], crisis_tensors)
+    labels = [emotion.label for emotion in load_emotions()]
+    choice = choice_named(host.settings["emotion_choice"], host.folder / host.settings["weights"], labels)
+    return Rules(labels, crisis_tensors, choice)
 
 
 SERVICES: dict[str, Callable[[Host], Service]] = {

@@ -10,13 +10,27 @@ Letters: N texts, K emotions, D width of a sentence embedding.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHOICE_FILE", "WORDS_FILE", "ChoiceError", "EmotionChoice", "combined", "read_choice"]
+__all__ = [
+    "BY_VAD",
+    "BY_VAD_AND_WORDS",
+    "CHOICE_FILE",
+    "WORDS_FILE",
+    "ChoiceError",
+    "EmotionChoice",
+    "choice_named",
+    "combined",
+    "read_choice",
+]
+
+BY_VAD, BY_VAD_AND_WORDS = "vad", "vad_and_words"
+"""The ways to choose an emotion, as settings name them; the first is the paper's."""
 
 CHOICE_FILE, WORDS_FILE = "choice.json", "words.safetensors"
 
@@ -65,6 +79,22 @@ def combined(from_vad: Array, from_words: Array, vad_exponent: float, words_expo
     logits = vad_exponent * np.log(np.maximum(from_vad, _SMALLEST))
     logits = logits + words_exponent * np.log(np.maximum(from_words, _SMALLEST))
     return _softmax(logits)
+
+
+def choice_named(name: str, folder: Path, labels: Sequence[str]) -> EmotionChoice | None:
+    """Return the choice that a setting names, read from `folder`; None for the paper's way.
+
+    Raises:
+        ChoiceError: there is no such way, or the folder holds none, or one of other emotions.
+    """
+    if name == BY_VAD:
+        return None
+    if name != BY_VAD_AND_WORDS:
+        raise ChoiceError(f"emotion_choice {name!r} is neither {BY_VAD} nor {BY_VAD_AND_WORDS}")
+    choice = read_choice(folder)
+    if choice.labels != tuple(labels):
+        raise ChoiceError(f"{folder}: its emotions are not those of the knowledge base; fit the choice again")
+    return choice
 
 
 def read_choice(folder: Path) -> EmotionChoice:
