@@ -1,42 +1,58 @@
 """What the BLS models do, as plain functions over a `call` (`attune_ensemble.call`): testable without a server.
 
 A narration is cut into segments, all segments are recognised together, and the whole follows from them by one rule
-(`attune_ensemble.overall`); its emotion leads to a music description, a prompt, and the music. Every call looks at the
-request's context before and after, so nothing is begun after its deadline.
+(`attune_ensemble.speech.overall`); its emotion leads to a music description, a prompt, and the music. Where words speak of a
+crisis, the music is a gentle one, whatever the emotion. Every call looks at the request's context before and after, so
+nothing is begun after its deadline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.checks import check_complete, check_sources, check_vad
+from attune_client.protocol.checks import check_complete, check_sources, check_text, check_vad
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import (
+    CRISIS_KIND,
     EMOTION_CLASSIFIER,
+    GENTLE,
     MUSIC_OPTIONS,
     PROMPT_TIME,
     RECOGNISE_TIME,
     REGRESSOR_MAX_BATCH,
     TRANSCRIBE_TIME,
 )
-from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
+from attune_client.protocol.tensors import Tensors, bytes_tensor, decode, text_of
 from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
-from attune_ensemble.overall import overall_vad
+from attune_ensemble.speech.overall import overall_vad
 
-__all__ = ["play_therapy", "recognise_speech", "write_prompt"]
+__all__ = ["Rules", "play_therapy", "recognise_speech", "write_prompt"]
 
 _ROUNDING = 1e-2
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides beside the models.
+
+    `labels` are the 40 emotions in the classifier's order; `find_crisis` makes, of the transcripts of a narration's
+    segments, the tensors `crisis_kind` and `crisis_place`.
+    """
+
+    labels: Sequence[str]
+    find_crisis: Callable[[Sequence[str]], Tensors]
+
+
 def recognise_speech(
     audio: npt.NDArray[np.object_],
-    labels: Sequence[str],
+    rules: Rules,
     call: Call,
     other_languages: npt.NDArray[np.object_] | None = None,
     *,
@@ -55,19 +71,21 @@ def recognise_speech(
     segment_vad = _recognise_segments(speech, call, context)
     vad = overall_vad(segment_vad, speech["num_samples"][:, 0])
     probabilities = _classify(np.vstack([vad, segment_vad]), call, context)
-    recognised_s = time.perf_counter()
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
+    crisis = rules.find_crisis(transcripts)
+    recognised_s = time.perf_counter()
     return {
         "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
         "language": speech["language"],
         "language_probability": speech["language_probability"],
         "vad": vad,
-        **_emotion_outputs(probabilities[0], labels),
+        **_emotion_outputs(probabilities[0], rules.labels),
         "segment_start_s": speech["start_s"],
         "segment_end_s": speech["end_s"],
         "segment_transcript": bytes_tensor(*transcripts),
         "segment_vad": segment_vad,
-        "segment_emotion": bytes_tensor(*(labels[index] for index in probabilities[1:].argmax(axis=1))),
+        "segment_emotion": bytes_tensor(*(rules.labels[index] for index in probabilities[1:].argmax(axis=1))),
+        **crisis,
         TRANSCRIBE_TIME.name: _seconds(transcribed_s - started_s),
         RECOGNISE_TIME.name: _seconds(recognised_s - transcribed_s),
     }
@@ -116,9 +134,12 @@ def write_prompt(wish: Tensors, call: Call, *, context: CallContext) -> Tensors:
 
 
 def play_therapy(
-    inputs: Tensors, labels: Sequence[str], call: Call, call_stream: CallStream, *, context: CallContext
+    inputs: Tensors, rules: Rules, call: Call, call_stream: CallStream, *, context: CallContext
 ) -> Generator[Tensors, None, None]:
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
+
+    Where words of a recording, or of a text to make music for, speak of a crisis, the first response tells the emotion
+    as it was heard, and description, prompt and music are gentle.
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
     engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon, and
@@ -126,8 +147,10 @@ def play_therapy(
     """
     check_sources(inputs)
     options = _choose_options(inputs, call_stream, context)
-    felt = _recognise_input(inputs, labels, call, context)
+    felt = _recognise_input(inputs, rules, call, context)
     wish = _selected(felt, "emotion", "vad") or _selected(inputs, "text", "music_spec")
+    if felt.get(CRISIS_KIND.name, np.empty(0)).size:
+        wish[GENTLE.name] = np.array([1], np.int32)
     prompt = write_prompt(wish, call, context=context)
     told = felt | prompt | {"server_version": bytes_tensor(version())}
     wanted = _selected(prompt, "prompt", "music_spec") | options
@@ -160,13 +183,16 @@ def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallConte
     return _selected(announced[0], *(option.name for option in MUSIC_OPTIONS))
 
 
-def _recognise_input(inputs: Tensors, labels: Sequence[str], call: Call, context: CallContext) -> Tensors:
+def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"), context=context)
+        return recognise_speech(inputs["audio"], rules, call, inputs.get("other_languages"), context=context)
+    # Beside a specification a text is the prompt of an engine, often one that was written here.
+    if "text" in inputs and "music_spec" not in inputs:
+        return rules.find_crisis([check_text("text", text_of(inputs["text"]))])
     if "vad" in inputs and "emotion" not in inputs:
         vad = np.array(check_vad(inputs["vad"]), np.float32)
-        return {"vad": vad} | _emotion_outputs(_classify(vad[None], call, context)[0], labels)
+        return {"vad": vad} | _emotion_outputs(_classify(vad[None], call, context)[0], rules.labels)
     return _selected(inputs, "emotion", "vad")
 
 

@@ -16,7 +16,10 @@ import tritonclient.grpc as grpc
 
 from attune_client import AsyncAttuneClient
 from attune_client.protocol import errors, models
+from attune_client.protocol.tensors import bytes_tensor, text_of
 from attune_client.results import SpeechEmotion
+from attune_client.wire import speech_inputs
+from attune_ensemble.prompting.gentle import gentle_emotions, nearest_emotion
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.tokens import TextTokenizer
@@ -342,6 +345,42 @@ async def test_the_asyncio_client_streams_and_cancels(server, samples):
             assert (await anext(stream)).shape[1] == 2
         assert (await client.analyse(samples[0])).emotion == stream.session.speech.emotion
         assert (await client.prompt("calm")).prompt
+
+
+# --- words of a crisis ---
+
+
+def test_a_recording_without_words_of_a_crisis_has_no_finds(client, samples):
+    outputs = client.infer(models.SPEECH_EMOTION, speech_inputs(samples[0]))
+    assert (outputs["crisis_kind"].shape, outputs["crisis_place"].shape) == ((0,), (0, 4))
+    assert client.analyse(samples[0]).crisis == ()
+
+
+def test_words_of_a_crisis_are_answered_with_gentle_music_and_are_in_no_log(client, server):
+    words = "The drums roar and shout in triumph, and I want to die."
+    with client.play(text=words, duration_s=1) as stream:
+        session = stream.session
+        assert len(list(stream)) >= 1
+    [found] = session.crisis
+    assert (found.kind, words[found.start : found.end]) == ("suicide", "want to die")
+    gentle = {emotion.label for emotion in gentle_emotions(load_emotions())}
+    assert session.prompt.retrieved_emotion in gentle
+    assert session.prompt.music_spec["dynamics"] in ("pp", "p")
+    with client.play(text=words.partition(",")[0], duration_s=1) as stream:
+        assert stream.session.crisis == ()
+        assert stream.session.prompt.retrieved_emotion not in gentle
+    log = server.log_file.read_text().lower()
+    assert "want to die" not in log
+    assert "suicide" not in log
+
+
+def test_whatever_vad_says_gentle_music_is_the_nearest(client):
+    vad = (1.5, 4.3, 3.8)
+    asked = {"emotion": bytes_tensor("furious"), "vad": np.array(vad, np.float32), "gentle": np.array([1], np.int32)}
+    outputs = client.infer(models.MUSIC_PROMPT, asked)
+    nearest = nearest_emotion(gentle_emotions(load_emotions()), vad)
+    assert text_of(outputs["retrieved_emotion"]) == nearest.label
+    assert text_of(outputs["description"]) == nearest.description
 
 
 # --- what goes wrong ---

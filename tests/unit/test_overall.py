@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attune_ensemble.overall import HALF_LIFE_S, SERVED, OverallRule, overall_vad, shares
+from attune_ensemble.speech.overall import HALF_LIFE_S, SERVED, OverallRule, overall_vad, shares
 
 SECOND = 16_000
 PATH = [[1.5, 4.0, 2.0], [2.5, 3.0, 3.0], [4.0, 3.5, 3.5]]

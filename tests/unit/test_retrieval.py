@@ -94,6 +94,15 @@ def test_an_embedding_that_is_none_is_refused(index, embedding):
         index.search(embedding, None)
 
 
+def test_labels_limit_the_search(index):
+    excited, *others = EMOTIONS
+    query = embed([document_text(excited)])[0]
+    labels = [emotion.label for emotion in others]
+    assert index.search(query, None, [excited.label, *labels]).emotion is excited
+    assert index.search(query, None, labels[7:]).emotion in others[7:]
+    assert index.search(query, None, labels[-1:]).emotion is others[-1]
+
+
 def test_an_unknown_octant_is_refused(index):
     with pytest.raises(InvalidOption, match=r"octant must be one of HHH, .*'hhh'"):
         index.search(np.ones(384), "hhh")

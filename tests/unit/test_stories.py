@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from attune_ensemble.overall import SERVED, OverallRule, overall_vad
 from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.speech.overall import SERVED, OverallRule, overall_vad
 from attune_ensemble.speech.whisper import Decoding
 from attune_training.commands import evaluate
 from attune_training.emotion_map.anchors import Anchors, read_anchors

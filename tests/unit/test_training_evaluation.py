@@ -23,8 +23,8 @@ import torch
 from click.testing import CliRunner
 
 from attune_client.bench import report
-from attune_ensemble.overall import overall_vad
 from attune_ensemble.prompting.knowledge import OCTANTS, load_emotions
+from attune_ensemble.speech.overall import overall_vad
 from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.commands import evaluate

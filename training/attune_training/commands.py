@@ -6,6 +6,7 @@ import click
 
 from attune_training.calibration.command import calibration
 from attune_training.edge import DefaultGroup
+from attune_training.emotion_choice.command import emotion_choice_command
 from attune_training.emotion_map.command import emotion_map_command
 from attune_training.evaluation.command import corpus
 from attune_training.evaluation.stories.command import negations, stories
@@ -20,12 +21,13 @@ __all__ = ["evaluate", "experiments", "synthesise", "train"]
 
 @click.group()
 def train() -> None:
-    """Train a model of valence, of arousal and dominance, or of all three; calibrate one; or train the emotion map."""
+    """Train a model of VAD, all of it or a part; calibrate one; fit the emotion map, or the choice of an emotion."""
 
 
 for command in (valence, arousal_dominance, joint, calibration):
     train.add_command(command)
 train.add_command(emotion_map_command, "emotion-map")
+train.add_command(emotion_choice_command, "emotion-choice")
 
 
 @click.group(cls=DefaultGroup, default="corpus")

@@ -2,9 +2,8 @@
 
 The group is `attune.providers`; each entry is a module of which a function or two are needed here, so that training and
 serving do the same thing: `knowledge` reads the anchors of the emotions and names octants, `transcription` finds speech
-and transcribes it, `overall` makes the whole of segments, `containers` detects truncated recordings, and `report`
-describes the machine. The base package
-`attune_weights` is imported.
+and transcribes it, `overall` makes the whole of segments, `choice` chooses an emotion by VAD and words, `containers`
+detects truncated recordings, and `report` describes the machine. The base package `attune_weights` is imported.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ __all__ = [
     "RecognisedSegment",
     "Transcribe",
     "anchors",
+    "combined",
     "hardware",
     "is_cut_off",
     "octant_of",
     "overall_rules",
     "overall_vad",
+    "read_choice",
     "segmenter",
     "served_overall_rule",
     "transcriber",
@@ -93,6 +94,28 @@ def octant_of(vad: tuple[float, float, float]) -> str:
     """
     octant: str = _module("knowledge").octant_of(vad)
     return octant
+
+
+def combined(
+    from_vad: npt.NDArray[np.float32], from_words: npt.NDArray[np.float32], vad_exponent: float, words_exponent: float
+) -> npt.NDArray[np.float32]:
+    """Return the product of two tables of probabilities [N, K], as `attune_ensemble.speech.choice.combined` does.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    joint: npt.NDArray[np.float32] = _module("choice").combined(from_vad, from_words, vad_exponent, words_exponent)
+    return joint
+
+
+def read_choice(folder: Path) -> Any:
+    """Return the `EmotionChoice` stored in a folder, as it is served.
+
+    Raises:
+        ProviderError: no provider is installed.
+        ValueError: the folder holds none.
+    """
+    return _module("choice").read_choice(folder)
 
 
 def overall_rules() -> tuple[str, ...]:

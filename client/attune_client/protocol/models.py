@@ -36,6 +36,14 @@ class OtherLanguages(StrEnum):
     VOICE = "voice"
 
 
+class CrisisKind(StrEnum):
+    """What words of a crisis are about: not whom, and not how it stands with anybody."""
+
+    SUICIDE = "suicide"
+    SELF_HARM = "self_harm"
+    HARM_TO_OTHERS = "harm_to_others"
+
+
 _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
 
 # Shared by several models, so declared above them.
@@ -89,6 +97,16 @@ LANGUAGE_PROBABILITY = TensorSpec(
     "language_probability", _FP32, (1,), "how likely that language is, 0..1", limits=(0.0, 1.0)
 )
 
+# Without words of a crisis both have F = 0; where no words were given to look through, they are missing.
+CRISIS_KIND = TensorSpec("crisis_kind", _BYTES, (-1,), "[F] of each find of the crisis rule, one of `CrisisKind`")
+CRISIS_PLACE = TensorSpec(
+    "crisis_place",
+    _INT32,
+    (-1, 4),
+    "[F, 4] where its words stand: the segment and the character at which they begin, the segment and the character "
+    "before which they end; from 0, in Unicode code points of segment_transcript, or of the text without blanks around",
+)
+
 # Of the stages (`attune_client.protocol.stages`).
 TRANSCRIBE_TIME = TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds")
 RECOGNISE_TIME = TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds")
@@ -107,6 +125,8 @@ _SPEECH_RESULTS = (
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
     TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
     TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
+    CRISIS_KIND,
+    CRISIS_PLACE,
     TRANSCRIBE_TIME,
     RECOGNISE_TIME,
 )
@@ -212,9 +232,17 @@ SENTENCE_ENCODER = ModelSpec(
     max_batch_size=64,
 )
 
+GENTLE = TensorSpec(
+    "gentle",
+    _INT32,
+    (1,),
+    "not 0: choose among the gentle descriptions alone, for an emotion the one nearest to the VAD, and shade nothing",
+    optional=True,
+)
+
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(*_TEXT_OR_EMOTION_INPUTS, DEADLINE),
+    inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE),
     outputs=_PROMPT_RESULTS,
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,12 @@ class KnowledgeIndex:
         self._client, self._collection = _open(copy.path, directory)
         self._check_content(directory)
 
-    def search(self, query_embedding: npt.NDArray[np.float32], octant: str | None) -> Retrieved:
-        """Return the entry nearest to `query_embedding` [384], within `octant` or, for None, among all.
+    def search(
+        self, query_embedding: npt.NDArray[np.float32], octant: str | None, among: Collection[str] | None = None
+    ) -> Retrieved:
+        """Return the entry nearest to `query_embedding` [384], within `octant` or, for None, in all of them.
+
+        `among` are labels, not none, of which it must be one.
 
         Raises:
             InvalidOption: the embedding has another shape, is zero or not finite, or the octant is unknown.
@@ -96,6 +100,7 @@ class KnowledgeIndex:
             raise InvalidOption(f"octant must be one of {', '.join(OCTANTS)}; got {octant!r}")
         found = self._collection.query(
             query_embeddings=query[None],  # [1, 384]
+            ids=None if among is None else list(among),
             n_results=1,
             where=None if octant is None else {"octant": octant},
             include=["distances"],

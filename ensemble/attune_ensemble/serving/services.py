@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attune_client.protocol.tensors import Tensors
 from attune_ensemble.call import Call, CallContext, CallStream
+
+if TYPE_CHECKING:
+    from attune_ensemble.pipeline import Rules
 
 __all__ = ["SERVICES", "Host", "Service", "create_service"]
 
@@ -98,10 +101,10 @@ def _text_tokenizer(host: Host) -> Service:
 def _speech_emotion(host: Host) -> Service:
     from attune_ensemble.pipeline import recognise_speech
 
-    labels = _labels()
+    rules = _rules()
 
     def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
-        return recognise_speech(inputs["audio"], labels, host.call, inputs.get("other_languages"), context=context)
+        return recognise_speech(inputs["audio"], rules, host.call, inputs.get("other_languages"), context=context)
 
     return Service(answer)
 
@@ -136,18 +139,21 @@ def _music_generator(host: Host) -> Service:
 def _music_therapy(host: Host) -> Service:
     from attune_ensemble.pipeline import play_therapy
 
-    labels = _labels()
+    rules = _rules()
 
     def play(inputs: Tensors, *, context: CallContext) -> Generator[Tensors, None, None]:
-        return play_therapy(inputs, labels, host.call, host.call_stream, context=context)
+        return play_therapy(inputs, rules, host.call, host.call_stream, context=context)
 
     return Service(play)
 
 
-def _labels() -> list[str]:
+def _rules() -> Rules:
+    from attune_ensemble.pipeline import Rules
     from attune_ensemble.prompting.knowledge import load_emotions
+    from attune_ensemble.speech.crisis import crisis_tensors
 
-    return [emotion.label for emotion in load_emotions()]
+    crisis_tensors([])  # compiles the patterns, for two seconds, which no request should wait for
+    return Rules([emotion.label for emotion in load_emotions()], crisis_tensors)
 
 
 SERVICES: dict[str, Callable[[Host], Service]] = {

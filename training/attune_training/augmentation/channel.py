@@ -55,7 +55,7 @@ def reverberate(waveform: Waveform, decay_s: float, direct_db: float, random: np
     return _with_power_of(waveform, heard)
 
 
-def equalise(waveform: Waveform, gains_db: Sequence[float]) -> Waveform:
+def equalise(waveform: Waveform, gains_db: Sequence[float] | npt.NDArray[np.float64]) -> Waveform:
     """Return the waveform through a microphone whose response has these gains at 60, 125, ... 8,000 Hz, in dB.
 
     Between these the gain is linear over the logarithm of frequency.

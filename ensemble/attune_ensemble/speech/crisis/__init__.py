@@ -31,10 +31,16 @@ Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds 
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
+from attune_client.protocol.models import CRISIS_KIND, CRISIS_PLACE
+from attune_client.protocol.tensors import Tensors, bytes_tensor
 from attune_ensemble.speech.crisis.vocabulary import (
     GAP,
     KINDS,
@@ -44,9 +50,10 @@ from attune_ensemble.speech.crisis.vocabulary import (
     load_vocabulary,
 )
 
-__all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "find_crisis"]
+__all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "crisis_tensors", "find_crisis"]
 
 _SENTENCE = re.compile(r"[^.!?;\n]+")
+_STOP = re.compile(r"[.!?;]")
 _HESITATION = re.compile(r"\.{2,}")
 _ENDING = re.compile(r"[\s.,!?;…—–-]+$")
 # Written otherwise, as long as before, so that places stay what they are.
@@ -79,25 +86,44 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
     """
     vocabulary = load_vocabulary(words)
     segments = [transcript] if isinstance(transcript, str) else list(transcript)
-    within = [replace(f, segment=i, last_segment=i) for i, text in enumerate(segments) for f in _find(text, vocabulary)]
+    found = list(_find_in_whole(segments, vocabulary))
     across = [flag for left in range(len(segments) - 1) for flag in _find_across(segments, left, vocabulary)]
-    inside = [flag for flag in across if not any(_meet(flag, other) for other in within)]
-    return tuple(sorted([*within, *inside], key=lambda f: (f.segment, f.start, KINDS.index(f.kind))))
+    found += [flag for flag in across if not any(_meet(flag, other) for other in found)]
+    return tuple(sorted(found, key=lambda f: (f.segment, f.start, KINDS.index(f.kind))))
+
+
+def crisis_tensors(transcripts: Sequence[str]) -> Tensors:
+    """The flags of the transcripts as `crisis_kind` [F] and `crisis_place` [F, 4] of the protocol."""
+    flags = find_crisis(transcripts)
+    places = [(flag.segment, flag.start, flag.last_segment, flag.end) for flag in flags]
+    return {
+        CRISIS_KIND.name: bytes_tensor(*(flag.kind for flag in flags)),
+        CRISIS_PLACE.name: np.array(places, np.int32).reshape(-1, 4),
+    }
 
 
 def _meet(flag: Flag, other: Flag) -> bool:
-    """Whether a flag across two segments touches one of its kind that stands within one of them."""
+    """Whether two flags of one kind touch."""
     before = (other.last_segment, other.end) <= (flag.segment, flag.start)
     after = (other.segment, other.start) >= (flag.last_segment, flag.end)
     return flag.kind == other.kind and not before and not after
 
 
+def _find_in_whole(segments: Sequence[str], vocabulary: Vocabulary) -> Iterator[Flag]:
+    """Flags of the whole narration, in which a sentence may go on over any number of segments."""
+    starts = [0, *accumulate(len(text) + 1 for text in segments)]
+    for flag in _find(" ".join(segments), vocabulary):
+        first, last = (bisect_right(starts, place) - 1 for place in (flag.start, flag.end - 1))
+        yield Flag(flag.kind, flag.words, first, flag.start - starts[first], last, flag.end - starts[last])
+
+
 def _find_across(segments: Sequence[str], left: int, vocabulary: Vocabulary) -> Iterator[Flag]:
-    """Flags that begin in one segment and end in the next: what a pause has cut in two."""
+    """Flags that begin in one segment and end in the next, if a full stop at the cut is taken for a pause."""
     first, second = segments[left], segments[left + 1]
-    # The full stop that the transcriber set at the cut is taken for a pause.
     ending = _ENDING.search(first)
-    kept = first[: ending.start()] if ending else first
+    if not ending or not _STOP.search(ending[0]):
+        return
+    kept = first[: ending.start()]
     joined = kept.ljust(len(first)) + " " + second
     offset = len(first) + 1
     for flag in _find(joined, vocabulary):
