@@ -10,6 +10,8 @@ from attune_training.emotion_choice.command import emotion_choice_command
 from attune_training.emotion_map.command import emotion_map_command
 from attune_training.evaluation.command import corpus
 from attune_training.evaluation.stories.command import negations, stories
+from attune_training.evaluation.stories.narrations import narrations
+from attune_training.evaluation.stories.transcription import transcription
 from attune_training.experiments.command import experiments
 from attune_training.fitting.command import arousal_dominance, joint, valence
 from attune_training.synthesis.command import synthesise_command as synthesise
@@ -30,8 +32,8 @@ train.add_command(emotion_choice_command, "emotion-choice")
 
 @click.group(cls=DefaultGroup, default="corpus")
 def evaluate() -> None:
-    """Measure a model: on a corpus (when no name is given), on first-person stories, on sentences with a negation."""
+    """Measure a model: on a corpus (when no name is given), on stories and narrations, on sentences with a negation."""
 
 
-for command in (corpus, stories, negations):
+for command in (corpus, stories, narrations, negations, transcription):
     evaluate.add_command(command)

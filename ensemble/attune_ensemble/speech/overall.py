@@ -37,7 +37,7 @@ SERVED = OverallRule.DURATION
 """What the server answers with."""
 
 END_S = MAX_SEGMENT_S
-HALF_LIFE_S = 8.0
+HALF_LIFE_S = 4.0
 """In a mixture, a moment counts half as much as one that is so many seconds of speech later."""
 
 Array = npt.NDArray[np.float64]
