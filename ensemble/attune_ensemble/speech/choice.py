@@ -68,10 +68,10 @@ class EmotionChoice:
 
         A row of `embeddings` [N, D] that is zero stands for a text without words: `from_vad` [N, K] decides alone.
         """
-        has_words = embeddings.any(axis=1)
+        has_words = np.any(embeddings, axis=1, keepdims=True)  # [N, 1]
         joint = combined(from_vad, self.words_probabilities(embeddings), self.vad_exponent, self.words_exponent)
         alone = combined(from_vad, np.ones_like(from_vad), self.vad_exponent, 0.0)
-        return np.where(has_words[:, None], joint, alone)
+        return np.where(has_words, joint, alone)
 
 
 def combined(from_vad: Array, from_words: Array, vad_exponent: float, words_exponent: float) -> Array:

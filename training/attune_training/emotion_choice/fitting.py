@@ -73,10 +73,10 @@ def _fitted(rows: torch.Tensor, targets: torch.Tensor, penalty: float) -> Layer:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = functional.cross_entropy(rows @ weights.T + bias, targets) + penalty * weights.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return Layer(weights.detach().numpy(), bias.detach().numpy(), penalty)
 
 

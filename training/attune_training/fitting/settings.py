@@ -16,7 +16,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attune_training.augmentation import WaveformAugmentation
-from attune_training.config import ArchitectureName, LoraSettings
+from attune_training.config import NEUTRAL_VAD, ArchitectureName, LoraSettings
 from attune_training.models.losses import AgreementLoss, DynamicWeighting, ValenceSmoothing
 from attune_training.pretrained import TowersName
 
@@ -77,7 +77,8 @@ class CorpusSettings:
     `attune_training.data.splits.parse_split_policy`. `weight`: of each sample in the loss. `per_epoch`: how
     many utterances an epoch draws (None: all). `without_voice` and `without_words`: fractions of them whose audio, or
     text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
-    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
+    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added, `neutral`
+    being the VAD of a voice that says nothing of a feeling.
     `relative`: its ratings say which utterance lies higher and not how high, as where they are crowded at the middle of
     the scale; `agreement` as the loss then asks for correlation alone. `longest_s`: a longer recording is cut to a
     random window of this length, in seconds. `validated`: how many utterances of the validation part select the epoch
@@ -94,6 +95,7 @@ class CorpusSettings:
     without_words: float = 0.0
     foreign_words: float = 0.0
     words_from: str = ""
+    neutral: tuple[float, float, float] = (NEUTRAL_VAD, NEUTRAL_VAD, NEUTRAL_VAD)
     relative: bool = False
     longest_s: float = 8.0
     validated: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from attune_training.data.corpus import CorpusError, open_corpus
+from attune_training.data.utterance import Utterance
 from attune_training.emotion_map.anchors import read_anchors
 from attune_training.evaluation.stories.reading import (
     NARRATIONS_FILE,
@@ -36,11 +38,14 @@ __all__ = ["synthesise_command"]
 
 SHIPPED = "shipped"
 
+_MOST_WORDS = 22  # 8 s of speech at 165 words a minute
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("synthesise")
 @click.option("--emobank", type=_FILE, help="EmoBank's table, emobank.csv: speech to train on, by twelve voices.")
+@click.option("--written", type=_FILE, help="Written texts, the short ones: speech to train on, by the same voices.")
 @click.option("--stories", metavar="FILE|shipped", help="First-person stories: id, text, emotion.")
 @click.option("--narrations", metavar="FILE|shipped", help="Narrations in parts: one recording of each.")
 @click.option("--texts", type=_FILE, help="Any CSV file with the columns id and text.")
@@ -50,7 +55,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     required=True,
     help="Folder for the speech and its manifest.csv. A run that was stopped goes on there.",
 )
-@click.option("--seed", type=click.IntRange(min=0), help="EmoBank: draws voice, pitch and rate.  [default: 0]")
+@click.option("--seed", type=click.IntRange(min=0), help="Speech to train on: draws voice, pitch, rate.  [default: 0]")
 @click.option(
     "--voice",
     "voices",
@@ -63,6 +68,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--piper", default=PIPER, show_default=True, metavar="PROGRAM", help="Texts: piper, or the path of it.")
 def synthesise_command(
     emobank: Path | None,
+    written: Path | None,
     stories: str | None,
     narrations: str | None,
     texts: Path | None,
@@ -72,19 +78,22 @@ def synthesise_command(
     piper_voices: tuple[Path, ...],
     piper: str,
 ) -> None:
-    """Read aloud EmoBank's sentences, stories, narrations or other texts, and write a manifest of the recordings.
+    """Read aloud a corpus's sentences, stories, narrations or other texts, and write a manifest of the recordings.
 
     espeak-ng and piper are programs that you install. The voices carry no emotion.
     """
-    if sum(source is not None for source in (emobank, stories, narrations, texts)) != 1:
-        raise click.UsageError("give one of --emobank, --stories, --narrations, --texts")
-    if emobank is not None and (voices or piper_voices):
-        raise click.UsageError("EmoBank is read by twelve voices of espeak-ng: --voice and --piper-voice are for texts")
-    if emobank is None and seed is not None:
-        raise click.UsageError("--seed is for EmoBank: nothing is drawn for texts")
+    if sum(source is not None for source in (emobank, written, stories, narrations, texts)) != 1:
+        raise click.UsageError("give one of --emobank, --written, --stories, --narrations, --texts")
+    is_corpus = emobank is not None or written is not None
+    if is_corpus and (voices or piper_voices):
+        raise click.UsageError("a corpus is read by twelve voices of espeak-ng: --voice, --piper-voice are for texts")
+    if not is_corpus and seed is not None:
+        raise click.UsageError("--seed is for a corpus: nothing is drawn for texts")
     try:
         if emobank is not None:
-            manifest = _read_corpus(emobank, output, seed or 0)
+            manifest = _read_corpus(open_corpus("emobank", emobank, bad_rows="skip").utterances, output, seed or 0)
+        elif written is not None:
+            manifest = _read_corpus(_short(open_corpus("written", written).utterances), output, seed or 0)
         else:
             manifest = _read_texts(_texts(stories, narrations, texts), _readers(voices, piper_voices, piper), output)
     except (CorpusError, StoriesError, SpeechError, SynthesisError, ProviderError, OSError) as error:
@@ -92,8 +101,16 @@ def synthesise_command(
     click.echo(manifest)
 
 
-def _read_corpus(emobank: Path, output: Path, seed: int) -> Path:
-    sentences = open_corpus("emobank", emobank, bad_rows="skip").utterances
+def _short(utterances: Sequence[Utterance]) -> list[Utterance]:
+    """Return the texts that fit a segment of speech, and have all labels."""
+    return [
+        item
+        for item in utterances
+        if len(item.transcript.split()) <= _MOST_WORDS and not any(map(math.isnan, item.vad()))
+    ]
+
+
+def _read_corpus(sentences: Sequence[Utterance], output: Path, seed: int) -> Path:
     with click.progressbar(length=len(sentences), label="Reading aloud", file=sys.stderr) as bar:
         return synthesise(sentences, output, seed=seed, progress=bar.update)
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 
 from attune_training.config import DIMENSIONS, NEUTRAL_VAD
 from attune_training.data.utterance import Utterance
 from attune_training.edge import plain_errors
 from attune_training.emotion_map.anchors import Anchors, read_anchors
-from attune_training.emotion_map.storage import load_emotion_classifier, load_emotion_map
 from attune_training.evaluation.command import predict_all
+from attune_training.evaluation.stories.answering import Chooser, answer
 from attune_training.evaluation.stories.hearing import Heard, hear
 from attune_training.evaluation.stories.measures import (
     Answers,
@@ -30,6 +29,7 @@ from attune_training.evaluation.stories.measures import (
     to_json,
 )
 from attune_training.evaluation.stories.options import (
+    choice_option,
     data_option,
     emotion_map_option,
     json_option,
@@ -58,7 +58,7 @@ from attune_training.evaluation.stories.report import (
 from attune_training.providers import overall_rules, served_overall_rule, transcriber
 from attune_training.synthesis.texts import Recording, Text, find_recordings, read_recordings
 
-__all__ = ["answer", "negations", "predict_words", "stories"]
+__all__ = ["negations", "predict_words", "stories"]
 
 SCORES_FILE, PICTURE_FILE, NEGATION_SCORES_FILE = "stories.json", "octants.png", "negations.json"
 
@@ -66,6 +66,7 @@ SCORES_FILE, PICTURE_FILE, NEGATION_SCORES_FILE = "stories.json", "octants.png",
 @click.command()
 @model_option
 @emotion_map_option
+@choice_option
 @data_option("id, text, emotion")
 @speech_option()
 @output_option
@@ -74,6 +75,7 @@ SCORES_FILE, PICTURE_FILE, NEGATION_SCORES_FILE = "stories.json", "octants.png",
 def stories(
     model: Path,
     emotion_map: Path,
+    choice: Path | None,
     data: Path | None,
     speech: Path | None,
     output: Path | None,
@@ -86,9 +88,10 @@ def stories(
         told = read_stories(data or shipped_file(STORIES_FILE), anchors.labels)
         spoken = _recordings(speech, told)
         texts = [story.text for story in told]
-        answers = answer(emotion_map, predict_words(model, texts), texts, anchors.labels)
+        chooser = Chooser(emotion_map, choice)
+        answers = answer(chooser, predict_words(model, texts), texts, anchors.labels)
         scores = measure(told, answers, anchors)
-        voices = [_hear(name, items, model, emotion_map, told, anchors) for name, items in spoken.items()]
+        voices = [_hear(name, items, model, chooser, told, anchors) for name, items in spoken.items()]
     record = to_json(scores) | {"speech": {voice.name: _voice_record(voice, scores) for voice in voices}}
     if output is not None:
         rows = _story_rows(told, answers, anchors.labels)
@@ -130,14 +133,12 @@ def _hear(
     name: str,
     recordings: Sequence[Recording],
     model: Path,
-    emotion_map: Path,
+    chooser: Chooser,
     told: Sequence[Story],
     anchors: Anchors,
 ) -> _Voice:
     heard = hear(model, recordings, transcriber())
-    answers = {
-        rule: answer(emotion_map, heard.vad(rule), heard.transcripts, anchors.labels) for rule in overall_rules()
-    }
+    answers = {rule: answer(chooser, heard.vad(rule), heard.transcripts, anchors.labels) for rule in overall_rules()}
     by_rule = {rule: measure(told, found, anchors) for rule, found in answers.items()}
     return _Voice(name, heard, answers[served_overall_rule()], by_rule)
 
@@ -174,24 +175,6 @@ def predict_words(model: Path, texts: Sequence[str]) -> Array:
     if missing:
         raise ValueError(f"{model} does not predict {', '.join(missing)}: a model of all three dimensions is needed")
     return np.stack([predictions.column(name) for name in DIMENSIONS], axis=1).astype(np.float64)
-
-
-@torch.inference_mode()
-def answer(emotion_map: Path, vad: Array, texts: Sequence[str], labels: Sequence[str]) -> Answers:
-    """Return the answers of an emotion map to VAD [n, 3], heard in n texts (what was written, or recognised).
-
-    Raises:
-        ValueError: there are not as many texts as rows, or the map has other emotions than `labels`.
-        FileNotFoundError: the folder holds no emotion map.
-    """
-    if len(vad) != len(texts):
-        raise ValueError(f"expected a row of VAD for each text, got {len(vad)} and {len(texts)}")
-    if load_emotion_map(emotion_map).labels != tuple(labels):
-        raise ValueError(f"{emotion_map}: its emotions are not those of the knowledge base; train the map again")
-    classifier = load_emotion_classifier(emotion_map)
-    points = torch.from_numpy(vad).float()
-    _, probabilities = classifier(points[:, :1], points[:, 1:])
-    return Answers.most_probable(vad, probabilities.numpy())
 
 
 def _voice_record(voice: _Voice, text: StoryScores) -> dict[str, Any]:

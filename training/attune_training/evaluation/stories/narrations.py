@@ -15,11 +15,13 @@ from attune_training.config import SAMPLE_RATE
 from attune_training.edge import plain_errors
 from attune_training.emotion_map.anchors import Anchors, read_anchors
 from attune_training.emotion_map.clusters import octants_of
-from attune_training.evaluation.stories.command import answer, predict_words
+from attune_training.evaluation.stories.answering import Chooser, answer
+from attune_training.evaluation.stories.command import predict_words
 from attune_training.evaluation.stories.families import family_of
 from attune_training.evaluation.stories.hearing import hear, whole_vad
 from attune_training.evaluation.stories.measures import Answers, Array, Share
 from attune_training.evaluation.stories.options import (
+    choice_option,
     data_option,
     emotion_map_option,
     json_option,
@@ -66,6 +68,7 @@ class NarrationScores:
 @click.command()
 @model_option
 @emotion_map_option
+@choice_option
 @data_option("id, part, text, emotion, overall")
 @speech_option()
 @output_option
@@ -74,6 +77,7 @@ class NarrationScores:
 def narrations(
     model: Path,
     emotion_map: Path,
+    choice: Path | None,
     data: Path | None,
     speech: Path | None,
     output: Path | None,
@@ -86,7 +90,7 @@ def narrations(
         told = read_narrations(data or shipped_file(NARRATIONS_FILE), anchors.labels)
         courses = {"words by part": _read(model, told)} | (_heard(model, told, speech) if speech else {})
         scores = {
-            name: {rule: _score(course, rule, told, emotion_map, anchors) for rule in overall_rules()}
+            name: {rule: _score(course, rule, told, Chooser(emotion_map, choice), anchors) for rule in overall_rules()}
             for name, course in courses.items()
         }
     record = {name: {rule: asdict(item) for rule, item in found.items()} for name, found in scores.items()}
@@ -131,10 +135,8 @@ def _heard(model: Path, told: Sequence[Narration], speech: Path) -> dict[str, Co
     return found
 
 
-def _score(
-    course: Course, rule: str, told: Sequence[Narration], emotion_map: Path, anchors: Anchors
-) -> NarrationScores:
-    answers = answer(emotion_map, whole_vad(*course, rule), [narration.text for narration in told], anchors.labels)
+def _score(course: Course, rule: str, told: Sequence[Narration], chooser: Chooser, anchors: Anchors) -> NarrationScores:
+    answers = answer(chooser, whole_vad(*course, rule), [narration.text for narration in told], anchors.labels)
     return measure_narrations(told, answers, anchors)
 
 

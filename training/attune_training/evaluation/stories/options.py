@@ -12,6 +12,7 @@ import click
 from attune_training.evaluation.command import shipped_model
 
 __all__ = [
+    "choice_option",
     "data_option",
     "emotion_map_option",
     "json_option",
@@ -23,12 +24,23 @@ __all__ = [
     "write_record",
 ]
 
+BY_VAD = "vad"
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 def shipped_emotion_map() -> Path:
     """Return the folder of the emotion map that ships."""
     return shipped_model().parent / "emotion_map"
+
+
+def _choice(context: click.Context, option: click.Parameter, value: str | None) -> Path | None:
+    if value == BY_VAD:
+        return None
+    folder = Path(value) if value else shipped_model().parent / "emotion_choice"
+    if not folder.is_dir():
+        raise click.BadParameter(f"{folder} is not a folder", context, option)
+    return folder
 
 
 model_option = click.option(
@@ -40,6 +52,13 @@ model_option = click.option(
 )
 emotion_map_option = click.option(
     "--emotion-map", type=_FOLDER, default=shipped_emotion_map, help="[default: the one that ships]"
+)
+choice_option = click.option(
+    "--emotion-choice",
+    "choice",
+    metavar=f"FOLDER|{BY_VAD}",
+    callback=_choice,
+    help=f"How VAD and words choose an emotion; {BY_VAD}: by VAD alone, as in the paper.  [default: the shipped one]",
 )
 output_option = click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for scores and answers (JSON, picture)."
