@@ -152,7 +152,7 @@ def _rules() -> Rules:
     from attune_ensemble.prompting.knowledge import load_emotions
     from attune_ensemble.speech.crisis import crisis_tensors
 
-    crisis_tensors([])  # compiles the patterns, for two seconds, which no request should wait for
+    crisis_tensors([])  # compiles the patterns, for some seconds, which no request should wait for
     return Rules([emotion.label for emotion in load_emotions()], crisis_tensors)
 
 
