@@ -11,11 +11,12 @@ from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MUSIC_PROMPT
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import bytes_tensor, decode
-from attune_ensemble.call import UNLIMITED
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.prompting.describe import MusicDescriber
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import Retrieved
 from attune_ensemble.prompting.writers.template import TemplatePromptWriter
+from attune_ensemble.prompting.writers.writer import Prompt, Summary
 
 EMOTIONS = load_emotions()
 EMOTION = EMOTIONS[17]
@@ -27,7 +28,7 @@ class FakeIndex:
     def search(self, embedding, octant):
         assert embedding.shape == (384,)
         self.octant = octant
-        return Retrieved(EMOTION, 0.5)
+        return Retrieved(EMOTION, 0.5, Summary("Stored.", "bart"))
 
 
 class FakeEncoder:
@@ -70,6 +71,27 @@ def test_free_text_is_searched_for_everywhere(describe, index, encoder):
     describe(text=bytes_tensor("  rain on the window  "))
     assert index.octant is None
     assert encoder.text == "rain on the window"
+
+
+class FakeWriter:
+    """Remembers what it was given."""
+
+    name = "fake"
+
+    def write(self, material, *, context):
+        self.material, self.context = material, context
+        return Prompt("a prompt", "somebody")
+
+
+def test_a_writer_gets_the_stored_summary_the_words_and_the_context(index, encoder):
+    writer, context = FakeWriter(), CallContext.within(60)
+    describer = MusicDescriber(EMOTIONS, index, writer)
+    outputs = describer.describe({"text": bytes_tensor(" rain ")}, encoder, context=context)
+    assert (outputs["prompt"], outputs["prompt_writer"]) == ("a prompt", "somebody")
+    assert (writer.material.emotion, writer.material.words, writer.context) == (EMOTION, "rain", context)
+    assert writer.material.summary == Summary("Stored.", "bart")
+    describer.describe({"emotion": bytes_tensor(EMOTION.label)}, encoder, context=context)
+    assert writer.material.words is None
 
 
 def test_a_specification_is_taken_as_it_is(describe, encoder):

@@ -17,7 +17,7 @@ from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, query_text
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import specification_prompt
-from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
+from attune_ensemble.prompting.writers.writer import CALLER, Material, Prompt, PromptWriter
 
 
 class MusicDescriber:
@@ -29,8 +29,9 @@ class MusicDescriber:
         self._writer = writer
 
     def close(self) -> None:
-        """Close the index."""
+        """Close the index and the writer."""
         self._index.close()
+        self._writer.close()
 
     def describe(self, inputs: Tensors, call: Call, *, context: CallContext) -> dict[str, Any]:
         """Return the outputs of `music_prompt` by name.
@@ -46,7 +47,8 @@ class MusicDescriber:
         vad = _vad(inputs)
         found = self._index.search(embed(query, call, context=context), octant)
         spec = music_spec(found.emotion, vad)
-        prompt = self._writer.write(found.emotion, vad, spec)
+        words = query if "text" in inputs else None
+        prompt = self._writer.write(Material(found.emotion, vad, spec, found.summary, words), context=context)
         return {
             "retrieved_emotion": found.emotion.label,
             "similarity": [found.similarity],
