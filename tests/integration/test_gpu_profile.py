@@ -33,10 +33,10 @@ SERVED = (TEXT_TOKENIZER.name, SENTENCE_ENCODER.name, MUSIC_GENERATOR.name)
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `attune export --profile gpu --musicgen none` makes of the repository that the tests use, as links."""
+    """What the export for gpu without MusicGen and BART makes of the repository that the tests use, as links."""
     target = tmp_path_factory.mktemp("gpu") / "repository"
     shutil.copytree(ROOT / "model_repository", target, copy_function=_link)
-    assemble(target, profile=GPU, musicgen="none", console=Console(file=StringIO()))
+    assemble(target, profile=GPU, musicgen="none", bart="none", console=Console(file=StringIO()))
     return target
 
 

@@ -13,13 +13,14 @@ from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MUSIC_PROMPT
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import bytes_tensor, decode
-from attune_ensemble.call import UNLIMITED
+from attune_ensemble.call import UNLIMITED, CallContext
 from attune_ensemble.prompting.describe import MusicDescriber
 from attune_ensemble.prompting.gentle import gentle_emotions
 from attune_ensemble.prompting.knowledge import KnowledgeError, load_emotions
 from attune_ensemble.prompting.retrieval import Retrieved
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import TemplatePromptWriter
+from attune_ensemble.prompting.writers.writer import Material, Prompt, Summary
 
 EMOTIONS = load_emotions()
 EMOTION = EMOTIONS[17]
@@ -33,7 +34,8 @@ class FakeIndex:
     def search(self, embedding, octant, among=None):
         assert embedding.shape == (384,)
         self.octant, self.among = octant, among
-        return Retrieved(EMOTION if among is None else BY_LABEL[among[-1]], 0.5)
+        found = EMOTION if among is None else BY_LABEL[among[-1]]
+        return Retrieved(found, 0.5, Summary("Stored.", "bart"))
 
 
 class FakeEncoder:
@@ -111,7 +113,8 @@ def test_gentle_music_is_the_nearest_to_the_vad_as_it_stands(describe, index, em
     assert (spec["dynamics"], spec["mode"]) == (found.dynamics, found.mode)
     assert spec["tempo_bpm"] == (found.tempo_low_bpm + found.tempo_high_bpm) / 2
     plain = describe(emotion=bytes_tensor(found.label))
-    assert outputs["prompt"] == TemplatePromptWriter().write(found, None, music_spec(found, None)).text
+    material = Material(found, None, music_spec(found, None), Summary("Stored.", "bart"), None)
+    assert outputs["prompt"] == TemplatePromptWriter().write(material, context=UNLIMITED).text
     assert set(outputs) == set(plain)
 
 
@@ -131,6 +134,27 @@ def test_a_text_finds_gentle_music_by_its_meaning(describe, index, encoder):
 def test_what_is_not_to_be_gentle_is_as_it_would_be(describe, index):
     describe(emotion=bytes_tensor(EMOTION.label), gentle=np.array([0], np.int32))
     assert (index.octant, index.among) == (EMOTION.octant, None)
+
+
+class FakeWriter:
+    """Remembers what it was given."""
+
+    name = "fake"
+
+    def write(self, material, *, context):
+        self.material, self.context = material, context
+        return Prompt("a prompt", "somebody")
+
+
+def test_a_writer_gets_the_stored_summary_the_words_and_the_context(index, encoder):
+    writer, context = FakeWriter(), CallContext.within(60)
+    describer = MusicDescriber(EMOTIONS, index, writer)
+    outputs = describer.describe({"text": bytes_tensor(" rain ")}, encoder, context=context)
+    assert (outputs["prompt"], outputs["prompt_writer"]) == ("a prompt", "somebody")
+    assert (writer.material.emotion, writer.material.words, writer.context) == (EMOTION, "rain", context)
+    assert writer.material.summary == Summary("Stored.", "bart")
+    describer.describe({"emotion": bytes_tensor(EMOTION.label)}, encoder, context=context)
+    assert writer.material.words is None
 
 
 def test_a_specification_is_taken_as_it_is(describe, encoder):

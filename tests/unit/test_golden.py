@@ -106,7 +106,7 @@ def sentence_encoder() -> dict[str, list[float]]:
 
 def music_prompt() -> dict[str, float]:
     """What a search finds, and its similarity."""
-    index = KnowledgeIndex(REPOSITORY / "music_prompt" / "1" / "knowledge", load_emotions())
+    index = KnowledgeIndex(REPOSITORY / "music_prompt" / "1" / "knowledge" / "index", load_emotions())
     found = index.search(run("sentence_encoder", tokens(SEARCH))[0][0], None)
     return {found.emotion.label: found.similarity}
 

@@ -100,6 +100,11 @@ def musicgen(weights: str) -> Served:
     )
 
 
+def bart(weights: str) -> Served:
+    settings = {"prompt_writer": "bart", "compute_type": "float16", "threads": "4"}
+    return python("KIND_GPU", weights=weights, **settings, **places("16", "64"))
+
+
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 PUBLIC = places("16", "16")
 ENSEMBLE = Served("", "", "")
@@ -126,7 +131,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
+        "music_prompt": bart("knowledge.gpu"),
         "music_generator": musicgen("musicgen.gpu"),
         "speech_emotion": python(**PUBLIC),
         "music_therapy": python(**places("96", "16")),
@@ -139,7 +144,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_classifier": engine(0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
+        "music_prompt": bart("knowledge.tensorrt"),
         "music_generator": musicgen("musicgen.tensorrt"),
         "speech_emotion": python(**PUBLIC),
         "music_therapy": python(**places("96", "16")),

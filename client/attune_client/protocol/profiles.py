@@ -4,9 +4,9 @@ A profile selects where the models run; the options of the export select the mod
 model's settings in each of them are defined with the model, in `attune_export.models`.
 
 All profiles share the version folder of a model. The names of files that depend on an export's options (regressors,
-emotion map, a music engine's checkpoint) contain that of the profile, so that a profile is never served with the files
-of another: `model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that depend on no option are shared by all
-profiles.
+emotion map, a music engine's checkpoint, the knowledge index with its summaries) contain that of the profile, so that a
+profile is never served with the files of another: `model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that
+depend on no option are shared by all profiles.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "ENGINE_SCRIPT",
     "EXPORT_RECORD",
     "GPU",
+    "INDEX_DIR",
     "KNOWLEDGE_DIR",
     "LABELS_FILE",
     "MODEL_FILE",
@@ -49,11 +50,15 @@ LABELS_FILE = "labels.txt"
 TOKENIZER_FILE = "tokenizer.json"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
+"""Folder of the knowledge index, and of the model that summarises where there is one."""
+INDEX_DIR = "index"
+"""Folder of the index inside `KNOWLEDGE_DIR`; a database may change the sizes of its files when it is opened."""
 CHOICE_DIR = "choice"
+"""Folder of the fitted choice of an emotion by VAD and words."""
 EXPORT_RECORD = "attune-export.json"
 """Record of an export: in the repository's root, and in each model's version folder."""
 
-SHARED = (TOKENIZER_FILE, WHISPER_DIR, KNOWLEDGE_DIR)
+SHARED = (TOKENIZER_FILE, WHISPER_DIR)
 """Files and folders that are the same for all profiles and options."""
 
 Setting = TypeVar("Setting")

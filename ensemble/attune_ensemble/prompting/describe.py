@@ -19,7 +19,7 @@ from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, Retrieved, query_text
 from attune_ensemble.prompting.specification import Vad, music_spec
 from attune_ensemble.prompting.writers.template import specification_prompt
-from attune_ensemble.prompting.writers.writer import CALLER, Prompt, PromptWriter
+from attune_ensemble.prompting.writers.writer import CALLER, Material, Prompt, PromptWriter
 
 
 class MusicDescriber:
@@ -32,8 +32,9 @@ class MusicDescriber:
         self._writer = writer
 
     def close(self) -> None:
-        """Close the index."""
+        """Close the index and the writer."""
         self._index.close()
+        self._writer.close()
 
     def describe(self, inputs: Tensors, call: Call, *, context: CallContext) -> dict[str, Any]:
         """Return the outputs of `music_prompt` by name.
@@ -47,14 +48,15 @@ class MusicDescriber:
         """
         if "music_spec" in inputs:
             return _as_specified(inputs)
-        vad = _vad(inputs)
+        vad, words = _vad(inputs), None
         if GENTLE.name in inputs and inputs[GENTLE.name].any():
             found, vad = self._find_gentle(inputs, vad, call, context), None
         else:
             query, octant = self._query(inputs)
             found = self._index.search(embed([query], call, context=context)[0], octant)
+            words = query if "text" in inputs else None
         spec = music_spec(found.emotion, vad)
-        prompt = self._writer.write(found.emotion, vad, spec)
+        prompt = self._writer.write(Material(found.emotion, vad, spec, found.summary, words), context=context)
         return {
             "retrieved_emotion": found.emotion.label,
             "similarity": [found.similarity],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from attune_client.protocol.profiles import INDEX_DIR
 from attune_client.protocol.tensors import Tensors
 from attune_ensemble.call import Call, CallContext, CallStream
 
@@ -114,10 +115,12 @@ def _music_prompt(host: Host) -> Service:
     from attune_ensemble.prompting.knowledge import load_emotions
     from attune_ensemble.prompting.retrieval import KnowledgeIndex
     from attune_ensemble.prompting.writers.registry import create_writer
+    from attune_ensemble.prompting.writers.writer import WriterOptions
 
     emotions = load_emotions()
-    index = KnowledgeIndex(host.folder / host.settings["weights"], emotions)
-    describer = MusicDescriber(emotions, index, create_writer(host.settings["prompt_writer"]))
+    folder = host.folder / host.settings["weights"]
+    writer = create_writer(host.settings["prompt_writer"], WriterOptions(host.settings, folder, host.device))
+    describer = MusicDescriber(emotions, KnowledgeIndex(folder / INDEX_DIR, emotions), writer)
 
     def answer(inputs: Tensors, *, context: CallContext) -> dict[str, Any]:
         return describer.describe(inputs, host.call, context=context)
