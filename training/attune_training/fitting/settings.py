@@ -42,17 +42,18 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Rank and alpha of the adapters (paper, Table II)."""
+    """Rank and alpha of the adapters (paper, Table II), and how many of the text tower's last layers have any."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    text_layers: int | None = None
 
     def settings(self) -> LoraSettings:
-        """Return the model's settings: the paper's modules, with this rank, alpha and dropout."""
-        return LoraSettings(self.rank, self.alpha, self.dropout)
+        """Return the model's settings: the paper's modules, with these numbers."""
+        return LoraSettings(self.rank, self.alpha, self.dropout, text_layers=self.text_layers)
 
 
 @dataclass(frozen=True, slots=True)
