@@ -35,7 +35,7 @@ from attune_client.protocol.models import (
 from attune_client.protocol.tensors import Tensors, bytes_tensor, decode, text_of
 from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
-from attune_ensemble.prompting.describe import embed
+from attune_ensemble.prompting.embedding import embed
 from attune_ensemble.speech.choice import EmotionChoice
 from attune_ensemble.speech.overall import overall_vad
 

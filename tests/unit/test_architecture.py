@@ -26,6 +26,8 @@ ALLOWED = {
     "ensemble/attune_ensemble/pipeline.py": (
         "attune_client.protocol",
         "attune_ensemble.call",
+        "attune_ensemble.prompting.embedding",
+        "attune_ensemble.speech.choice",
         "attune_ensemble.speech.overall",
     ),
     # The stages know nothing of each other; pipeline.py joins what they serve. Each is handed the context of a call.

@@ -32,6 +32,7 @@ SPEECH = {
     "segment_transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
     "segment_vad": np.array([[3.5, 2.0, 3.0]], np.float32),
     "segment_emotion": np.array([b"calm"], dtype=np.object_),
+    "emotion_unsure": np.array([0], np.int32),
     "crisis_kind": np.array([], dtype=np.object_),
     "crisis_place": np.zeros((0, 4), np.int32),
     "transcribe_s": np.array([0.5], np.float32),

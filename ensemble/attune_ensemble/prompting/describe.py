@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
 from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import GENTLE, SENTENCE_ENCODER
+from attune_client.protocol.models import GENTLE
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import Tensors, bytes_tensor, text_of
+from attune_client.protocol.tensors import Tensors, text_of
 from attune_ensemble.call import Call, CallContext
+from attune_ensemble.prompting.embedding import embed
 from attune_ensemble.prompting.gentle import gentle_emotions, nearest_emotion
 from attune_ensemble.prompting.knowledge import Emotion
 from attune_ensemble.prompting.retrieval import KnowledgeIndex, Retrieved, query_text
@@ -103,14 +103,3 @@ def _free_text(tensor: npt.NDArray[Any]) -> str:
 
 def _vad(inputs: Tensors) -> Vad | None:
     return check_vad(inputs["vad"]) if "vad" in inputs else None
-
-
-def embed(texts: Sequence[str], call: Call, *, context: CallContext) -> npt.NDArray[np.float32]:
-    """Compute the sentence embeddings [N, 384] of N texts with `text_tokenizer` and `sentence_encoder`."""
-    most = SENTENCE_ENCODER.max_batch_size
-    parts = []
-    for start in range(0, len(texts), most):
-        batch = bytes_tensor(*texts[start : start + most])[:, None]  # [B, 1]
-        tokens = call("text_tokenizer", {"transcript": batch}, context=context)
-        parts.append(call("sentence_encoder", tokens, context=context)["embedding"])
-    return np.concatenate(parts)

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     import ctranslate2
 
 __all__ = [
+    "LEAST_TOKENS",
     "LENGTH_PENALTY",
     "MAX_SOURCE_TOKENS",
-    "MAX_TOKENS",
-    "MIN_TOKENS",
+    "MOST_TOKENS",
     "NO_REPEAT_NGRAM_SIZE",
     "NUM_BEAMS",
     "BartSummariser",
 ]
 
-MIN_TOKENS, MAX_TOKENS = 20, 150
+LEAST_TOKENS, MOST_TOKENS = 20, 150
 """Length of a summary in tokens as transformers counts it: with the start tokens </s> and <s>, and with the end."""
 
 NUM_BEAMS = 4
@@ -122,9 +122,9 @@ class BartSummariser:
             length_penalty=LENGTH_PENALTY,
             no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE,
             # Not counted here: </s> in front, and the end, which transformers forces as the last of 150 tokens.
-            max_decoding_length=MAX_TOKENS - 2,
+            max_decoding_length=MOST_TOKENS - 2,
             # transformers allows the end as soon as 20 tokens stand in front of it, </s> among them.
-            min_decoding_length=MIN_TOKENS - 1,
+            min_decoding_length=LEAST_TOKENS - 1,
             return_end_token=True,  # counted in the length that scores are divided by
             return_scores=True,
             max_input_length=0,

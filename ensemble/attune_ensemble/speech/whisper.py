@@ -54,7 +54,7 @@ TOKENS_PER_S = 12
 LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # allowance for a short clip: timestamps, punctuation
 _MAX_WINDOW_TOKENS = 444
-_MAX_TOKENS = 448  # of Whisper's decoder, the prompt included
+_MOST_TOKENS = 448  # of Whisper's decoder, the prompt included
 _MAX_PREVIOUS_TOKENS = 223
 
 MIN_FALLBACK_LOGPROB = -1.0
@@ -169,7 +169,7 @@ class Whisper:
 
     def _decode(self, window: Encoded, prompt: list[int], words: bool, search: dict[str, Any]) -> DecodedText:
         wanted = _SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s)
-        limit = min(wanted, _MAX_WINDOW_TOKENS, _MAX_TOKENS - len(prompt))
+        limit = min(wanted, _MAX_WINDOW_TOKENS, _MOST_TOKENS - len(prompt))
         result = self._model.model.generate(
             window.output,
             [prompt],
