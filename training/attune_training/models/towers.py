@@ -399,8 +399,9 @@ class TextTower(nn.Module):
         if isinstance(self.encoder, MpnetEncoder):
             return self.encoder.layers(input_ids, attention_mask)
         mask = attention_mask[:, None, None, :] > 0
-        outputs = [self.encoder.embeddings(input_ids=input_ids)]
-        for layer in self.encoder.encoder.layer:
+        bert: Any = self.encoder
+        outputs = [bert.embeddings(input_ids=input_ids)]
+        for layer in bert.encoder.layer:
             outputs.append(layer(outputs[-1], mask))
         return outputs
 
