@@ -332,7 +332,7 @@ def paper_config(target: Target) -> RegressorConfig:
     return RegressorConfig(
         target,
         audio=AudioTowerConfig(kind="hubert", **base),  # type: ignore[arg-type]
-        text=TextTowerConfig(**base),
+        text=TextTowerConfig(**base),  # type: ignore[arg-type]
         extra_feedforward=3072,
     )
 

@@ -381,7 +381,7 @@ class TextTower(nn.Module):
         if config.kind not in _TEXT_ENCODERS:
             raise ValueError(f"text tower {config.kind!r} is unknown; choose from {', '.join(_TEXT_ENCODERS)}")
         kind, shape, build = _TEXT_ENCODERS[config.kind]
-        self.encoder = build(shape(config))
+        self.encoder: Any = build(shape(config))
         if path is not None:
             loaded = _from_folder(kind, shape(config), path, add_pooling_layer=False)
             _load_strictly(self.encoder, loaded.state_dict(), path)
