@@ -19,6 +19,9 @@ GENERATION = {
     "length_penalty": 2.0,
     "no_repeat_ngram_size": 3,
     "early_stopping": True,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,  # without it `generate` never ends
     "forced_bos_token_id": 0,
     "forced_eos_token_id": 2,
     "do_sample": False,
@@ -47,9 +50,23 @@ def save_tiny_bart(folder: Path, texts: Iterable[str], *, spread: float, end_bia
             init_std=spread,
         )
     )
-    model.final_logits_bias[0, SPECIAL.index("</s>")] = end_bias
+    _make_end_likelier(model, end_bias)
     model.save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": 2} | GENERATION))
+
+
+def _make_end_likelier(model: BartForConditionalGeneration, bias: float) -> None:
+    """Add `bias` to the logit of the end, about.
+
+    By weights: transformers does not load `final_logits_bias` again. The last norm's bias and the end's embedding take
+    the same direction, and a decoder's output and embeddings are multiplied.
+    """
+    end, width = SPECIAL.index("</s>"), model.config.d_model
+    with torch.no_grad():
+        direction = torch.ones(width) / width**0.5
+        last_norm = model.model.decoder.layers[-1].final_layer_norm
+        last_norm.bias += bias**0.5 * direction
+        model.model.shared.weight[end] += bias**0.5 * direction
 
 
 def _tokenizer(texts: Iterable[str]) -> Tokenizer:

@@ -76,11 +76,19 @@ def test_a_narration_is_cut_at_pauses_and_averaged_by_duration(client, narration
     assert {segment.emotion for segment in result.segments} <= labels
 
 
-def test_a_segment_has_the_emotion_that_it_has_alone(client, narration):
-    """The segments' VADs, classified one by one through `play`, give the emotions that came with them."""
-    for segment in client.analyse(narration).segments[:3]:
-        with client.play(vad=segment.vad, duration_s=1) as stream:
-            assert stream.session.emotion == segment.emotion
+def test_the_emotion_of_a_wish_in_vad_is_that_of_the_classifier_alone(client):
+    """A wish is what it is: no error is assumed, and there are no words."""
+    for emotion in load_emotions()[::8]:
+        with client.play(vad=emotion.anchor, duration_s=1) as stream:
+            assert stream.session.emotion == emotion.label
+
+
+def test_words_choose_among_emotions_that_the_voice_leaves_open(client, narration):
+    """The same recording by VAD alone, as the ensemble answers, and as it is served: the VAD is the same."""
+    result = client.analyse(narration)
+    assert len(result.neighbours) == 2
+    assert result.emotion not in result.neighbours
+    assert result.is_unsure in (True, False)
 
 
 def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):

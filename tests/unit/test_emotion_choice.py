@@ -123,7 +123,7 @@ def test_exponents_find_the_side_that_knows():
     guessing = random.dirichlet(np.ones(3), 300).astype(np.float32)
     found = fit_exponents(guessing, knowing, right)
     assert found.words > 0.9
-    assert found.vad < 0.2
+    assert found.vad == pytest.approx(0.5)  # the least that VAD counts
     assert found.loss == pytest.approx(log_loss(combined(guessing, knowing, found.vad, found.words), right), abs=1e-6)
 
 

@@ -180,17 +180,17 @@ def tiny_classifier(kind: type[EmotionClassifier] = EmotionClassifier) -> Emotio
 class Restless(EmotionClassifier):
     """A module whose outputs differ at every call."""
 
-    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vad, probabilities = super().forward(valence, arousal_dominance)
-        return vad + torch.rand_like(vad), probabilities
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vad, *tables = super().forward(valence, arousal_dominance)
+        return vad + torch.rand_like(vad), *tables
 
 
 class Broken(EmotionClassifier):
     """A module whose outputs are NaN."""
 
-    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vad, probabilities = super().forward(valence, arousal_dominance)
-        return vad, torch.log(probabilities - 2.0)
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vad, probabilities, expected = super().forward(valence, arousal_dominance)
+        return vad, torch.log(probabilities - 2.0), expected
 
 
 def test_the_emotion_classifier_exports_with_its_scaling_inside(tmp_path):

@@ -97,13 +97,14 @@ def regressor(model: str) -> dict[str, list[float]]:
 
 
 def emotion_classifier() -> dict[str, dict[str, float]]:
-    """The most probable emotion for some ratings, and its probability."""
-    ratings = np.array(RATINGS, np.float32)
-    _, probabilities = run("emotion_classifier", {"valence": ratings[:, :1], "arousal_dominance": ratings[:, 1:]})
+    """The most probable emotion of each rating: of VAD as it is, and where its error is averaged over."""
     labels = [emotion.label for emotion in load_emotions()]
+    ratings = np.array(RATINGS, np.float32)
+    _, *tables = run("emotion_classifier", {"valence": ratings[:, :1], "arousal_dominance": ratings[:, 1:]})
     return {
-        str(rating): {labels[row.argmax()]: float(row.max())}
-        for rating, row in zip(RATINGS, probabilities, strict=True)
+        f"{rating}{suffix}": {labels[row.argmax()]: float(row.max())}
+        for table, suffix in zip(tables, ("", ", with its error"), strict=True)
+        for rating, row in zip(RATINGS, table, strict=True)
     }
 
 

@@ -46,7 +46,7 @@ LONG = " ".join(DESCRIPTIONS)  # more than the encoder reads
 INPUTS = [*DESCRIPTIONS[:5], "Rain.", LONG]
 
 
-@pytest.fixture(scope="module", params=[(0.3, 0.0), (0.8, 8.0)], ids=["never ends", "ends early"])
+@pytest.fixture(scope="module", params=[(0.3, 0.0), (0.3, 4.0)], ids=["never ends", "ends early"])
 def checkpoint(request, tmp_path_factory) -> Path:
     spread, end_bias = request.param
     folder = tmp_path_factory.mktemp("bart") / "checkpoint"
@@ -57,7 +57,7 @@ def checkpoint(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def one_checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("bart") / "checkpoint"
-    save_tiny_bart(folder, DESCRIPTIONS, spread=0.8, end_bias=8.0, seed=4)
+    save_tiny_bart(folder, DESCRIPTIONS, spread=0.3, end_bias=6.0, seed=4)
     return folder
 
 
@@ -87,7 +87,7 @@ def generated(model: BartForConditionalGeneration, ids: list[int], **options) ->
         return model.generate(torch.tensor([ids]), **GENERATION, **options)[0].tolist()
 
 
-def test_the_tokens_are_those_of_transformers_generate(checkpoint, tmp_path):
+def test_the_tokens_are_those_of_transformers_generate(checkpoint, tmp_path, request):
     """Where transformers shares out the probability of tokens that are not allowed, as CTranslate2 does."""
     convert_bart(checkpoint, tmp_path / "bart", stored_as="float32")
     summariser = summariser_of(tmp_path / "bart")
@@ -99,9 +99,10 @@ def test_the_tokens_are_those_of_transformers_generate(checkpoint, tmp_path):
         found = [summariser._tokenizer.token_to_id(token) for token in tokens]
         assert found == generated(model, encoding.ids, renormalize_logits=True), text[:40]
         lengths.add(len(found))
-    assert max(lengths) == 150, "the longest is cut off at the end that transformers forces"
-    if model.final_logits_bias[0, 2] > 0:
+    if "early" in request.node.name:
         assert min(lengths) < 100, "some end by themselves"
+    else:
+        assert max(lengths) == 150, "the longest is cut off at the end that transformers forces"
 
 
 def test_a_long_text_is_cut_where_the_encoder_ends(summariser):
@@ -109,13 +110,10 @@ def test_a_long_text_is_cut_where_the_encoder_ends(summariser):
     assert summariser._tokenizer.encode(LONG).tokens[-1] == "</s>"
 
 
-def test_no_summary_is_shorter_than_asked_for(one_checkpoint, tmp_path):
+def test_no_summary_is_shorter_than_asked_for(tmp_path):
     """A model that would end at once: 20 tokens stand in front of the first end that is allowed."""
-    model = BartForConditionalGeneration.from_pretrained(one_checkpoint)
-    model.final_logits_bias[0, 2] = 100.0
-    model.save_pretrained(tmp_path / "eager")
-    for name in ("tokenizer.json", "generation_config.json"):
-        (tmp_path / "eager" / name).write_bytes((one_checkpoint / name).read_bytes())
+    save_tiny_bart(tmp_path / "eager", DESCRIPTIONS, spread=0.3, end_bias=100.0, seed=4)
+    model = BartForConditionalGeneration.from_pretrained(tmp_path / "eager")
     convert_bart(tmp_path / "eager", tmp_path / "bart", stored_as="float32")
     summariser = summariser_of(tmp_path / "bart")
     encoding = summariser._tokenizer.encode(DESCRIPTIONS[0])
@@ -129,7 +127,7 @@ def test_what_is_stored_in_half_precision_stays_the_same_model(one_checkpoint, c
 
 
 def test_another_model_in_its_place_is_found(one_checkpoint, tmp_path):
-    save_tiny_bart(tmp_path / "other", DESCRIPTIONS, spread=0.8, end_bias=8.0, seed=5)
+    save_tiny_bart(tmp_path / "other", DESCRIPTIONS, spread=0.3, end_bias=6.0, seed=5)
     convert_bart(tmp_path / "other", tmp_path / "bart")
     with pytest.raises(ExportError, match="it differs from PyTorch by"):
         measure_deviation(one_checkpoint, tmp_path / "bart", DESCRIPTIONS[:1])

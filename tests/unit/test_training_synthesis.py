@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 import sys
 from collections import Counter
@@ -22,7 +23,7 @@ from attune_training.data.corpus import open_corpus
 from attune_training.data.utterance import Utterance
 from attune_training.emotion_map.anchors import read_anchors
 from attune_training.evaluation.stories.reading import NARRATIONS_FILE, read_narrations, shipped_file
-from attune_training.synthesis.command import synthesise_command
+from attune_training.synthesis.command import _short, synthesise_command
 from attune_training.synthesis.corpus import MANIFEST_COLUMNS, VOICES, Voice, choose_reading, synthesise
 from attune_training.synthesis.engines import SynthesisError, spoken_text
 from attune_training.synthesis.texts import SpeechError, Text, find_recordings, read_recordings, read_texts
@@ -212,10 +213,10 @@ def test_the_command_has_no_traceback(tmp_path):
 def test_emobank_and_texts_have_their_own_options(tmp_path):
     (tmp_path / "emobank.csv").write_text(EMOBANK)
     for arguments, message in (
-        (["--emobank", str(tmp_path / "emobank.csv"), "--stories", "shipped"], "give one of --emobank, --stories"),
+        (["--emobank", str(tmp_path / "emobank.csv"), "--stories", "shipped"], "give one of --emobank, --written"),
         ([], "give one of --emobank"),
-        (["--emobank", str(tmp_path / "emobank.csv"), "--voice", "en-us"], "EmoBank is read by twelve voices"),
-        (["--stories", "shipped", "--seed", "1"], "--seed is for EmoBank"),
+        (["--emobank", str(tmp_path / "emobank.csv"), "--voice", "en-us"], "a corpus is read by twelve voices"),
+        (["--stories", "shipped", "--seed", "1"], "--seed is for a corpus"),
     ):
         result = CliRunner().invoke(synthesise_command, [*arguments, "--output", str(tmp_path / "speech")])
         assert result.exit_code == 2
@@ -364,3 +365,11 @@ def test_recordings_have_to_be_those_of_the_texts(tmp_path, piper):
         read_recordings(tmp_path)
     with pytest.raises(SpeechError, match=r"cannot read .*manifest\.csv"):
         read_recordings(tmp_path / "speech")
+
+
+def test_short_written_texts_are_those_with_all_labels():
+    def written(words, valence=3.0):
+        return Utterance(None, " ".join(["word"] * words), valence, 2.0, 3.0, speaker="writer-a")
+
+    kept = _short([written(5), written(22), written(23), written(5, math.nan)])
+    assert [len(item.transcript.split()) for item in kept] == [5, 22]

@@ -97,7 +97,7 @@ class BartSummariser:
         Raises what `CallContext.check` raises.
         """
         tokens = self.generate(self._tokenizer.encode(text).tokens, context=context)
-        ids = [self._tokenizer.token_to_id(token) for token in tokens]
+        ids = [id_ for token in tokens if (id_ := self._tokenizer.token_to_id(token)) is not None]
         return " ".join(self._tokenizer.decode(ids, skip_special_tokens=True).split())
 
     def generate(self, source: list[str], *, context: CallContext) -> list[str]:

@@ -21,7 +21,9 @@ Array = npt.NDArray[np.float32]
 
 _PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3)
 _STEPS = 100
-_EXPONENTS = np.arange(0.0, 1.51, 0.1)
+# VAD decides the region, so it always counts; the voice, which these texts lack, speaks through it alone.
+_VAD_EXPONENTS = np.arange(0.5, 1.51, 0.1)
+_WORDS_EXPONENTS = np.arange(0.0, 2.51, 0.1)
 _SMALLEST = 1e-9
 
 
@@ -93,8 +95,8 @@ def fit_exponents(from_vad: Array, from_words: Array, right: Sequence[int]) -> E
     """
     found = [
         Exponents(float(vad), float(words), log_loss(combined(from_vad, from_words, vad, words), right))
-        for vad in _EXPONENTS
-        for words in _EXPONENTS
+        for vad in _VAD_EXPONENTS
+        for words in _WORDS_EXPONENTS
     ]
     return min(found, key=lambda item: item.loss)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import MPNetConfig, MPNetModel
-from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetLayer, MPNetSelfAttention
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
 from attune_training.config import TextTowerConfig
 from attune_training.models.layers import attend
@@ -49,8 +49,7 @@ class MpnetEncoder(MPNetModel):
     def __init__(self, config: MPNetConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
         for layer in self.encoder.layer:
-            assert isinstance(layer, MPNetLayer)
-            layer.attention.attn = _SelfAttention(config)
+            layer.attention.attn = _SelfAttention(config)  # type: ignore[union-attr]
         self.farthest = config.max_position_embeddings - _PAD - 2
         distances = torch.arange(-self.farthest, self.farthest + 1)
         # From torch, once: a logarithm of another library may put a distance into the next bucket.
@@ -77,13 +76,8 @@ class MpnetEncoder(MPNetModel):
 class _SelfAttention(MPNetSelfAttention):
     """MPNet's self-attention by the fused kernel, without attention dropout, which excludes it."""
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        position_bias: Tensor | None = None,
-        output_attentions: bool = False,
-        **options: Any,
+    def forward(  # type: ignore[override]
+        self, hidden_states: Tensor, attention_mask: None = None, position_bias: Tensor | None = None, **options: Any
     ) -> tuple[Tensor]:
         """Return the output [B, L, D] of hidden_states [B, L, D]; position_bias [B, H, L, L] includes the mask."""
         attended = attend(

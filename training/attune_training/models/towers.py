@@ -381,7 +381,7 @@ class TextTower(nn.Module):
         if config.kind not in _TEXT_ENCODERS:
             raise ValueError(f"text tower {config.kind!r} is unknown; choose from {', '.join(_TEXT_ENCODERS)}")
         kind, shape, build = _TEXT_ENCODERS[config.kind]
-        self.encoder: Any = build(shape(config))
+        self.encoder = build(shape(config))
         if path is not None:
             loaded = _from_folder(kind, shape(config), path, add_pooling_layer=False)
             _load_strictly(self.encoder, loaded.state_dict(), path)
@@ -399,8 +399,9 @@ class TextTower(nn.Module):
         if isinstance(self.encoder, MpnetEncoder):
             return self.encoder.layers(input_ids, attention_mask)
         mask = attention_mask[:, None, None, :] > 0
-        outputs = [self.encoder.embeddings(input_ids=input_ids)]
-        for layer in self.encoder.encoder.layer:
+        bert: Any = self.encoder
+        outputs = [bert.embeddings(input_ids=input_ids)]
+        for layer in bert.encoder.layer:
             outputs.append(layer(outputs[-1], mask))
         return outputs
 
