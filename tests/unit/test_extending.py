@@ -197,7 +197,7 @@ def test_every_model_has_a_configuration_in_a_profile_that_is_added(small_gpu, t
     for name in SERVED_MODELS:
         own, inherited = model_config(name, SMALL_GPU), model_config(name, GPU)
         for config, profile in ((own, SMALL_GPU), (inherited, GPU)):
-            for file in ("model.onnx", "musicgen", "knowledge", "choice"):
+            for file in ("model.onnx", "musicgen", "knowledge", "choice", "tokenizers"):
                 if config.default_model_filename == exported_name(file, profile):
                     config.default_model_filename = file
                 if config.parameters["weights"].string_value == exported_name(file, profile):
