@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "MPNET",
     "NO_BART",
     "NO_MUSICGEN",
     "SENTENCE_MODEL",
@@ -34,6 +35,8 @@ __all__ = [
 
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
+"""The sentence encoder's weights; a text tower of regressors too."""
+MPNET = "all-mpnet-base-v2"
 NO_MUSICGEN = checkpoint.NONE
 """Instead of the name of MusicGen's weights: export none, and play with the composer."""
 NO_BART = "none"

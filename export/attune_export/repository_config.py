@@ -66,8 +66,10 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
     return parameters
 
 
-# One second of silence, and a short text.
-_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE, "input_ids": 16, "attention_mask": 16}
+# One second of silence, and a short text of zeros: a token of every vocabulary, and all of it masked.
+_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE} | dict.fromkeys(
+    ("input_ids", "attention_mask", "sentence_ids", "sentence_mask"), 16
+)
 
 
 def _warm_up(spec: ModelSpec) -> pb.ModelWarmup:

@@ -70,7 +70,8 @@ def test_an_export_for_another_profile_leaves_the_embedded_one_as_it_was(reposit
 
 def test_its_graphs_are_served_under_their_names(client):
     words = np.array([[b"a slow and tender melody"]], dtype=np.object_)
-    answer = client.infer(SENTENCE_ENCODER, client.infer(TEXT_TOKENIZER, {"transcript": words}))
+    tokens = client.infer(TEXT_TOKENIZER, {"transcript": words})
+    answer = client.infer(SENTENCE_ENCODER, {name: tokens[name] for name in ("sentence_ids", "sentence_mask")})
     assert np.linalg.norm(answer["embedding"]) == pytest.approx(1.0, abs=1e-5)
 
 

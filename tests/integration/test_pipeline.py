@@ -114,9 +114,14 @@ def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):
 def test_the_tokenizer_model_is_the_library(client):
     text = "He was not an ill-disposed young man."
     served = client.infer(models.TEXT_TOKENIZER, {"transcript": np.array([[text.encode()]], dtype=np.object_)})
-    tokens = TextTokenizer(ROOT / "model_repository/text_tokenizer/1/tokenizer.json")([text])
-    np.testing.assert_array_equal(served["input_ids"], tokens.input_ids)
-    np.testing.assert_array_equal(served["attention_mask"], tokens.attention_mask)
+    folder = ROOT / "model_repository/text_tokenizer/1/tokenizers"
+    for file, ids, mask in (
+        ("regressors.json", "input_ids", "attention_mask"),
+        ("sentences.json", "sentence_ids", "sentence_mask"),
+    ):
+        tokens = TextTokenizer(folder / file)([text])
+        np.testing.assert_array_equal(served[ids], tokens.input_ids)
+        np.testing.assert_array_equal(served[mask], tokens.attention_mask)
 
 
 def test_every_emotion_retrieves_itself(client):

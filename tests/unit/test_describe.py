@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import MUSIC_PROMPT
+from attune_client.protocol.models import MUSIC_PROMPT, TEXT_TOKENIZER
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import bytes_tensor, decode
 from attune_ensemble.call import UNLIMITED, CallContext
@@ -44,8 +44,8 @@ class FakeEncoder:
     def __call__(self, model, inputs, *, context):
         if model == "text_tokenizer":
             self.text = decode(inputs["transcript"][0, 0])
-            return {"input_ids": np.zeros((1, 16), np.int64), "attention_mask": np.ones((1, 16), np.int64)}
-        assert set(inputs) == {"input_ids", "attention_mask"}
+            return {tensor.name: np.ones((1, 16), np.int64) for tensor in TEXT_TOKENIZER.outputs}
+        assert set(inputs) == {"sentence_ids", "sentence_mask"}
         return {"embedding": np.zeros((1, 384), np.float32)}
 
 

@@ -18,7 +18,7 @@ import soundfile
 from attune_client.protocol.models import MODELS, SPEECH_SAMPLE_RATE
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import KnowledgeIndex
-from attune_ensemble.speech.tokens import TextTokenizer
+from attune_ensemble.speech.tokens import TextTokenizers
 from attune_ensemble.speech.transcription import Transcriber
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +53,18 @@ def run(model: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def tokens(*texts: str) -> dict[str, np.ndarray]:
-    batch = TextTokenizer(REPOSITORY / "text_tokenizer" / "1" / "tokenizer.json")(texts)
-    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    """What `text_tokenizer` answers."""
+    tokenizers = TextTokenizers(REPOSITORY / "text_tokenizer" / "1" / "tokenizers")
+    return tokenizers.answer({"transcript": np.array([[text.encode()] for text in texts], object)})
+
+
+def words(text: str) -> dict[str, np.ndarray]:
+    return {name: tokens(text)[name] for name in ("input_ids", "attention_mask")}
+
+
+def embedding(text: str) -> np.ndarray:
+    inputs = {name: tokens(text)[name] for name in ("sentence_ids", "sentence_mask")}
+    return run("sentence_encoder", inputs)[0][0]
 
 
 def waveform(name: str) -> np.ndarray:
@@ -82,7 +92,7 @@ def regressor(model: str) -> dict[str, list[float]]:
     for name, text in SENTENCES.items():
         speech = waveform(name)
         audio = {"waveform": speech[None], "num_samples": np.array([[len(speech)]])}
-        answers[name] = run(model, audio | tokens(text))[0][0].tolist()
+        answers[name] = run(model, audio | words(text))[0][0].tolist()
     return answers
 
 
@@ -100,15 +110,13 @@ def emotion_classifier() -> dict[str, dict[str, float]]:
 
 def sentence_encoder() -> dict[str, list[float]]:
     """The first numbers of each sentence's embedding."""
-    return {
-        name: run("sentence_encoder", tokens(text))[0][0, :EMBEDDING_HEAD].tolist() for name, text in SENTENCES.items()
-    }
+    return {name: embedding(text)[:EMBEDDING_HEAD].tolist() for name, text in SENTENCES.items()}
 
 
 def music_prompt() -> dict[str, float]:
     """What a search finds, and its similarity."""
     index = KnowledgeIndex(REPOSITORY / "music_prompt" / "1" / "knowledge" / "index", load_emotions())
-    found = index.search(run("sentence_encoder", tokens(SEARCH))[0][0], None)
+    found = index.search(embedding(SEARCH), None)
     return {found.emotion.label: found.similarity}
 
 

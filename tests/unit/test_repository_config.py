@@ -113,7 +113,7 @@ ENSEMBLE = Served("", "", "")
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
         "speech_to_text": whisper("KIND_CPU", "31", compute_type="int8", beam_size="1", threads="2"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers"),
         "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
@@ -126,7 +126,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
     },
     "configs/gpu.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers.gpu"),
         "valence": graph("model.gpu.onnx", "KIND_GPU", 2000),
         "arousal_dominance": graph("model.gpu.onnx", "KIND_GPU", 2000),
         "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
@@ -139,7 +139,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
     },
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers.tensorrt"),
         "valence": engine(2000),
         "arousal_dominance": engine(2000),
         "emotion_classifier": engine(0),

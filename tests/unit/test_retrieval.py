@@ -157,7 +157,10 @@ def minilm():
     """The exported encoder that the server embeds with."""
     from attune_export.embedding import SentenceEmbedder
 
-    model, tokenizer = REPOSITORY / "sentence_encoder/1/model.onnx", REPOSITORY / "text_tokenizer/1/tokenizer.json"
+    model, tokenizer = (
+        REPOSITORY / "sentence_encoder/1/model.onnx",
+        REPOSITORY / "text_tokenizer/1/tokenizers/sentences.json",
+    )
     if not model.is_file() or not tokenizer.is_file():
         pytest.skip("run `attune export` first")
     return SentenceEmbedder(model, tokenizer)

@@ -51,8 +51,21 @@ AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3
 WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
-INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), f"BERT-uncased token ids, at most {MAX_TOKENS}, padded to a bucket")
+INPUT_IDS = TensorSpec(
+    "input_ids",
+    _INT64,
+    (-1,),
+    f"token ids in the vocabulary of the regressors' text tower, at most {MAX_TOKENS}, padded with 0 to a bucket",
+)
 ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
+# Under names of their own: the regressors may have another vocabulary, and no check would find its ids at fault.
+SENTENCE_IDS = TensorSpec(
+    "sentence_ids",
+    _INT64,
+    (-1,),
+    f"BERT-uncased token ids for the sentence encoder, at most {MAX_TOKENS}, padded alike",
+)
+SENTENCE_MASK = TensorSpec("sentence_mask", _INT64, (-1,), "1 where a token of sentence_ids is real")
 VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
 AROUSAL_DOMINANCE = TensorSpec(
     "arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5", limits=VAD_LIMITS
@@ -199,7 +212,7 @@ SPEECH_TO_TEXT = ModelSpec(
 TEXT_TOKENIZER = ModelSpec(
     "text_tokenizer",
     inputs=(SEGMENT_TEXT,),
-    outputs=(INPUT_IDS, ATTENTION_MASK),
+    outputs=(INPUT_IDS, ATTENTION_MASK, SENTENCE_IDS, SENTENCE_MASK),
     max_batch_size=64,
 )
 
@@ -235,7 +248,7 @@ EMOTION_RECOGNITION = ModelSpec(
 
 SENTENCE_ENCODER = ModelSpec(
     "sentence_encoder",
-    inputs=(INPUT_IDS, ATTENTION_MASK),
+    inputs=(SENTENCE_IDS, SENTENCE_MASK),
     outputs=(EMBEDDING,),
     max_batch_size=64,
 )

@@ -21,5 +21,6 @@ def embed(texts: Sequence[str], call: Call, *, context: CallContext) -> npt.NDAr
     for start in range(0, len(texts), most):
         batch = bytes_tensor(*texts[start : start + most])[:, None]  # [B, 1]
         tokens = call("text_tokenizer", {"transcript": batch}, context=context)
-        parts.append(call("sentence_encoder", tokens, context=context)["embedding"])
+        inputs = {tensor.name: tokens[tensor.name] for tensor in SENTENCE_ENCODER.inputs}
+        parts.append(call("sentence_encoder", inputs, context=context)["embedding"])
     return np.concatenate(parts)

@@ -89,12 +89,12 @@ def _speech_to_text(host: Host) -> Service:
 
 
 def _text_tokenizer(host: Host) -> Service:
-    from attune_ensemble.speech.tokens import TextTokenizer
+    from attune_ensemble.speech.tokens import TextTokenizers
 
-    tokenizer = TextTokenizer(host.folder / host.settings["weights"])
+    tokenizers = TextTokenizers(host.folder / host.settings["weights"])
 
     def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
-        return tokenizer.answer(inputs)  # within milliseconds, whatever the context says
+        return tokenizers.answer(inputs)  # within milliseconds, whatever the context says
 
     return Service(answer)
 

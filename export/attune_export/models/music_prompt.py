@@ -7,7 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from attune_client.protocol.models import MUSIC_PROMPT, TEXT_TOKENIZER
-from attune_client.protocol.profiles import EMBEDDED, GPU, INDEX_DIR, KNOWLEDGE_DIR, MODEL_FILE, TOKENIZER_FILE
+from attune_client.protocol.profiles import (
+    EMBEDDED,
+    GPU,
+    INDEX_DIR,
+    KNOWLEDGE_DIR,
+    MODEL_FILE,
+    SENTENCES_TOKENIZER,
+    TOKENIZERS_DIR,
+    exported_name,
+)
 from attune_ensemble.prompting.writers.bart import MODEL_DIR
 from attune_ensemble.prompting.writers.writer import BART, TEMPLATE, Summary
 from attune_export.digests import Digests, digests_of, digests_of_code, digests_of_weights, package_dir
@@ -92,8 +101,9 @@ def _build_index(options: ExportOptions, directory: Path, summarise: Callable[[s
 
     encoder = sentence_encoder_part(options)
     graph = options.repository / encoder.model / VERSION_DIR / encoder.name(MODEL_FILE, options.profile)
-    tokenizer = options.repository / TEXT_TOKENIZER.name / VERSION_DIR / TOKENIZER_FILE
-    build_index(load_emotions(), SentenceEmbedder(graph, tokenizer), directory, summarise or template.summarise)
+    tokenizers = options.repository / TEXT_TOKENIZER.name / VERSION_DIR / exported_name(TOKENIZERS_DIR, options.profile)
+    embedder = SentenceEmbedder(graph, tokenizers / SENTENCES_TOKENIZER)
+    build_index(load_emotions(), embedder, directory, summarise or template.summarise)
 
 
 def _digests(options: ExportOptions) -> Digests:
