@@ -23,7 +23,7 @@ from attune_ensemble.speech.audio import Decoder, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span
 from attune_ensemble.speech.transcription import OtherLanguages, Transcriber, is_foreign, is_reliable
-from attune_ensemble.speech.whisper import TOKENS_PER_S, DecodedText, Decoding, Encoded, Whisper, Word
+from attune_ensemble.speech.whisper import TIMESTAMP_S, TOKENS_PER_S, DecodedText, Decoding, Encoded, Whisper, Word
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model_repository" / "speech_to_text" / "1" / "whisper"
@@ -331,3 +331,24 @@ def test_doubtful_text_is_sampled_again_until_it_is_not(monkeypatch, sentence):
     whisper, seen = generating(monkeypatch, decoding)
     whisper.decode(whisper.encode(sentence), words=False)
     assert seen.temperatures == [0]
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        ((5.4,), True),  # the end of the speech, a little late
+        ((5.2, 5.2), True),
+        ((5.3, 5.3), False),
+        ((6.1, 6.1), False),
+    ],
+)
+def test_what_is_said_again_in_the_silence_after_the_speech_is_left_out(monkeypatch, sentence, after, kept):
+    """The sentence lasts 5.3 s; behind it stands another one, after these timestamps."""
+    whisper, _ = generating(monkeypatch, Decoding())
+    tokens, first = whisper._tokenizer.encode(" So be it."), whisper._tokenizer.timestamp_begin
+    said = [first, *tokens, *(first + round(second / TIMESTAMP_S) for second in after)]
+    again = [*said, *(tokens if len(after) > 1 else [])]
+    answer = SimpleNamespace(sequences_ids=[again], scores=[-0.3], no_speech_prob=0.0)
+    monkeypatch.setattr(Generating, "generate", lambda *arguments, **options: [answer])
+    found = whisper.decode(whisper.encode(sentence), words=False)
+    assert found.text == ("So be it. So be it." if kept and len(after) > 1 else "So be it.")

@@ -51,6 +51,9 @@ Padding to the usual 30 s costs four times as much for a sentence, without a low
 TOKENS_PER_S = 12
 """Maximum tokens per second of speech: the fastest of 362 English clips has 9. Longer output is a repetition loop."""
 
+TIMESTAMP_S = 0.02
+"""What one step between Whisper's timestamp tokens stands for, in seconds."""
+
 LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # allowance for a short clip: timestamps, punctuation
 _MAX_WINDOW_TOKENS = 444
@@ -178,14 +181,26 @@ class Whisper:
             return_no_speech_prob=True,
             **search,
         )[0]
-        tokens = result.sequences_ids[0]
+        decoded: list[int] = result.sequences_ids[0]
+        tokens = self._within_speech(decoded, window.speech_s)
         return DecodedText(
             text=self._tokenizer.decode(tokens).strip(),
             words=self._words(window, tokens) if words else (),
-            mean_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
+            mean_logprob=result.scores[0] * len(decoded) / (len(decoded) + 1),
             no_speech=result.no_speech_prob,
             reached_limit=len(tokens) >= limit,
         )
+
+    def _within_speech(self, tokens: list[int], speech_s: float) -> list[int]:
+        """Return the tokens up to the first timestamp after the speech.
+
+        In the silence that follows, Whisper sometimes says everything once more, and again.
+        """
+        first = self._tokenizer.timestamp_begin
+        for row, token in enumerate(tokens):
+            if (token - first) * TIMESTAMP_S >= speech_s:
+                return tokens[: row + 1]
+        return tokens
 
     def _words(self, window: Encoded, tokens: list[int]) -> tuple[Word, ...]:
         text = [token for token in tokens if token < self._tokenizer.eot]
