@@ -62,7 +62,7 @@ def sentence(file: Path) -> str:
 
 def voice(folders: Sequence[Path]) -> None:
     """Correlation of the regressors with the targets: with the words, without, and with wrong words."""
-    tokenizer = TextTokenizer(MODEL_FOLDER / "text_tokenizer" / "1" / "tokenizer.json")
+    tokenizer = TextTokenizer(MODEL_FOLDER / "text_tokenizer" / "1" / "tokenizers" / "regressors.json")
     sessions = [
         (name, onnxruntime.InferenceSession(MODEL_FOLDER / name / "1" / "model.onnx"))
         for name in ("valence", "arousal_dominance")

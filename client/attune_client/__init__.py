@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from attune_client.local import LocalClient
     from attune_client.protocol.errors import AttuneError
     from attune_client.protocol.music_spec import MusicSpec
-    from attune_client.results import VAD, MusicPrompt, Segment, SpeechEmotion, TherapySession
+    from attune_client.results import VAD, CrisisWords, MusicPrompt, Segment, SpeechEmotion, TherapySession
 
 _MODULES = {
     "AsyncAttuneClient": "attune_client.aio",
     "AsyncMusicStream": "attune_client.aio",
     "AttuneClient": "attune_client.client",
     "AttuneError": "attune_client.protocol.errors",
+    "CrisisWords": "attune_client.results",
     "LocalClient": "attune_client.local",
     "MusicPrompt": "attune_client.results",
     "MusicSpec": "attune_client.protocol.music_spec",
@@ -38,6 +39,7 @@ __all__ = [
     "AsyncMusicStream",
     "AttuneClient",
     "AttuneError",
+    "CrisisWords",
     "LocalClient",
     "MusicPrompt",
     "MusicSpec",

@@ -8,6 +8,7 @@ One text for all of them, calm and always the same, because nobody knows from wo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -25,6 +26,7 @@ __all__ = [
     "HelpLine",
     "HelpLines",
     "HelpLinesError",
+    "country_of_locale",
     "crisis_notice",
     "date_complaints",
     "load_help_lines",
@@ -45,6 +47,9 @@ _DANGER = "If anybody is in danger now, call {emergency}."
 _CHECKED = "Last checked on {checked}. Numbers change; for other countries see {url}"
 
 _ALIASES = {"UK": "GB"}
+# In the order in which POSIX lets one stand before the other.
+_LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
+_LOCALE = re.compile(r"[a-zA-Z]{2,3}[_-]([a-zA-Z]{2})(?:[.@].*)?")
 _EU_EMERGENCY = "112"
 _LINE_FIELDS = ("name", "contact", "languages", "url", "checked")
 _COUNTRY_FIELDS = ("emergency", "lines")
@@ -103,6 +108,13 @@ def crisis_notice(country: str | None = None, path: Path | None = None) -> str:
             _CHECKED.format(checked=oldest.isoformat(), url=help_lines.elsewhere.lines[0].url),
         ]
     )
+
+
+def country_of_locale(environment: Mapping[str, str]) -> str | None:
+    """The country that the environment's locale names ("GB" of LANG=en_GB.UTF-8), or None where it names none."""
+    chosen = next((environment[name] for name in _LOCALE_VARIABLES if environment.get(name)), "")
+    named = _LOCALE.fullmatch(chosen)
+    return named[1].upper() if named else None
 
 
 def date_complaints(help_lines: HelpLines, today: date) -> list[str]:

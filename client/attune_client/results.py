@@ -10,12 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.models import PROMPT_TIME, RECOGNISE_TIME, TRANSCRIBE_TIME, VAD_DIMENSIONS
+from attune_client.protocol.models import (
+    CRISIS_KIND,
+    CRISIS_PLACE,
+    PROMPT_TIME,
+    RECOGNISE_TIME,
+    TRANSCRIBE_TIME,
+    UNSURE,
+    VAD_DIMENSIONS,
+    CrisisKind,
+)
 from attune_client.protocol.stages import PROMPT, RECOGNISE, TRANSCRIBE
 from attune_client.protocol.tensors import Tensors, decode, text_of
 from attune_client.protocol.version import version
 
-__all__ = ["VAD", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
+__all__ = ["VAD", "CrisisWords", "ModelStatus", "MusicPrompt", "Segment", "SpeechEmotion", "TherapySession"]
+
+
+_NEIGHBOURS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,42 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class CrisisWords:
+    """Where words stand that speak of suicide, self-harm or harm to others, as a simple rule of words has it.
+
+    They begin at character `start` of segment `segment` and end before character `end` of segment `last_segment`,
+    which is another one where a pause has cut them; all count from 0. Of a text, both segments are 0.
+
+    It is no diagnosis and says nothing of the person: a reason to show `attune_client.help_lines.crisis_notice`, and
+    none to store or tell anything.
+    """
+
+    kind: CrisisKind
+    segment: int
+    start: int
+    last_segment: int
+    end: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON-ready object."""
+        return {
+            "kind": self.kind.value,
+            "segment": self.segment,
+            "start": self.start,
+            "last_segment": self.last_segment,
+            "end": self.end,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechEmotion:
     """Transcript and emotion of a recording, overall and by segment.
 
-    `probabilities` has all 40 emotions by label, in the classifier's order; `transcribe_s` and `recognise_s` are the
+    `probabilities` has all 40 emotions by label, in the classifier's order; `is_unsure` says that none of them stands
+    out, and `neighbours` are the next ones. `transcribe_s` and `recognise_s` are the
     server's processing times, in seconds. `language` is the code of the identified language, with its probability; if
-    it is not English, or there are no intelligible words, the transcript is empty.
+    it is not English, or there are no intelligible words, the transcript is empty. `crisis` is where words speak of a
+    crisis; none found does not mean that there is none.
     """
 
     transcript: str
@@ -79,6 +121,8 @@ class SpeechEmotion:
     segments: tuple[Segment, ...]
     transcribe_s: float
     recognise_s: float
+    crisis: tuple[CrisisWords, ...] = ()
+    is_unsure: bool = False
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> SpeechEmotion:
@@ -104,7 +148,15 @@ class SpeechEmotion:
             ),
             transcribe_s=_number(tensors, TRANSCRIBE_TIME.name),
             recognise_s=_number(tensors, RECOGNISE_TIME.name),
+            crisis=_crisis(tensors),
+            is_unsure=bool(tensors[UNSURE.name][0]),
         )
+
+    @property
+    def neighbours(self) -> tuple[str, ...]:
+        """The two most probable emotions beside the chosen one."""
+        ranked = sorted(self.probabilities, key=self.probabilities.__getitem__, reverse=True)
+        return tuple(label for label in ranked if label != self.emotion)[:_NEIGHBOURS]
 
     @property
     def probability_array(self) -> npt.NDArray[np.float32]:
@@ -118,8 +170,11 @@ class SpeechEmotion:
             "language": self.language,
             "language_probability": round(self.language_probability, 4),
             "segments": [segment.to_dict() for segment in self.segments],
+            "crisis": [words.to_dict() for words in self.crisis],
             "vad": self.vad.to_dict(),
             "emotion": self.emotion,
+            "is_unsure": self.is_unsure,
+            "neighbours": list(self.neighbours),
             "probabilities": _ranked(self.probabilities),
             "timings_s": {TRANSCRIBE.name: round(self.transcribe_s, 3), RECOGNISE.name: round(self.recognise_s, 3)},
         }
@@ -175,6 +230,9 @@ class TherapySession:
     those that the caller gave or the server derived. `engine` generates `duration_s` seconds at `sample_rate` Hz from
     `seed`; `prompt_s` is the server's time for retrieval and prompt, in seconds.
 
+    `crisis` is where words of the recording, or of the text that the music is for, speak of a crisis. Then the prompt
+    is that of a gentle description, whatever the emotion.
+
     The prompt's `prompt` and `music_spec` with `duration_s`, `seed` and `engine` reproduce the piece:
     `client.play(spec=..., text=..., ...)`.
     """
@@ -190,6 +248,7 @@ class TherapySession:
     duration_s: float
     seed: int
     server_version: str
+    crisis: tuple[CrisisWords, ...] = ()
 
     @classmethod
     def from_tensors(cls, tensors: Tensors) -> TherapySession:
@@ -206,6 +265,7 @@ class TherapySession:
             duration_s=round(_number(tensors, "duration_s"), 4),  # 3.3 is 3.299999952 in 32 bits
             seed=int(tensors["seed"][0]),
             server_version=_text(tensors, "server_version"),
+            crisis=_crisis(tensors) if CRISIS_KIND.name in tensors else (),
         )
 
     def to_dict(self, *, first_audio_s: float | None = None, total_s: float | None = None) -> dict[str, Any]:
@@ -228,6 +288,7 @@ class TherapySession:
 
     def _wish(self) -> dict[str, Any]:
         values = {
+            "crisis": [words.to_dict() for words in self.crisis] or None,
             "vad": self.vad and self.vad.to_dict(),
             "emotion": self.emotion,
             "probabilities": self.probabilities and _ranked(self.probabilities),
@@ -243,6 +304,11 @@ class ModelStatus:
     version: str
     state: str
     reason: str
+
+
+def _crisis(tensors: Tensors) -> tuple[CrisisWords, ...]:
+    finds = zip(tensors[CRISIS_KIND.name], tensors[CRISIS_PLACE.name].tolist(), strict=True)
+    return tuple(CrisisWords(CrisisKind(decode(kind)), *place) for kind, place in finds)
 
 
 def _probabilities(tensors: Tensors) -> dict[str, float]:

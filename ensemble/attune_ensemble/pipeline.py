@@ -1,41 +1,66 @@
 """What the BLS models do, as plain functions over a `call` (`attune_ensemble.call`): testable without a server.
 
-A narration is cut into segments, all segments are recognised together, and the whole takes their
-duration-weighted mean; its emotion leads to a music description, a prompt, and the music. Every call looks at the
-request's context before and after, so nothing is begun after its deadline.
+A narration is cut into segments, all segments are recognised together, and the whole follows from them by one rule
+(`attune_ensemble.speech.overall`); its emotion leads to a music description, a prompt, and the music. Where words speak
+of a crisis, the music is a gentle one, whatever the emotion. Every call looks at the request's context before and
+after, so nothing is begun after its deadline.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.checks import check_complete, check_sources, check_vad
+from attune_client.protocol.checks import check_complete, check_sources, check_text, check_vad
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import (
+    CRISIS_KIND,
+    EMBEDDING_DIM,
     EMOTION_CLASSIFIER,
+    EMOTION_PROBABILITIES,
+    EXPECTED_PROBABILITIES,
+    GENTLE,
     MUSIC_OPTIONS,
     PROMPT_TIME,
     RECOGNISE_TIME,
     REGRESSOR_MAX_BATCH,
     TRANSCRIBE_TIME,
+    UNSURE,
 )
-from attune_client.protocol.tensors import Tensors, bytes_tensor, decode
+from attune_client.protocol.tensors import Tensors, bytes_tensor, decode, text_of
 from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
+from attune_ensemble.prompting.embedding import embed
+from attune_ensemble.speech.choice import EmotionChoice
+from attune_ensemble.speech.overall import overall_vad
 
-__all__ = ["play_therapy", "recognise_speech", "write_prompt"]
+__all__ = ["Rules", "play_therapy", "recognise_speech", "write_prompt"]
 
 _ROUNDING = 1e-2
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What decides beside the models.
+
+    `labels` are the 40 emotions in the classifier's order; `find_crisis` makes, of the transcripts of a narration's
+    segments, the tensors `crisis_kind` and `crisis_place`. `choice` chooses an emotion by VAD and words; None is the
+    paper's way, the most probable one by VAD.
+    """
+
+    labels: Sequence[str]
+    find_crisis: Callable[[Sequence[str]], Tensors]
+    choice: EmotionChoice | None = None
+
+
 def recognise_speech(
     audio: npt.NDArray[np.object_],
-    labels: Sequence[str],
+    rules: Rules,
     call: Call,
     other_languages: npt.NDArray[np.object_] | None = None,
     *,
@@ -52,21 +77,26 @@ def recognise_speech(
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call, context)
-    vad = weighted_mean(segment_vad, speech["num_samples"][:, 0])
-    probabilities = _classify(np.vstack([vad, segment_vad]), call, context)
-    recognised_s = time.perf_counter()
+    vad = overall_vad(segment_vad, speech["num_samples"][:, 0])
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
+    words = " ".join(filter(None, transcripts))
+    points = np.vstack([vad, segment_vad])
+    probabilities = _choose_emotions(points, [words, *transcripts], rules.choice, call, context)
+    crisis = rules.find_crisis(transcripts)
+    recognised_s = time.perf_counter()
     return {
-        "transcript": bytes_tensor(" ".join(filter(None, transcripts))),
+        "transcript": bytes_tensor(words),
         "language": speech["language"],
         "language_probability": speech["language_probability"],
         "vad": vad,
-        **_emotion_outputs(probabilities[0], labels),
+        **_emotion_outputs(probabilities[0], rules.labels),
+        UNSURE.name: np.array([_is_unsure(probabilities[0], rules.choice)], np.int32),
         "segment_start_s": speech["start_s"],
         "segment_end_s": speech["end_s"],
         "segment_transcript": bytes_tensor(*transcripts),
         "segment_vad": segment_vad,
-        "segment_emotion": bytes_tensor(*(labels[index] for index in probabilities[1:].argmax(axis=1))),
+        "segment_emotion": bytes_tensor(*(rules.labels[index] for index in probabilities[1:].argmax(axis=1))),
+        **crisis,
         TRANSCRIBE_TIME.name: _seconds(transcribed_s - started_s),
         RECOGNISE_TIME.name: _seconds(recognised_s - transcribed_s),
     }
@@ -83,12 +113,30 @@ def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> np
     return np.concatenate([part["vad"] for part in parts])
 
 
-def weighted_mean(vad: npt.NDArray[np.float32], weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Mean [3] of VAD [S, 3], each segment counting as long as it lasts."""
-    return np.average(vad, axis=0, weights=weights).astype(np.float32)
+def _choose_emotions(
+    vad: npt.NDArray[np.float32],
+    texts: Sequence[str],
+    choice: EmotionChoice | None,
+    call: Call,
+    context: CallContext,
+) -> npt.NDArray[np.float32]:
+    """Emotion probabilities [N, 40] of VAD [N, 3] and the words [N] that go with it."""
+    if choice is None:
+        return _classify(vad, EMOTION_PROBABILITIES.name, call, context)
+    from_vad = _classify(vad, EXPECTED_PROBABILITIES.name, call, context)
+    embeddings = np.zeros((len(texts), EMBEDDING_DIM), np.float32)
+    said = [row for row, text in enumerate(texts) if text.strip()]
+    if said:
+        embeddings[said] = embed([texts[row] for row in said], call, context=context)
+    return choice.probabilities(from_vad, embeddings)
 
 
-def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) -> npt.NDArray[np.float32]:
+def _is_unsure(probabilities: npt.NDArray[np.float32], choice: EmotionChoice | None) -> bool:
+    """Whether no emotion stands out; VAD alone, the paper's way, does not say."""
+    return choice is not None and bool(probabilities.max() < choice.unsure_below)
+
+
+def _classify(vad: npt.NDArray[np.float32], output: str, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
     """Emotion probabilities [N, 40] of VAD [N, 3]: one batch, or several where there are more than a batch holds."""
     most = EMOTION_CLASSIFIER.max_batch_size
     batches = [
@@ -96,7 +144,7 @@ def _classify(vad: npt.NDArray[np.float32], call: Call, context: CallContext) ->
         for part in np.split(vad, range(most, len(vad), most))
     ]
     parts = [call("emotion_classifier", batch, context=context) for batch in batches]
-    probabilities: npt.NDArray[np.float32] = np.concatenate([part["emotion_probabilities"] for part in parts])
+    probabilities: npt.NDArray[np.float32] = np.concatenate([part[output] for part in parts])
     sums = probabilities.sum(axis=1)
     if not (abs(sums - 1) < _ROUNDING).all():  # a NaN fails too
         raise ServerError(f"the probabilities of the emotions add up to {sums.min():.3g}..{sums.max():.3g}")
@@ -120,9 +168,12 @@ def write_prompt(wish: Tensors, call: Call, *, context: CallContext) -> Tensors:
 
 
 def play_therapy(
-    inputs: Tensors, labels: Sequence[str], call: Call, call_stream: CallStream, *, context: CallContext
+    inputs: Tensors, rules: Rules, call: Call, call_stream: CallStream, *, context: CallContext
 ) -> Generator[Tensors, None, None]:
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
+
+    Where words of a recording, or of a text to make music for, speak of a crisis, the first response tells the emotion
+    as it was heard, and description, prompt and music are gentle.
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
     engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon, and
@@ -130,8 +181,10 @@ def play_therapy(
     """
     check_sources(inputs)
     options = _choose_options(inputs, call_stream, context)
-    felt = _recognise_input(inputs, labels, call, context)
+    felt = _recognise_input(inputs, rules, call, context)
     wish = _selected(felt, "emotion", "vad") or _selected(inputs, "text", "music_spec")
+    if felt.get(CRISIS_KIND.name, np.empty(0)).size:
+        wish[GENTLE.name] = np.array([1], np.int32)
     prompt = write_prompt(wish, call, context=context)
     told = felt | prompt | {"server_version": bytes_tensor(version())}
     wanted = _selected(prompt, "prompt", "music_spec") | options
@@ -164,13 +217,17 @@ def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallConte
     return _selected(announced[0], *(option.name for option in MUSIC_OPTIONS))
 
 
-def _recognise_input(inputs: Tensors, labels: Sequence[str], call: Call, context: CallContext) -> Tensors:
+def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], labels, call, inputs.get("other_languages"), context=context)
+        return recognise_speech(inputs["audio"], rules, call, inputs.get("other_languages"), context=context)
+    # Beside a specification a text is the prompt of an engine, often one that was written here.
+    if "text" in inputs and "music_spec" not in inputs:
+        return rules.find_crisis([check_text("text", text_of(inputs["text"]))])
     if "vad" in inputs and "emotion" not in inputs:
         vad = np.array(check_vad(inputs["vad"]), np.float32)
-        return {"vad": vad} | _emotion_outputs(_classify(vad[None], call, context)[0], labels)
+        probabilities = _classify(vad[None], EMOTION_PROBABILITIES.name, call, context)  # a wish is what it is
+        return {"vad": vad} | _emotion_outputs(probabilities[0], rules.labels)
     return _selected(inputs, "emotion", "vad")
 
 

@@ -6,7 +6,7 @@ repeated run takes about a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,7 @@ def assemble(
     artifacts: Path | None = None,
     emotion_map: Path | None = None,
     musicgen: str | None = None,
+    bart: str | None = None,
     force: bool = False,
     command: str = "attune export",
     console: Console | None = None,
@@ -47,23 +48,27 @@ def assemble(
         artifacts: a folder with saved regressors, `valence/` and `arousal_dominance/`; None: those that ship.
         emotion_map: a folder written by `attune train emotion-map`; None: the one that ships.
         musicgen: name of pinned weights, a folder in transformers' format, or "none"; None: the profile's default.
+        bart: the same for the model that summarises.
         force: build every part again.
         command: the command that is recommended if this export is interrupted.
         console: None: standard error.
 
     A concurrent export of the same repository is waited for. All weights are fetched before anything is placed; if only
-    MusicGen's are unavailable, everything else is placed before the error is raised.
+    MusicGen's are unavailable, everything else is placed before the error is raised. Without BART's the template
+    summarises, and a line says so; the next export tries again.
 
     Raises:
         ExportError: an artifact is missing or invalid, or an export deviates too far.
         WeightsError: weights cannot be fetched.
     """
     console = console or Console(stderr=True)
-    parts = plan(repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen)
+    parts = plan(
+        repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen, bart=bart
+    )
     for part in parts:
         version_folder(repository, part)
     with _export_lock(repository, console):
-        no_music = _fetch(part for part in parts if force or not is_at_hand(repository, part, profile))
+        parts, no_music = _fetched(parts, lambda part: force or not is_at_hand(repository, part, profile), console)
         ready = [part for part in parts if no_music is None or part.model != MUSIC_GENERATOR.name]
         record = ExportRecord(repository, profile, parts, command)
         placed = [_report(repository, part, profile, force, record, console) for part in ready]
@@ -75,18 +80,29 @@ def assemble(
     return placed
 
 
-def _fetch(parts: Iterable[Part]) -> WeightsError | None:
-    """Fetch the weights of the parts; returns the error for MusicGen's, and raises that of any others."""
-    no_music = None
+def _fetched(
+    parts: Iterable[Part], is_wanted: Callable[[Part], bool], console: Console
+) -> tuple[tuple[Part, ...], WeightsError | None]:
+    """Fetch the weights of the parts that are wanted.
+
+    Returns the parts, some with their substitutes in their places, and the error for MusicGen's weights; raises that
+    of any others.
+    """
+    obtained, no_music = [], None
     for part in parts:
-        for name in part.weights:
-            try:
+        try:
+            for name in part.weights if is_wanted(part) else ():
                 fetch(name)
-            except WeightsError as error:
-                if part.model != MUSIC_GENERATOR.name:
-                    raise
+        except WeightsError as error:
+            if part.instead is not None:
+                console.print(f"{error}\n{part.instead.says}", highlight=False, soft_wrap=True)
+                part = part.instead.part
+            elif part.model == MUSIC_GENERATOR.name:
                 no_music = error
-    return no_music
+            else:
+                raise
+        obtained.append(part)
+    return tuple(obtained), no_music
 
 
 def _without_music(error: WeightsError, profile: Profile, command: str) -> str:
@@ -144,13 +160,14 @@ def plan(
     artifacts: Path | None,
     emotion_map: Path | None = None,
     musicgen: str | None = None,
+    bart: str | None = None,
 ) -> tuple[Part, ...]:
     """Return the parts to be placed for a profile, in the order of the pipeline.
 
     Raises:
         ExportError: an artifact is missing or invalid.
     """
-    options = ExportOptions(repository, profile, artifacts, emotion_map, musicgen)
+    options = ExportOptions(repository, profile, artifacts, emotion_map, musicgen, bart)
     return tuple(_part(model, options) for model in SERVED_MODELS.values() if model.part is not None)
 
 

@@ -49,6 +49,12 @@ _REPOSITORY = Path("model_repository")
     help="MusicGen's weights by name (such as musicgen-medium), or a folder; none: the composer plays.  "
     "[default: none for embedded, musicgen-small for the others]",
 )
+@click.option(
+    "--bart",
+    metavar="NAME|DIR|none",
+    help="BART's weights by name, or a folder; none: the template summarises, as it does where the weights cannot be "
+    "fetched.  [default: none for embedded, bart-large-cnn for the others]",
+)
 @click.option("--force", is_flag=True, help="Build everything again.")
 def export(
     repository: Path,
@@ -56,6 +62,7 @@ def export(
     artifacts: Path | None,
     emotion_map: Path | None,
     musicgen: str | None,
+    bart: str | None,
     force: bool,
 ) -> None:
     """Fetch the pinned weights and the server, and place every model in the repository."""
@@ -65,6 +72,7 @@ def export(
         "--artifacts": artifacts,
         "--emotion-map": emotion_map,
         "--musicgen": musicgen,
+        "--bart": bart,
     }
     given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     try:
@@ -74,6 +82,7 @@ def export(
             artifacts=artifacts,
             emotion_map=emotion_map,
             musicgen=musicgen,
+            bart=bart,
             force=force,
             command=shlex.join(["attune", "export", *given]),
         )

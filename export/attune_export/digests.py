@@ -29,7 +29,7 @@ Digests = dict[str, str]
 
 def digests_of_exporter() -> Digests:
     """Return those of the code and packages that export a graph. Sources are read, not imported: importing is slow."""
-    layers = ("models.regressor", "models.towers", "models.layers", "config", "models.checkpoints")
+    layers = ("models.regressor", "models.towers", "models.mpnet", "models.layers", "config", "models.checkpoints")
     modules = ["attune_export.onnx_export", *(f"attune_training.{name}" for name in layers)]
     packages = {name: version(name) for name in ("onnx", "onnxscript", "peft", "torch", "transformers")}
     return digests_of_code(*modules) | packages

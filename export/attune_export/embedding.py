@@ -17,7 +17,7 @@ __all__ = ["SentenceEmbedder"]
 
 
 class SentenceEmbedder:
-    """Embeds texts with an exported `sentence_encoder` and its tokenizer."""
+    """Embeds texts with an exported `sentence_encoder` and the tokenizer of its own vocabulary."""
 
     def __init__(self, model: Path, tokenizer: Path) -> None:
         self._session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -30,8 +30,8 @@ class SentenceEmbedder:
         """Embed N texts as [N, 384] of unit length."""
         encodings = self._tokenizer.encode_batch(list(texts))
         inputs = {
-            "input_ids": np.array([encoding.ids for encoding in encodings], np.int64),  # [N, L]
-            "attention_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
+            "sentence_ids": np.array([encoding.ids for encoding in encodings], np.int64),  # [N, L]
+            "sentence_mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
         }
         [embeddings] = self._session.run([EMBEDDING.name], inputs)
         return np.asarray(embeddings, np.float32)

@@ -1,6 +1,7 @@
-"""Building the knowledge index: every emotion's description, embedded, in ChromaDB (paper, section III-E).
+"""Building the knowledge index: every emotion's description, embedded and summarised, in ChromaDB (paper, III-E, F).
 
-`attune export` calls it with the exported sentence encoder, so that index and server use the same embeddings.
+`attune export` calls it with the exported sentence encoder, so that index and server use the same embeddings, and with
+what summarises in that profile: a summary depends on its description alone, so it is made here, once.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ import numpy.typing as npt
 
 from attune_client.protocol.models import EMBEDDING_DIM
 from attune_ensemble.prompting.knowledge import Emotion
-from attune_ensemble.prompting.retrieval import COLLECTION, document_text
+from attune_ensemble.prompting.retrieval import COLLECTION, SUMMARY, SUMMARY_WRITER, document_text
+from attune_ensemble.prompting.writers import template
+from attune_ensemble.prompting.writers.writer import Summary
 from attune_export.errors import ExportError
 
 __all__ = ["build_index"]
 
 Embed = Callable[[list[str]], npt.NDArray[np.float32]]
+Summarise = Callable[[str], Summary]
 
 
-def build_index(emotions: Sequence[Emotion], embed: Embed, directory: Path) -> None:
+def build_index(
+    emotions: Sequence[Emotion], embed: Embed, directory: Path, summarise: Summarise = template.summarise
+) -> None:
     """Build the index of `emotions` in `directory`, replacing an existing one.
 
-    `embed` maps N texts to [N, 384]. The index is built beside `directory` and moved into place when it is complete.
+    `embed` maps N texts to [N, 384]; `summarise` makes the summary that is stored with a description. The index is
+    built beside `directory` and moved into place when it is complete.
 
     Raises:
         ExportError: the embeddings have another shape or are not finite.
@@ -38,17 +45,22 @@ def build_index(emotions: Sequence[Emotion], embed: Embed, directory: Path) -> N
             f"the knowledge index needs finite embeddings [{len(documents)}, {EMBEDDING_DIM}], "
             f"got {list(embeddings.shape)}"
         )
+    summaries = [summarise(emotion.description) for emotion in emotions]
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as workshop:
         fresh = Path(workshop) / "new"
-        _write_collection(emotions, documents, embeddings, fresh)
+        _write_collection(emotions, summaries, documents, embeddings, fresh)
         if directory.exists():
             directory.replace(Path(workshop) / "old")
         fresh.replace(directory)
 
 
 def _write_collection(
-    emotions: Sequence[Emotion], documents: list[str], embeddings: npt.NDArray[np.float32], folder: Path
+    emotions: Sequence[Emotion],
+    summaries: Sequence[Summary],
+    documents: list[str],
+    embeddings: npt.NDArray[np.float32],
+    folder: Path,
 ) -> None:
     import chromadb
 
@@ -62,7 +74,16 @@ def _write_collection(
             ids=[emotion.label for emotion in emotions],
             embeddings=embeddings,
             documents=documents,
-            metadatas=[{"label": emotion.label, "octant": emotion.octant} for emotion in emotions],
+            metadatas=[_note(emotion, summary) for emotion, summary in zip(emotions, summaries, strict=True)],
         )
     finally:
         client.close()
+
+
+def _note(emotion: Emotion, summary: Summary) -> dict[str, str]:
+    return {
+        "label": emotion.label,
+        "octant": emotion.octant,
+        SUMMARY: summary.text,
+        SUMMARY_WRITER: summary.writer,
+    }

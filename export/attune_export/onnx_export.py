@@ -54,8 +54,8 @@ MAX_IR_VERSION = 10
 TOLERANCE = 1e-4
 """Tolerated absolute deviation of an export from PyTorch; outputs are of the order of 1."""
 
-_MIN_TOKENS = 2  # [CLS] and [SEP]
-_FIRST_WORD, _LAST_WORD = 1000, 30_000  # of the BERT-uncased vocabulary; ids below 1000 are punctuation and unused
+_MIN_TOKENS = 2  # those that open and close a text
+_FIRST_WORD, _LAST_WORD = 1000, 30_000  # of BERT's and MPNet's vocabulary; ids below 1000 are punctuation and unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,9 @@ CHECK_SIZES = (
 """Smallest, typical, longest and odd sizes, and a text of maximum length."""
 
 _RANGES = {"samples": (MIN_SAMPLES, int(MAX_SEGMENT_S * SPEECH_SAMPLE_RATE)), "tokens": (_MIN_TOKENS, MAX_TOKENS)}
-_AXES = {"waveform": "samples", "input_ids": "tokens", "attention_mask": "tokens"}
+_AXES = {"waveform": "samples"} | dict.fromkeys(
+    ("input_ids", "attention_mask", "sentence_ids", "sentence_mask"), "tokens"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +102,9 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         self.tower = TextTower(config, weights)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embed input_ids and attention_mask [B, L], both int64, as [B, D] of unit length."""
-        pooled = masked_mean(self.tower(input_ids, attention_mask), attention_mask > 0)  # [B, D]
+    def forward(self, sentence_ids: Tensor, sentence_mask: Tensor) -> Tensor:
+        """Embed sentence_ids and sentence_mask [B, L], both int64, as [B, D] of unit length."""
+        pooled = masked_mean(self.tower(sentence_ids, sentence_mask), sentence_mask > 0)  # [B, D]
         return functional.normalize(pooled, dim=-1)
 
 
@@ -148,6 +150,8 @@ _MAKERS: dict[str, Callable[[Sizes, torch.Generator], Tensor]] = {
     "num_samples": _num_samples,
     "input_ids": _input_ids,
     "attention_mask": _attention_mask,
+    "sentence_ids": _input_ids,
+    "sentence_mask": _attention_mask,
 }
 
 

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "MPNET",
+    "NO_BART",
     "NO_MUSICGEN",
     "SENTENCE_MODEL",
     "VERSION_DIR",
     "WHISPER",
     "ExportOptions",
     "Part",
+    "Substitute",
     "copied_weights",
     "export_graph",
     "shipped_artifacts",
@@ -32,8 +35,12 @@ __all__ = [
 
 WHISPER = "whisper-base-ct2"
 SENTENCE_MODEL = "all-minilm-l6-v2"
+"""The sentence encoder's weights; a text tower of regressors too."""
+MPNET = "all-mpnet-base-v2"
 NO_MUSICGEN = checkpoint.NONE
 """Instead of the name of MusicGen's weights: export none, and play with the composer."""
+NO_BART = "none"
+"""Instead of the name of BART's weights: the template summarises."""
 
 VERSION_DIR = "1"
 """Name of the version folder of every model."""
@@ -53,6 +60,7 @@ class ExportOptions:
     artifacts: Path | None = None
     emotion_map: Path | None = None
     musicgen: str | None = None
+    bart: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,8 @@ class Part:
     `build` writes them into an empty folder, under their names in `embedded`, and returns the largest deviation found
     by its validation (None: no validation). `weights` are fetched before it. `made_from` identifies everything that
     determines the result. A `shared` part is the same for all profiles. `engine` is the model for which a TensorRT
-    engine has to be built; None: no engine.
+    engine has to be built; None: no engine. `instead` is placed where the weights cannot be fetched; None: that is an
+    error.
     """
 
     model: str
@@ -71,6 +80,7 @@ class Part:
     build: Callable[[Path], float | None]
     shared: bool = False
     engine: ModelSpec | None = None
+    instead: Substitute | None = None
 
     def fingerprint(self) -> str:
         """Return a digest of `made_from`."""
@@ -79,6 +89,14 @@ class Part:
     def name(self, file: str, profile: Profile) -> str:
         """Return the name, in the version folder, of what `build` writes as `file`."""
         return file if self.shared else exported_name(file, profile)
+
+
+@dataclass(frozen=True, slots=True)
+class Substitute:
+    """A part that needs fewer weights than another, and what is said when it takes the other's place."""
+
+    part: Part
+    says: str
 
 
 def copied_weights(spec: ModelSpec, weights: str, places: dict[str, str]) -> Part:

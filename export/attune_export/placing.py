@@ -22,7 +22,7 @@ from attune_client.protocol.profiles import (
     ENGINE_FILE,
     ENGINE_SCRIPT,
     EXPORT_RECORD,
-    KNOWLEDGE_DIR,
+    INDEX_DIR,
     MODEL_FILE,
     PROFILES,
     Profile,
@@ -114,13 +114,14 @@ def _is_placed(repository: Path, part: Part, profile: Profile) -> bool:
     file = stamp_file(repository, part, profile)
     stamp = _read_stamp(file)
     return stamp.get("fingerprint") == part.fingerprint() and all(
-        _is_whole(file.parent / name, size) for name, size in stamp["files"].items()
+        _is_whole(file.parent, name, size) for name, size in stamp["files"].items()
     )
 
 
-def _is_whole(file: Path, size: int) -> bool:
+def _is_whole(folder: Path, name: str, size: int) -> bool:
+    file = folder / name
     # A database may change its files when it is opened, so only their presence is checked.
-    return file.is_file() and (KNOWLEDGE_DIR in file.parts or file.stat().st_size == size)
+    return file.is_file() and (INDEX_DIR in Path(name).parts or file.stat().st_size == size)
 
 
 def _build(repository: Path, part: Part, profile: Profile, force: bool, before_change: Callable[[], None]) -> Placed:

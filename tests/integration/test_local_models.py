@@ -199,7 +199,7 @@ WRONG = [
     ),
     pytest.param(
         models.SENTENCE_ENCODER,
-        {"input_ids": np.full((1, 4), 10**6), "attention_mask": np.ones((1, 4), np.int64)},
+        {"sentence_ids": np.full((1, 4), 10**6), "sentence_mask": np.ones((1, 4), np.int64)},
         errors.ServerError,
         id="tokens that do not exist",
     ),
@@ -244,6 +244,6 @@ def test_several_threads_share_the_models(models_here, samples):
 def test_closed_models_answer_no_more():
     with LocalModels(REPOSITORY) as local:
         tokens = local.call("text_tokenizer", {"transcript": texts("calm")[None]})
-    assert tokens["input_ids"].shape == (1, 16)
+    assert tokens["input_ids"].shape == tokens["sentence_ids"].shape == (1, 16)
     with pytest.raises(errors.InvalidRequest, match="closed"):
         local.call("text_tokenizer", {"transcript": texts("calm")[None]})

@@ -16,7 +16,10 @@ import tritonclient.grpc as grpc
 
 from attune_client import AsyncAttuneClient
 from attune_client.protocol import errors, models
+from attune_client.protocol.tensors import bytes_tensor, text_of
 from attune_client.results import SpeechEmotion
+from attune_client.wire import speech_inputs
+from attune_ensemble.prompting.gentle import gentle_emotions, nearest_emotion
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.tokens import TextTokenizer
@@ -73,11 +76,19 @@ def test_a_narration_is_cut_at_pauses_and_averaged_by_duration(client, narration
     assert {segment.emotion for segment in result.segments} <= labels
 
 
-def test_a_segment_has_the_emotion_that_it_has_alone(client, narration):
-    """The segments' VADs, classified one by one through `play`, give the emotions that came with them."""
-    for segment in client.analyse(narration).segments[:3]:
-        with client.play(vad=segment.vad, duration_s=1) as stream:
-            assert stream.session.emotion == segment.emotion
+def test_the_emotion_of_a_wish_in_vad_is_that_of_the_classifier_alone(client):
+    """A wish is what it is: no error is assumed, and there are no words."""
+    for emotion in load_emotions()[::8]:
+        with client.play(vad=emotion.anchor, duration_s=1) as stream:
+            assert stream.session.emotion == emotion.label
+
+
+def test_words_choose_among_emotions_that_the_voice_leaves_open(client, narration):
+    """The same recording by VAD alone, as the ensemble answers, and as it is served: the VAD is the same."""
+    result = client.analyse(narration)
+    assert len(result.neighbours) == 2
+    assert result.emotion not in result.neighbours
+    assert result.is_unsure in (True, False)
 
 
 def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):
@@ -103,9 +114,14 @@ def test_an_ensemble_request_does_not_depend_on_its_neighbours(client, samples):
 def test_the_tokenizer_model_is_the_library(client):
     text = "He was not an ill-disposed young man."
     served = client.infer(models.TEXT_TOKENIZER, {"transcript": np.array([[text.encode()]], dtype=np.object_)})
-    tokens = TextTokenizer(ROOT / "model_repository/text_tokenizer/1/tokenizer.json")([text])
-    np.testing.assert_array_equal(served["input_ids"], tokens.input_ids)
-    np.testing.assert_array_equal(served["attention_mask"], tokens.attention_mask)
+    folder = ROOT / "model_repository/text_tokenizer/1/tokenizers"
+    for file, ids, mask in (
+        ("regressors.json", "input_ids", "attention_mask"),
+        ("sentences.json", "sentence_ids", "sentence_mask"),
+    ):
+        tokens = TextTokenizer(folder / file)([text])
+        np.testing.assert_array_equal(served[ids], tokens.input_ids)
+        np.testing.assert_array_equal(served[mask], tokens.attention_mask)
 
 
 def test_every_emotion_retrieves_itself(client):
@@ -342,6 +358,42 @@ async def test_the_asyncio_client_streams_and_cancels(server, samples):
             assert (await anext(stream)).shape[1] == 2
         assert (await client.analyse(samples[0])).emotion == stream.session.speech.emotion
         assert (await client.prompt("calm")).prompt
+
+
+# --- words of a crisis ---
+
+
+def test_a_recording_without_words_of_a_crisis_has_no_finds(client, samples):
+    outputs = client.infer(models.SPEECH_EMOTION, speech_inputs(samples[0]))
+    assert (outputs["crisis_kind"].shape, outputs["crisis_place"].shape) == ((0,), (0, 4))
+    assert client.analyse(samples[0]).crisis == ()
+
+
+def test_words_of_a_crisis_are_answered_with_gentle_music_and_are_in_no_log(client, server):
+    words = "The drums roar and shout in triumph, and I want to die."
+    with client.play(text=words, duration_s=1) as stream:
+        session = stream.session
+        assert len(list(stream)) >= 1
+    [found] = session.crisis
+    assert (found.kind, words[found.start : found.end]) == ("suicide", "want to die")
+    gentle = {emotion.label for emotion in gentle_emotions(load_emotions())}
+    assert session.prompt.retrieved_emotion in gentle
+    assert session.prompt.music_spec["dynamics"] in ("pp", "p")
+    with client.play(text=words.partition(",")[0], duration_s=1) as stream:
+        assert stream.session.crisis == ()
+        assert stream.session.prompt.retrieved_emotion not in gentle
+    log = server.log_file.read_text().lower()
+    assert "want to die" not in log
+    assert "suicide" not in log
+
+
+def test_whatever_vad_says_gentle_music_is_the_nearest(client):
+    vad = (1.5, 4.3, 3.8)
+    asked = {"emotion": bytes_tensor("furious"), "vad": np.array(vad, np.float32), "gentle": np.array([1], np.int32)}
+    outputs = client.infer(models.MUSIC_PROMPT, asked)
+    nearest = nearest_emotion(gentle_emotions(load_emotions()), vad)
+    assert text_of(outputs["retrieved_emotion"]) == nearest.label
+    assert text_of(outputs["description"]) == nearest.description
 
 
 # --- what goes wrong ---

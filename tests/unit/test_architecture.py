@@ -22,7 +22,14 @@ ALLOWED = {
     # The report is how every benchmark prints.
     "ensemble/attune_ensemble": ("attune_client.protocol", "attune_client.bench.report", "attune_weights"),
     "ensemble/attune_ensemble/call.py": ("attune_client.protocol",),
-    "ensemble/attune_ensemble/pipeline.py": ("attune_client.protocol", "attune_ensemble.call"),
+    "ensemble/attune_ensemble/speech/overall.py": ("attune_client.protocol",),
+    "ensemble/attune_ensemble/pipeline.py": (
+        "attune_client.protocol",
+        "attune_ensemble.call",
+        "attune_ensemble.prompting.embedding",
+        "attune_ensemble.speech.choice",
+        "attune_ensemble.speech.overall",
+    ),
     # The stages know nothing of each other; pipeline.py joins what they serve. Each is handed the context of a call.
     "ensemble/attune_ensemble/speech": (
         "attune_client.protocol",

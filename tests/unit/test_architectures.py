@@ -120,7 +120,9 @@ def test_a_config_is_exact_in_json(target, lora):
 @pytest.mark.parametrize("target", ["valence", "arousal_dominance"])
 def test_the_shipped_models_are_read(target):
     folder = Path(attune_training.__file__).parent / "artifacts" / "embedded" / target
-    assert read_config(folder) == embedded_config(target)
+    config = read_config(folder)
+    assert config.calibration is not None
+    assert replace(config, calibration=None) == embedded_config(target)
 
 
 def test_a_config_that_is_silent_about_lora_is_refused():

@@ -15,9 +15,9 @@ from attune_client import AttuneClient, AttuneError, cli
 from attune_client.client import MusicStream
 from attune_client.installation import install_command
 from attune_client.protocol import errors
-from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION
-from attune_client.results import SpeechEmotion, TherapySession
-from attune_client.wire import infer_inputs, translate
+from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION, CrisisKind
+from attune_client.results import CrisisWords, SpeechEmotion, TherapySession
+from attune_client.wire import infer_inputs, read_answer, translate
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
@@ -32,6 +32,9 @@ SPEECH = {
     "segment_transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
     "segment_vad": np.array([[3.5, 2.0, 3.0]], np.float32),
     "segment_emotion": np.array([b"calm"], dtype=np.object_),
+    "emotion_unsure": np.array([0], np.int32),
+    "crisis_kind": np.array([], dtype=np.object_),
+    "crisis_place": np.zeros((0, 4), np.int32),
     "transcribe_s": np.array([0.5], np.float32),
     "recognise_s": np.array([0.25], np.float32),
 }
@@ -66,6 +69,42 @@ def test_speech_emotion_reads_every_tensor():
     assert len(result.to_dict()["probabilities"]) == 40
     assert (result.language, result.to_dict()["language_probability"]) == ("en", 0.975)
     assert result.to_dict()["timings_s"] == {"transcribe": 0.5, "recognise": 0.25}
+
+
+CRISIS = {
+    "crisis_kind": np.array([b"suicide", b"self_harm"], dtype=np.object_),
+    "crisis_place": np.array([[0, 2, 0, 9], [0, 12, 1, 3]], np.int32),
+}
+
+
+def test_words_of_a_crisis_are_read_with_their_places():
+    quiet = SpeechEmotion.from_tensors(SPEECH)
+    assert (quiet.crisis, quiet.to_dict()["crisis"]) == ((), [])
+    speech = SpeechEmotion.from_tensors(SPEECH | CRISIS)
+    first, second = speech.crisis
+    assert first == CrisisWords(CrisisKind.SUICIDE, 0, 2, 0, 9)
+    assert (second.kind, second.segment, second.last_segment) == ("self_harm", 0, 1)
+    assert json.loads(json.dumps(speech.to_dict()["crisis"])) == [
+        {"kind": "suicide", "segment": 0, "start": 2, "last_segment": 0, "end": 9},
+        {"kind": "self_harm", "segment": 0, "start": 12, "last_segment": 1, "end": 3},
+    ]
+    session = TherapySession.from_tensors(SESSION | CRISIS)
+    assert session.crisis == session.speech.crisis == speech.crisis
+    assert session.to_dict()["crisis"] == speech.to_dict()["crisis"]
+
+
+def test_a_text_has_words_of_a_crisis_without_any_speech():
+    assert TherapySession.from_tensors(FOUND | MUSIC).crisis == ()
+    session = TherapySession.from_tensors(CRISIS | FOUND | MUSIC)
+    assert session.speech is None
+    assert [words["kind"] for words in session.to_dict()["crisis"]] == ["suicide", "self_harm"]
+    assert "crisis" not in TherapySession.from_tensors(FOUND | MUSIC).to_dict()
+
+
+def test_an_unknown_kind_of_crisis_is_not_of_this_protocol():
+    odd = SPEECH | CRISIS | {"crisis_kind": np.array([b"suicide", b"weather"], dtype=np.object_)}
+    with pytest.raises(errors.ServerError, match="not one of this protocol"):
+        read_answer(SpeechEmotion, odd)
 
 
 def test_the_session_file_has_the_promised_keys():

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,10 @@ from click.testing import CliRunner
 from attune_client import cli
 from attune_client.commands import analysis, audio_output, listing, playing
 from attune_client.commands.audio_output import AudioOutput, Destination
+from attune_client.help_lines import crisis_notice
 from attune_client.protocol.errors import RequestTimeout, ServerError, SilentAudio, UnreadableFile
-from attune_client.results import VAD, ModelStatus, MusicPrompt, Segment, SpeechEmotion
+from attune_client.protocol.models import CrisisKind
+from attune_client.results import VAD, CrisisWords, ModelStatus, MusicPrompt, Segment, SpeechEmotion
 
 RATE = 32_000
 MUSIC = np.random.default_rng(0).uniform(-0.5, 0.5, (3 * RATE, 2)).astype(np.float32)
@@ -55,9 +57,12 @@ class FakeSession:
     duration_s: float = 3.0
     engine: str = "composer"
     sample_rate: int = RATE
+    crisis: tuple[CrisisWords, ...] = ()
 
     def to_dict(self, *, first_audio_s: float, total_s: float) -> dict:
-        return {"seed": self.seed, "engine": self.engine, "timings_s": {"first_audio": first_audio_s, "total": total_s}}
+        crisis = {"crisis": [words.to_dict() for words in self.crisis]} if self.crisis else {}
+        timings = {"timings_s": {"first_audio": first_audio_s, "total": total_s}}
+        return {"seed": self.seed, "engine": self.engine} | crisis | timings
 
 
 class FakeStream:
@@ -550,6 +555,89 @@ def test_analyse_reads_standard_input_and_keeps_the_order(monkeypatch, folder):
     assert first == third
     assert attune("analyse", "-", stdin=b"spoken").stdout.startswith("file\tstandard input\ntranscript\ta long")
     assert attune("analyse", "-", "-").exit_code == 2
+
+
+# --- words of a crisis ---
+
+CRISIS = (CrisisWords(CrisisKind.SUICIDE, 0, 2, 0, 9),)
+
+
+@pytest.fixture
+def crisis(client, folder, monkeypatch):
+    """A client whose answers carry words of a crisis, in a locale that names no country."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG", "ATTUNE_COUNTRY"):
+        monkeypatch.delenv(name, raising=False)
+    client.session = FakeSession(speech=SPEECH, vad=SPEECH.vad, crisis=CRISIS)
+    monkeypatch.setattr(analysis, "AsyncAttuneClient", FakeAsyncClient)
+    monkeypatch.setattr(sys.modules[__name__], "SPEECH", replace(SPEECH, crisis=CRISIS))
+    return client
+
+
+def helped(result) -> list[str]:
+    """The lines of the notice in a pipe."""
+    return [line.removeprefix("help\t") for line in result.stdout.splitlines() if line.startswith("help\t")]
+
+
+def notice_lines(country) -> list[str]:
+    return [" ".join(line.split()) for line in crisis_notice(country).splitlines()]
+
+
+@pytest.mark.parametrize("command", [["play", "speech.wav"], ["analyse", "speech.wav", "speech.wav"]])
+@pytest.mark.parametrize(
+    ("options", "environment", "country"),
+    [
+        ([], {}, None),
+        ([], {"LANG": "C.UTF-8"}, None),
+        ([], {"LANG": "en_GB.UTF-8"}, "GB"),
+        ([], {"LANG": "en_GB.UTF-8", "LC_ALL": "de_AT"}, "AT"),
+        ([], {"LANG": "en_GB.UTF-8", "ATTUNE_COUNTRY": "NZ"}, "NZ"),
+        (["--country", "us"], {"LANG": "en_GB.UTF-8"}, "US"),
+        (["--country", "ZZ"], {}, None),
+    ],
+)
+def test_where_to_find_help_is_shown_once_for_the_country(crisis, monkeypatch, command, options, environment, country):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = attune(*command, *options)
+    assert result.exit_code == 0, result.output
+    assert helped(result) == notice_lines(country)
+
+
+@pytest.mark.parametrize("command", [["play", "speech.wav"], ["analyse", "speech.wav"]])
+def test_nothing_is_shown_where_nothing_was_found(client, folder, monkeypatch, command):
+    monkeypatch.setattr(analysis, "AsyncAttuneClient", FakeAsyncClient)
+    result = attune(*command)
+    assert (result.exit_code, helped(result)) == (0, [])
+    assert "crisis_notice" not in attune(*command, "--json", *(["-f"] if "play" in command else [])).stdout
+
+
+def test_what_is_printed_beside_music_on_standard_output_says_it_too(crisis):
+    result = attune("play", "speech.wav", "-o", "-")
+    assert "help\tSome of these words" in result.stderr
+
+
+def test_json_carries_the_finds_and_the_notice(crisis):
+    played = json.loads(attune("play", "speech.wav", "--json", "--country", "IE").stdout)
+    [analysed] = json.loads(attune("analyse", "speech.wav", "--json", "--country", "IE").stdout)
+    for result in (played, analysed):
+        assert result["crisis"] == [CRISIS[0].to_dict()]
+        assert result["crisis_notice"] == crisis_notice("IE")
+
+
+def test_a_session_file_keeps_no_finds(crisis):
+    assert attune("play", "speech.wav", "--session", "s.json").exit_code == 0
+    kept = Path("s.json").read_text()
+    assert "seed" in kept
+    assert "crisis" not in kept
+    assert "suicide" not in kept
+
+
+@pytest.mark.parametrize("country", ["", "G", "GBR", "1A", "ÄÖ"])
+def test_what_is_no_country_is_refused_before_anything_is_sent(crisis, country):
+    result = attune("play", "speech.wav", "--country", country)
+    assert result.exit_code == 2
+    assert "--country" in result.stderr
+    assert not crisis.asked
 
 
 # --- the command as a whole ---

@@ -1,6 +1,6 @@
-"""The crisis rule: both halves of the sentences, and what it decides. Run: pytest tests/unit/test_crisis.py
+"""The crisis rule: the sets of sentences, and what it decides. Run: pytest tests/unit/test_crisis.py
 
-The figures of the held-out half are printed with -s. Its lines are not, so that nobody makes the rule fit them.
+The figures of the held-out set are printed with -s. Its lines are not, so that nobody makes the rule fit them.
 """
 
 import re
@@ -9,13 +9,15 @@ import time
 import pytest
 import yaml
 
-from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, find_crisis
+from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests/data/crisis"
 MIN_RECALL = 0.95
 MAX_FALSE_ALARMS = 0.02
-HALVES = ("", "held_out")
+# Each set of sentences: its folder, and the fewest of each kind and of lookalikes that it has. The rule was made with
+# all but the held-out ones; what it was worth before it had seen them is told in tests/data/crisis/README.md.
+SETS = {"": (60, 300), "held_out": (60, 300), "second": (66, 177), "third": (40, 145), "fresh": (40, 120)}
 
 
 def sentences(half, name):
@@ -23,36 +25,49 @@ def sentences(half, name):
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def told(name, lines):
+    return f"{len(lines)} held out: not to be looked at" if name == "held_out" else "\n".join(lines)
+
+
 def kinds_of(text):
     return {flag.kind for flag in find_crisis(text)}
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("name", SETS)
+def test_recall(name):
+    found = []
+    missed = []
+    for kind in KINDS:
+        lines = sentences(name, kind)
+        assert len(lines) >= SETS[name][0]
+        for line in lines:
+            (found if kind in kinds_of(line) else missed).append(line)
+    recall = len(found) / len(found + missed)
+    print(f"{name or 'made with'}: recall {recall:.3f} of {len(found + missed)}")
+    assert recall >= MIN_RECALL, told(name, missed)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_recall(half, kind):
-    lines = sentences(half, kind)
-    assert len(lines) >= 60
-    missed = [line for line in lines if kind not in kinds_of(line)]
-    recall = 1 - len(missed) / len(lines)
-    print(f"{kind}, {half or 'made with'}: recall {recall:.3f} of {len(lines)}")
-    told = "held out: not to be looked at" if half else "\n".join(missed)
-    assert recall >= MIN_RECALL, told
+def test_recall_of_each_kind(kind):
+    lines = [line for name in SETS for line in sentences(name, kind)]
+    assert sum(kind in kinds_of(line) for line in lines) / len(lines) >= MIN_RECALL
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_false_alarms(half):
-    lines = sentences(half, "lookalikes")
-    assert len(lines) >= 300
+@pytest.mark.parametrize("name", SETS)
+def test_false_alarms(name):
+    lines = sentences(name, "lookalikes")
+    assert len(lines) >= SETS[name][1]
     alarms = [line for line in lines if find_crisis(line)]
-    print(f"lookalikes, {half or 'made with'}: {len(alarms)} of {len(lines)}")
-    told = "held out: not to be looked at" if half else "\n".join(alarms)
-    assert len(alarms) / len(lines) <= MAX_FALSE_ALARMS, told
+    print(f"lookalikes, {name or 'made with'}: {len(alarms)} of {len(lines)}")
+    assert len(alarms) / len(lines) <= MAX_FALSE_ALARMS, told(name, alarms)
 
 
-def test_the_halves_have_no_sentence_in_common():
-    names = (*KINDS, "lookalikes")
-    everything = [line for half in HALVES for name in names for line in sentences(half, name)]
-    assert len(everything) == len(set(everything))
+def test_few_of_the_held_out_sentences_are_in_another_set():
+    files = (*KINDS, "lookalikes")
+    held_out = {line for file in files for line in sentences("held_out", file)}
+    others = {line for name in SETS if name != "held_out" for file in files for line in sentences(name, file)}
+    assert not held_out & {line for file in files for line in sentences("", file)}
+    assert len(held_out & others) <= 8  # two people who speak plainly say the same now and then
 
 
 def test_lower_case_without_punctuation():
@@ -149,6 +164,27 @@ def test_words_that_a_pause_has_cut_in_two():
     assert (flag.segment, flag.last_segment, flag.words) == (0, 1, "want to. Die")
     assert segments[0][flag.start :] == "want to."
     assert segments[1][: flag.end] == "Die"
+
+
+@pytest.mark.parametrize(
+    ("segments", "place"),
+    [
+        # A sentence goes on over pauses, and what is said in one segment explains what stands in another.
+        (["In the film he", "wants to die."], None),
+        (["I would never", "hurt myself."], None),
+        (["I never told", "anyone that I", "want to die"], (2, 0, 2, 11)),
+        (["and then I", "wanted", "to", "die"], (1, 0, 3, 3)),
+        (["", "I want to die", ""], (1, 2, 1, 13)),
+        # After a full stop it is another sentence.
+        (["We saw a film.", "I want to die."], (1, 2, 1, 13)),
+    ],
+)
+def test_the_rule_is_asked_on_the_whole_narration(segments, place):
+    flags = find_crisis(segments)
+    assert [(flag.segment, flag.start, flag.last_segment, flag.end) for flag in flags] == ([place] if place else [])
+    tensors = crisis_tensors(segments)
+    assert tensors["crisis_place"].tolist() == [list(place) for place in [place] if place]
+    assert (tensors["crisis_place"].shape, tensors["crisis_kind"].shape) == ((len(flags), 4), (len(flags),))
 
 
 def test_what_stands_in_two_segments_is_not_told_twice():

@@ -136,9 +136,49 @@ def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repo
         assert shipped[model].fingerprint() == embedded[model].fingerprint(), model
     for model in ("valence", "arousal_dominance"):
         (tmp_path / model).mkdir()
-        (tmp_path / model / "config.json").write_text(json.dumps({"audio": {"kind": "hubert"}}))
+        (tmp_path / model / "config.json").write_text(json.dumps({"audio": {"kind": "hubert"}, "text": {}}))
     given = {part.model: part for part in plan(repository, profile=profile, artifacts=tmp_path)}
     assert given["valence"].weights == ("hubert-base-ls960", "bert-base-uncased")
+    # Its vocabulary is that of MiniLM, whose tokenizer is pinned by its own digest.
+    assert given["text_tokenizer"].weights == ("all-minilm-l6-v2",)
+
+
+def save_configs(folder, **text_kinds):
+    """Write what the plan reads of saved regressors: the configuration, with a text tower of the kind."""
+    for model, kind in text_kinds.items():
+        (folder / model).mkdir()
+        towers = {"audio": {"kind": "whisper"}, "text": {"kind": kind}}
+        (folder / model / "config.json").write_text(json.dumps(towers))
+
+
+def test_the_served_tokenizer_is_that_of_the_regressors_and_the_sentence_encoder_keeps_its_own(
+    repository, tmp_path, monkeypatch
+):
+    save_configs(tmp_path, valence="mpnet", arousal_dominance="mpnet")
+    parts = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=tmp_path)}
+    for model in ("valence", "arousal_dominance"):
+        assert parts[model].weights == ("whisper-base-ct2", "all-mpnet-base-v2")
+    assert parts["text_tokenizer"].weights == ("all-mpnet-base-v2", "all-minilm-l6-v2")
+    for name in parts["text_tokenizer"].weights:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(name)
+    monkeypatch.setattr("attune_export.models.text_tokenizer.fetch", lambda name: tmp_path / name)
+    place(repository, parts["text_tokenizer"])
+    folder = repository / "text_tokenizer" / "1" / "tokenizers"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "regressors.json": "all-mpnet-base-v2",
+        "sentences.json": "all-minilm-l6-v2",
+    }
+    shipped = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None)}
+    for model in ("sentence_encoder", "music_prompt"):
+        assert parts[model].fingerprint() == shipped[model].fingerprint(), "whatever the regressors read with"
+    assert parts["text_tokenizer"].fingerprint() != shipped["text_tokenizer"].fingerprint()
+
+
+def test_regressors_of_two_vocabularies_are_refused(repository, tmp_path):
+    save_configs(tmp_path, valence="mpnet", arousal_dominance="bert")
+    with pytest.raises(ExportError, match="valence has a text tower of kind mpnet, arousal_dominance one of kind bert"):
+        plan(repository, profile=EMBEDDED, artifacts=tmp_path)
 
 
 def test_an_unknown_profile_lists_the_known_ones(repository):
@@ -152,8 +192,8 @@ def test_artifacts_that_are_no_regressor_are_named(repository, tmp_path):
     with pytest.raises(ExportError, match=r"valence holds no saved regressor.*adapter.safetensors"):
         plan(repository, profile=GPU, artifacts=tmp_path)
     (tmp_path / "valence").mkdir()
-    (tmp_path / "valence" / "config.json").write_text(json.dumps({"audio": {"kind": "ear"}}))
-    with pytest.raises(ExportError, match="no weights are known for the audio tower 'ear'"):
+    (tmp_path / "valence" / "config.json").write_text(json.dumps({"audio": {"kind": "ear"}, "text": {"kind": "bert"}}))
+    with pytest.raises(ExportError, match="no weights are known for the towers 'ear' and 'bert'"):
         plan(repository, profile=GPU, artifacts=tmp_path)
 
 
@@ -210,7 +250,7 @@ def test_an_export_without_musicgen_takes_away_that_of_a_former_one(repository, 
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
-@pytest.mark.parametrize("name", ["model.onnx", "musicgen", "labels.txt", "whisper", "tokenizer.json", "knowledge"])
+@pytest.mark.parametrize("name", ["model.onnx", "musicgen", "labels.txt", "whisper", "tokenizers", "knowledge"])
 def test_names_can_be_told_back(name, profile):
     assert plain_name(exported_name(name, profile), profile) == name
 
@@ -506,7 +546,7 @@ def test_embeddings_do_not_depend_on_the_batch(repository):
     from attune_export.embedding import SentenceEmbedder
 
     root = ROOT / "model_repository"
-    model, tokenizer = root / "sentence_encoder/1/model.onnx", root / "text_tokenizer/1/tokenizer.json"
+    model, tokenizer = root / "sentence_encoder/1/model.onnx", root / "text_tokenizer/1/tokenizers/sentences.json"
     if not model.is_file() or not tokenizer.is_file():
         pytest.skip("run `attune export` first")
     embed = SentenceEmbedder(model, tokenizer)

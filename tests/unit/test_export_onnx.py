@@ -6,6 +6,7 @@ Run: pytest tests/unit/test_export_onnx.py
 import hashlib
 import re
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ from attune_export.onnx_export import (
     random_inputs,
 )
 from attune_export.tensorrt import build_script
-from attune_training.config import AudioTowerConfig, RegressorConfig, TextTowerConfig
+from attune_training.config import AudioTowerConfig, LoraSettings, RegressorConfig, TextTowerConfig
 from attune_training.emotion_map import EmotionClassifier
 from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
 from attune_weights import WeightsError, fetch
@@ -45,14 +46,15 @@ WHISPER = AudioTowerConfig(kind="whisper", **SMALL)
 SIZES = (Sizes(1, 400, 2), Sizes(3, 20_001, 17), Sizes(2, 9_000, 512))
 
 
-def tiny_regressor(target, audio: AudioTowerConfig) -> Regressor:
+def tiny_regressor(target, audio: AudioTowerConfig, text: TextTowerConfig = TEXT) -> Regressor:
     """A random regressor whose adapters and outputs are far from zero."""
     torch.manual_seed(5)
     model = build_regressor(
         RegressorConfig(
             target,
             audio=audio,
-            text=TEXT,
+            text=text,
+            lora=LoraSettings().for_text(text.kind),
             hidden_dim=16,
             num_heads=2,
             extra_audio_layers=1,
@@ -85,6 +87,25 @@ def test_a_whisper_regressor_exports_within_tolerance(valence):
     assert report.max_deviation <= 1e-5
     assert report.size_bytes == path.stat().st_size
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"], "no external data, nothing left over"
+
+
+def test_a_regressor_with_mpnet_exports_within_tolerance_at_every_length(tmp_path):
+    """Relative positions have 16 buckets on each side, in which distances beyond 8 share: short, long and longest."""
+    text = replace(TEXT, kind="mpnet", num_layers=2, vocab_size=30_527)
+    model = tiny_regressor("valence", WHISPER, text)
+    with torch.no_grad():
+        model.text_tower.encoder.encoder.relative_attention_bias.weight.normal_()
+    sizes = [*SIZES, Sizes(1, 400, 9), Sizes(2, 400, 33), Sizes(2, 400, 130)]
+    path = tmp_path / "model.onnx"
+    report = export_model(merge_adapters(model), VALENCE_MODEL, path, sizes=sizes)
+    assert report.max_deviation <= 1e-5
+    torch.nn.init.zeros_(model.text_tower.encoder.encoder.relative_attention_bias.weight)
+    with pytest.raises(ExportError, match="deviates from PyTorch"):
+        check_export(path, model, VALENCE_MODEL, sizes=sizes, tolerance=1e-5)
+    # As the server warms it up: zeros, all of it masked.
+    silence = {name: np.zeros_like(value) for name, value in random_inputs(VALENCE_MODEL, Sizes(1)).items()}
+    [answer] = onnxruntime.InferenceSession(path).run(None, silence)
+    assert np.isfinite(answer).all()
 
 
 def test_the_graph_is_merged_and_its_axes_are_named(valence):
@@ -159,17 +180,17 @@ def tiny_classifier(kind: type[EmotionClassifier] = EmotionClassifier) -> Emotio
 class Restless(EmotionClassifier):
     """A module whose outputs differ at every call."""
 
-    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vad, probabilities = super().forward(valence, arousal_dominance)
-        return vad + torch.rand_like(vad), probabilities
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vad, *tables = super().forward(valence, arousal_dominance)
+        return vad + torch.rand_like(vad), *tables
 
 
 class Broken(EmotionClassifier):
     """A module whose outputs are NaN."""
 
-    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vad, probabilities = super().forward(valence, arousal_dominance)
-        return vad, torch.log(probabilities - 2.0)
+    def forward(self, valence: torch.Tensor, arousal_dominance: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vad, probabilities, expected = super().forward(valence, arousal_dominance)
+        return vad, torch.log(probabilities - 2.0), expected
 
 
 def test_the_emotion_classifier_exports_with_its_scaling_inside(tmp_path):

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import MODELS, VAD
-from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, TENSORRT, Profile, exported_name
 from attune_client.protocol.tensors import DType, ModelSpec, Tensors, TensorSpec
 from attune_ensemble.call import CallContext
-from attune_ensemble.prompting.knowledge import Emotion, load_emotions
-from attune_ensemble.prompting.specification import Vad, music_spec
+from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.registry import WRITERS, create_writer
-from attune_ensemble.prompting.writers.writer import Prompt
+from attune_ensemble.prompting.writers.writer import Material, Prompt, Summary, WriterOptions
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.onnx_backend.session import Job, OnnxModel
 from attune_ensemble.serving.repository import check_repository
@@ -198,7 +197,7 @@ def test_every_model_has_a_configuration_in_a_profile_that_is_added(small_gpu, t
     for name in SERVED_MODELS:
         own, inherited = model_config(name, SMALL_GPU), model_config(name, GPU)
         for config, profile in ((own, SMALL_GPU), (inherited, GPU)):
-            for file in ("model.onnx", "musicgen"):
+            for file in ("model.onnx", "musicgen", "knowledge", "choice", "tokenizers"):
                 if config.default_model_filename == exported_name(file, profile):
                     config.default_model_filename = file
                 if config.parameters["weights"].string_value == exported_name(file, profile):
@@ -257,17 +256,27 @@ def test_the_commands_take_a_profile_that_is_added(small_gpu, tmp_path):
 class HaikuWriter:
     name = "haiku"
 
-    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
-        return Prompt(f"{emotion.label}; {spec.tempo_bpm:.0f} slow breaths; {spec.instruments[0]}", self.name)
+    def __init__(self, options: WriterOptions) -> None:
+        self.breaths = options.settings["breaths"]
+
+    def write(self, material: Material, *, context: CallContext) -> Prompt:
+        spec = material.spec
+        text = f"{material.emotion.label}; {spec.tempo_bpm:.0f} {self.breaths} breaths; {spec.instruments[0]}"
+        return Prompt(text, self.name)
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_prompt_writer_is_chosen_by_name(monkeypatch):
     monkeypatch.setitem(WRITERS, "haiku", HaikuWriter)
     calm = next(emotion for emotion in load_emotions() if emotion.label == "calm")
-    prompt = create_writer("haiku").write(calm, None, music_spec(calm, None))
+    options = WriterOptions({"breaths": "slow"}, Path(), "cpu")
+    material = Material(calm, None, music_spec(calm, None), Summary("", "template"))
+    prompt = create_writer("haiku", options).write(material, context=CallContext())
     assert prompt == Prompt("calm; 57 slow breaths; piano", "haiku")
-    with pytest.raises(InvalidOption, match="one of template, haiku; got 'sonnet'"):
-        create_writer("sonnet")
+    with pytest.raises(InvalidOption, match="one of template, bart, haiku; got 'sonnet'"):
+        create_writer("sonnet", options)
 
 
 def test_a_prompt_writer_is_a_setting_of_a_profile(monkeypatch):

@@ -18,7 +18,7 @@ import soundfile
 from attune_client.protocol.models import MODELS, SPEECH_SAMPLE_RATE
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.prompting.retrieval import KnowledgeIndex
-from attune_ensemble.speech.tokens import TextTokenizer
+from attune_ensemble.speech.tokens import TextTokenizers
 from attune_ensemble.speech.transcription import Transcriber
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +53,18 @@ def run(model: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 
 def tokens(*texts: str) -> dict[str, np.ndarray]:
-    batch = TextTokenizer(REPOSITORY / "text_tokenizer" / "1" / "tokenizer.json")(texts)
-    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    """What `text_tokenizer` answers."""
+    tokenizers = TextTokenizers(REPOSITORY / "text_tokenizer" / "1" / "tokenizers")
+    return tokenizers.answer({"transcript": np.array([[text.encode()] for text in texts], object)})
+
+
+def words(text: str) -> dict[str, np.ndarray]:
+    return {name: tokens(text)[name] for name in ("input_ids", "attention_mask")}
+
+
+def embedding(text: str) -> np.ndarray:
+    inputs = {name: tokens(text)[name] for name in ("sentence_ids", "sentence_mask")}
+    return run("sentence_encoder", inputs)[0][0]
 
 
 def waveform(name: str) -> np.ndarray:
@@ -82,32 +92,31 @@ def regressor(model: str) -> dict[str, list[float]]:
     for name, text in SENTENCES.items():
         speech = waveform(name)
         audio = {"waveform": speech[None], "num_samples": np.array([[len(speech)]])}
-        answers[name] = run(model, audio | tokens(text))[0][0].tolist()
+        answers[name] = run(model, audio | words(text))[0][0].tolist()
     return answers
 
 
 def emotion_classifier() -> dict[str, dict[str, float]]:
-    """The most probable emotion for some ratings, and its probability."""
-    ratings = np.array(RATINGS, np.float32)
-    _, probabilities = run("emotion_classifier", {"valence": ratings[:, :1], "arousal_dominance": ratings[:, 1:]})
+    """The most probable emotion of each rating: of VAD as it is, and where its error is averaged over."""
     labels = [emotion.label for emotion in load_emotions()]
+    ratings = np.array(RATINGS, np.float32)
+    _, *tables = run("emotion_classifier", {"valence": ratings[:, :1], "arousal_dominance": ratings[:, 1:]})
     return {
-        str(rating): {labels[row.argmax()]: float(row.max())}
-        for rating, row in zip(RATINGS, probabilities, strict=True)
+        f"{rating}{suffix}": {labels[row.argmax()]: float(row.max())}
+        for table, suffix in zip(tables, ("", ", with its error"), strict=True)
+        for rating, row in zip(RATINGS, table, strict=True)
     }
 
 
 def sentence_encoder() -> dict[str, list[float]]:
     """The first numbers of each sentence's embedding."""
-    return {
-        name: run("sentence_encoder", tokens(text))[0][0, :EMBEDDING_HEAD].tolist() for name, text in SENTENCES.items()
-    }
+    return {name: embedding(text)[:EMBEDDING_HEAD].tolist() for name, text in SENTENCES.items()}
 
 
 def music_prompt() -> dict[str, float]:
     """What a search finds, and its similarity."""
-    index = KnowledgeIndex(REPOSITORY / "music_prompt" / "1" / "knowledge", load_emotions())
-    found = index.search(run("sentence_encoder", tokens(SEARCH))[0][0], None)
+    index = KnowledgeIndex(REPOSITORY / "music_prompt" / "1" / "knowledge" / "index", load_emotions())
+    found = index.search(embedding(SEARCH), None)
     return {found.emotion.label: found.similarity}
 
 

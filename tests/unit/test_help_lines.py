@@ -14,6 +14,7 @@ from attune_client.help_lines import (
     HELP_LINES_FILE,
     MAX_AGE,
     HelpLinesError,
+    country_of_locale,
     crisis_notice,
     date_complaints,
     load_help_lines,
@@ -52,6 +53,29 @@ def test_the_notice_says_where_to_find_help(country, contact, emergency):
     assert contact in notice
     assert f"call {emergency}" in notice
     assert "Last checked on 20" in notice
+
+
+@pytest.mark.parametrize(
+    ("environment", "country"),
+    [
+        ({}, None),
+        ({"LANG": ""}, None),
+        ({"LANG": "C"}, None),
+        ({"LANG": "POSIX"}, None),
+        ({"LANG": "C.UTF-8"}, None),
+        ({"LANG": "en"}, None),
+        ({"LANG": "en_GB.UTF-8"}, "GB"),
+        ({"LANG": "en-ie"}, "IE"),
+        ({"LANG": "de_AT@euro"}, "AT"),
+        ({"LANG": "en_GB", "LC_MESSAGES": "fr_FR"}, "FR"),
+        ({"LANG": "en_GB", "LC_MESSAGES": "fr_FR", "LC_ALL": "en_NZ.UTF-8"}, "NZ"),
+        ({"LANG": "en_GB", "LC_ALL": ""}, "GB"),
+        ({"LANG": "en_GB", "LC_ALL": "C"}, None),
+        ({"LANG": "en_001"}, None),
+    ],
+)
+def test_the_locale_names_a_country(environment, country):
+    assert country_of_locale(environment) == country
 
 
 def test_the_notice_is_calm_and_the_same_for_everybody():

@@ -370,7 +370,7 @@ def test_closing_closes_a_model_that_is_still_being_loaded(slow, models, toys, p
 
 
 def test_a_graph_that_cannot_be_loaded_is_said(models):
-    tokens = {name: np.ones((1, 4), np.int64) for name in ("input_ids", "attention_mask")}
+    tokens = {name: np.ones((1, 4), np.int64) for name in ("sentence_ids", "sentence_mask")}
     with pytest.raises(ServerUnavailable, match=r"model\.onnx' cannot be loaded"):
         models.call("sentence_encoder", tokens)
 

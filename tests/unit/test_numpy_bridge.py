@@ -38,11 +38,22 @@ def make_array(data, dtype, shape):
     made = kind(table[94])(np.ndarray, dtype, len(shape), sizes(*shape), sizes(*steps), data, 0, None)
     return made.copy()
 
+def check_c_order(capsule):
+    pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", ctypes.pythonapi))(capsule, b"dltensor")
+    ndim = ctypes.c_int32.from_address(pointer + 16).value  # of DLManagedTensor: data, device, ndim, type, ...
+    shape, strides = (ctypes.c_void_p.from_address(pointer + offset).value for offset in (24, 32))
+    step = 1
+    for axis in reversed(range(ndim)):
+        assert ctypes.c_int64.from_address(strides + 8 * axis).value == step, "only C order is taken"
+        step *= ctypes.c_int64.from_address(shape + 8 * axis).value
+
 class Tensor:
     def __init__(self, name, array):
         serialised = np.asarray(utils.serialize_byte_tensor(array))
         self.data = bytes(memoryview(serialised))[: serialised.size * item_size(serialised.dtype)]
     def from_dlpack(name, capsule):
+        check_c_order(capsule)
         tensor = Tensor.__new__(Tensor)
         tensor.array = np.from_dlpack(types.SimpleNamespace(__dlpack__=lambda **_: capsule,
                                                             __dlpack_device__=lambda: (1, 0)))
@@ -86,7 +97,7 @@ assert stub.Tensor("x", np.array([], dtype=object)).data == b""
 assert np.dtype("V1").flags == 0
 frozen = numbers.reshape(2, 3)[:, ::2]
 frozen.flags.writeable = False
-for array in (numbers, frozen, numbers[:0], numbers[3], np.array([True])):
+for array in (numbers, frozen, numbers[:0], np.zeros((0, 4), np.int32), numbers[3], np.array([True])):
     tensor = stub.Tensor("x", np.atleast_1d(array))
     assert (tensor.array == array).all() and tensor.array.dtype == array.dtype
 """

@@ -23,17 +23,22 @@ from attune_client.protocol.models import (
 from attune_client.protocol.stages import STAGES
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.call import UNLIMITED, CallContext
-from attune_ensemble.pipeline import play_therapy, recognise_speech, weighted_mean, write_prompt
+from attune_ensemble.pipeline import Rules, play_therapy, recognise_speech, write_prompt
+from attune_ensemble.speech.choice import EmotionChoice
+from attune_ensemble.speech.crisis import crisis_tensors
+from attune_ensemble.speech.overall import overall_vad
 
 LABELS = [f"emotion {i}" for i in range(40)]
 AUDIO = np.array([b"a recording"], dtype=np.object_)
+RULES = Rules(LABELS, crisis_tensors)
 
 
 class FakeServer:
     """Answers as the models would, and remembers the calls: VAD of a segment is its number, 0, 1, 2 ..."""
 
-    def __init__(self, num_segments: int) -> None:
+    def __init__(self, num_segments: int, words: str = "word{}") -> None:
         self.num_segments = num_segments
+        self.words = words
         self.calls: list[tuple[str, dict[str, np.ndarray]]] = []
         self.contexts: list[CallContext] = []
 
@@ -50,7 +55,7 @@ class FakeServer:
             "num_samples": np.full((count, 1), 16_000, np.int64),
             "start_s": np.arange(count, dtype=np.float32),
             "end_s": np.arange(count, dtype=np.float32) + 1,
-            "transcript": np.array([[f"word{i}".encode()] for i in range(count)], dtype=np.object_),
+            "transcript": np.array([[self.words.format(i).encode()] for i in range(count)], dtype=np.object_),
             "language": np.array([b"en"], dtype=np.object_),
             "language_probability": np.array([0.9], np.float32),
         }
@@ -64,7 +69,21 @@ class FakeServer:
         assert rows <= EMOTION_CLASSIFIER.max_batch_size
         assert inputs["valence"].shape == (rows, 1)
         assert inputs["arousal_dominance"].shape == (rows, 2)
-        return {"emotion_probabilities": np.eye(40, dtype=np.float32)[inputs["valence"][:, 0].astype(int) % 40]}
+        certain = np.eye(40, dtype=np.float32)[inputs["valence"][:, 0].astype(int) % 40]
+        return {"emotion_probabilities": certain, "expected_probabilities": 0.5 * certain + 0.5 / 40}
+
+    def text_tokenizer(self, inputs):
+        self.texts = [text.decode() for text in inputs["transcript"][:, 0]]
+        rows = {"sentence_ids": np.arange(len(self.texts))[:, None], "sentence_mask": np.ones((len(self.texts), 1))}
+        return rows | {"input_ids": np.zeros((len(self.texts), 1)), "attention_mask": np.zeros((len(self.texts), 1))}
+
+    def sentence_encoder(self, inputs):
+        """The direction of a text that says glad is the first one, that of all others the second."""
+        assert set(inputs) == {"sentence_ids", "sentence_mask"}
+        glad = np.array(["glad" in text for text in self.texts])
+        embeddings = np.zeros((len(glad), 384), np.float32)
+        embeddings[np.arange(len(glad)), np.where(glad, 0, 1)] = 1.0
+        return {"embedding": embeddings}
 
     def music_prompt(self, inputs):
         return {"prompt": bytes_tensor(*sorted(inputs)), "music_spec": bytes_tensor("{}")}
@@ -72,20 +91,64 @@ class FakeServer:
 
 def test_one_batch_carries_all_segments_of_two_minutes():
     server = FakeServer(16)
-    outputs = recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
     assert [name for name, _ in server.calls] == ["speech_to_text", "emotion_recognition", "emotion_classifier"]
     assert outputs["segment_vad"].shape == (16, 3)
 
 
+def choice(words_exponent=1.0, unsure_below=0.3):
+    """Words that say glad mean emotion 39; others mean nothing."""
+    weights = np.zeros((40, 384), np.float32)
+    weights[39, 0] = 20.0
+    return EmotionChoice(tuple(LABELS), weights, np.zeros(40, np.float32), 1.0, words_exponent, unsure_below)
+
+
+def test_words_choose_within_what_vad_leaves_open():
+    rules = Rules(LABELS, crisis_tensors, choice())
+    plain = recognise_speech(AUDIO, RULES, FakeServer(2), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, rules, FakeServer(2, "so glad {}"), context=UNLIMITED)
+    assert outputs["emotion"].tolist() == [b"emotion 39"]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 39"] * 2
+    assert outputs["emotion_probabilities"].sum() == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_array_equal(outputs["vad"], plain["vad"])  # words change the choice alone
+    quiet = recognise_speech(AUDIO, rules, FakeServer(2), context=UNLIMITED)
+    assert quiet["emotion"].tolist() == plain["emotion"].tolist()
+
+
+def test_the_whole_is_embedded_beside_its_segments_and_silence_is_not():
+    server = FakeServer(2)
+    server.speech_to_text = lambda inputs: (
+        FakeServer.speech_to_text(server, inputs) | {"transcript": np.array([[b"so glad"], [b""]], dtype=np.object_)}
+    )
+    outputs = recognise_speech(AUDIO, Rules(LABELS, crisis_tensors, choice()), server, context=UNLIMITED)
+    assert server.texts == ["so glad", "so glad"]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 39", b"emotion 1"]
+
+
+def test_speech_without_words_is_chosen_by_vad_alone():
+    server = FakeServer(2, "")
+    outputs = recognise_speech(AUDIO, Rules(LABELS, crisis_tensors, choice()), server, context=UNLIMITED)
+    assert "sentence_encoder" not in [name for name, _ in server.calls]
+    assert outputs["segment_emotion"].tolist() == [b"emotion 0", b"emotion 1"]
+
+
+@pytest.mark.parametrize(("unsure_below", "expected"), [(0.4, 0), (0.9, 1)])
+def test_an_answer_says_whether_it_is_unsure(unsure_below, expected):
+    """Half of the probability is the chosen emotion's, and a fortieth of the other half."""
+    rules = Rules(LABELS, crisis_tensors, choice(0.0, unsure_below))
+    assert recognise_speech(AUDIO, rules, FakeServer(1), context=UNLIMITED)["emotion_unsure"].tolist() == [expected]
+    assert recognise_speech(AUDIO, RULES, FakeServer(1), context=UNLIMITED)["emotion_unsure"].tolist() == [0]
+
+
 def test_longer_narrations_take_several_batches_and_lose_nothing():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(37), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, FakeServer(37), context=UNLIMITED)
     np.testing.assert_array_equal(outputs["segment_vad"][:, 0], np.arange(37))
     np.testing.assert_allclose(outputs["vad"], 18.0)
     assert outputs["transcript"][0].decode().split() == [f"word{i}" for i in range(37)]
 
 
 def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(2), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, FakeServer(2), context=UNLIMITED)
     assert set(outputs) == {tensor.name for tensor in SPEECH_EMOTION.outputs}
     assert outputs["emotion"].tolist() == [b"emotion 0"]  # the mean of 0 and 1 is a half
     assert outputs["segment_emotion"].tolist() == [b"emotion 0", b"emotion 1"]
@@ -94,18 +157,44 @@ def test_outputs_are_those_of_the_model_and_the_emotion_is_the_most_probable():
         assert outputs[tensor.name].ndim == len(tensor.shape), tensor.name
 
 
+def test_words_of_a_crisis_are_told_with_their_place():
+    quiet = recognise_speech(AUDIO, RULES, FakeServer(2), context=UNLIMITED)
+    assert (quiet["crisis_kind"].shape, quiet["crisis_place"].shape) == ((0,), (0, 4))
+    assert quiet["crisis_place"].dtype == np.int32
+    outputs = recognise_speech(AUDIO, RULES, FakeServer(2, "{} times I said: I want to die."), context=UNLIMITED)
+    assert outputs["crisis_kind"].tolist() == [b"suicide", b"suicide"]
+    texts = [text.decode() for text in outputs["segment_transcript"]]
+    for segment, start, last_segment, end in outputs["crisis_place"].tolist():
+        assert segment == last_segment
+        assert texts[segment][start:end] == "want to die"
+    assert outputs["crisis_place"][:, 0].tolist() == [0, 1]
+
+
+def test_words_of_a_crisis_leave_the_emotion_as_it_was_heard():
+    quiet = recognise_speech(AUDIO, RULES, FakeServer(3), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, FakeServer(3, "I want to die."), context=UNLIMITED)
+    for name in ("vad", "emotion", "emotion_probabilities", "segment_vad", "segment_emotion"):
+        np.testing.assert_array_equal(outputs[name], quiet[name])
+
+
 def test_what_becomes_of_other_languages_is_passed_on():
     server, option = FakeServer(1), np.array([b"voice"], dtype=np.object_)
-    recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)
-    recognise_speech(AUDIO, LABELS, server, option, context=UNLIMITED)
+    recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
+    recognise_speech(AUDIO, RULES, server, option, context=UNLIMITED)
     asked = [inputs for name, inputs in server.calls if name == "speech_to_text"]
     assert [set(inputs) for inputs in asked] == [{"audio"}, {"audio", "other_languages"}]
     assert asked[1]["other_languages"] is option
 
 
-def test_the_mean_counts_seconds():
-    vad = np.array([[1, 2, 3], [5, 4, 3]], np.float32)
-    np.testing.assert_allclose(weighted_mean(vad, np.array([3, 1])), [2.0, 2.5, 3.0])
+def test_the_whole_is_that_of_the_served_rule():
+    class Uneven(FakeServer):
+        def speech_to_text(self, inputs):
+            return super().speech_to_text(inputs) | {"num_samples": np.array([[16_000], [48_000], [8_000]])}
+
+    outputs = recognise_speech(AUDIO, RULES, Uneven(3), context=UNLIMITED)
+    expected = overall_vad(outputs["segment_vad"], [16_000, 48_000, 8_000])
+    np.testing.assert_array_equal(outputs["vad"], expected)
+    assert expected[0] != pytest.approx(1.0)  # not the mean of 0, 1 and 2
 
 
 def test_an_error_of_a_model_is_the_callers():
@@ -113,11 +202,11 @@ def test_an_error_of_a_model_is_the_callers():
         raise NoSpeech("none")
 
     with pytest.raises(NoSpeech):
-        recognise_speech(AUDIO, LABELS, call, context=UNLIMITED)
+        recognise_speech(AUDIO, RULES, call, context=UNLIMITED)
 
 
 def test_more_segments_than_the_classifier_takes_each_have_their_emotion():
-    outputs = recognise_speech(AUDIO, LABELS, FakeServer(300), context=UNLIMITED)
+    outputs = recognise_speech(AUDIO, RULES, FakeServer(300), context=UNLIMITED)
     assert outputs["segment_emotion"].tolist() == [f"emotion {i % 40}".encode() for i in range(300)]
 
 
@@ -161,7 +250,7 @@ class FakeGenerator:
 
 def therapy(seconds=2.0, server=None, context=UNLIMITED, **inputs):
     server, generator = server or FakeServer(2), FakeGenerator(seconds)
-    return play_therapy(inputs, LABELS, server, generator, context=context), server, generator
+    return play_therapy(inputs, RULES, server, generator, context=context), server, generator
 
 
 def test_therapy_tells_everything_first_and_closes_the_music():
@@ -176,6 +265,42 @@ def test_therapy_tells_everything_first_and_closes_the_music():
     assert set(next(responses)) == {"music"}
     responses.close()
     assert generator.closed == 2
+
+
+@pytest.mark.parametrize("words", ["{} word", "I want to die."])
+def test_music_is_gentle_where_words_speak_of_a_crisis(words):
+    server = FakeServer(2, words)
+    responses, _server, _generator = therapy(server=server, audio=AUDIO)
+    first, *_ = responses
+    [asked] = [inputs for name, inputs in server.calls if name == "music_prompt"]
+    gentle = {"gentle"} if "die" in words else set()
+    assert set(asked) == {"emotion", "vad"} | gentle
+    assert all(asked[name].tolist() == [1] for name in gentle)
+    # What was heard is told as it is, and what is played follows from it in music_prompt.
+    assert first["vad"].tolist() == asked["vad"].tolist() == [0.5, 0.5, 0.5]
+    assert first["emotion"].tolist() == asked["emotion"].tolist() == [b"emotion 0"]
+    assert len(first["crisis_kind"]) == 2 * len(gentle)
+
+
+def test_a_text_is_looked_through_as_well_but_not_the_prompt_beside_a_specification():
+    words = bytes_tensor("  I want to die.  ")
+    responses, _server, _generator = therapy(text=words)
+    first, *_ = responses
+    assert first["prompt"].tolist() == [b"gentle", b"text"]
+    assert (first["crisis_kind"].tolist(), first["crisis_place"].tolist()) == ([b"suicide"], [[0, 2, 0, 13]])
+    responses, _server, _generator = therapy(text=words, music_spec=bytes_tensor("{}"))
+    first, *_ = responses
+    assert first["prompt"].tolist() == [b"music_spec", b"text"]
+    assert "crisis_kind" not in first
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_looked_through():
+    looked: list[object] = []
+    rules = Rules(LABELS, lambda texts: looked.append(texts) or {})
+    inputs = {"text": bytes_tensor("x" * 2_001)}
+    with pytest.raises(InvalidOption, match="2,000 characters"):
+        next(play_therapy(inputs, rules, FakeServer(1), FakeGenerator(2.0), context=UNLIMITED))
+    assert looked == []
 
 
 def test_a_recording_passes_through_the_stages_that_clients_show():
@@ -225,7 +350,7 @@ def test_no_stage_begins_when_the_request_is_over(stages):
 
 def test_a_request_without_time_ends_as_timed_out():
     with pytest.raises(RequestTimeout, match="before speech_to_text was done"):
-        recognise_speech(AUDIO, LABELS, FakeServer(1), context=CallContext.within(0.0))
+        recognise_speech(AUDIO, RULES, FakeServer(1), context=CallContext.within(0.0))
 
 
 @pytest.mark.parametrize("seconds", [0, 1])
@@ -244,7 +369,7 @@ def test_a_generator_that_says_nothing_is_an_error(silent_from):
         yield from () if len(asked) > silent_from else generator(model, inputs, context=context)
 
     with pytest.raises(ServerError, match=r"announced nothing|before it began"):
-        next(play_therapy({"audio": AUDIO}, LABELS, FakeServer(2), call_stream, context=UNLIMITED))
+        next(play_therapy({"audio": AUDIO}, RULES, FakeServer(2), call_stream, context=UNLIMITED))
 
 
 @pytest.mark.parametrize(
@@ -297,4 +422,4 @@ def test_probabilities_that_do_not_add_up_are_an_error(sum_):
     server = FakeServer(1)
     server.emotion_classifier = lambda inputs: {"emotion_probabilities": np.eye(40, dtype=np.float32)[7:8] * sum_}
     with pytest.raises(ServerError, match="add up to"):
-        recognise_speech(AUDIO, LABELS, server, context=UNLIMITED)
+        recognise_speech(AUDIO, RULES, server, context=UNLIMITED)

@@ -8,19 +8,26 @@ from dataclasses import replace
 import pytest
 
 from attune_client.protocol.music_spec import DYNAMICS
-from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.call import CallContext
+from attune_ensemble.prompting.knowledge import Emotion, load_emotions
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import MAX_SUMMARY_WORDS, TemplatePromptWriter, spoken_key, summarise
-from attune_ensemble.prompting.writers.writer import Prompt
+from attune_ensemble.prompting.writers.writer import Material, Prompt, Summary
 
 EMOTIONS = {emotion.label: emotion for emotion in load_emotions()}
 each_emotion = pytest.mark.parametrize("emotion", EMOTIONS.values(), ids=EMOTIONS)
 
 
+def written(emotion: Emotion, vad: tuple[float, float, float] | None) -> Prompt:
+    """What the template writes; it takes no time, and does without the index's summary."""
+    material = Material(emotion, vad, music_spec(emotion, vad), Summary("Somebody else's.", "bart"))
+    return TemplatePromptWriter().write(material, context=CallContext.within(0))
+
+
 def test_golden_prompt():
     anxious = EMOTIONS["anxious"]
     vad = (2.1, 3.6, 2.0)
-    assert TemplatePromptWriter().write(anxious, vad, music_spec(anxious, vad)) == Prompt(
+    assert written(anxious, vad) == Prompt(
         text=(
             "Therapeutic instrumental music for a listener who feels anxious "
             "(valence 2.1, arousal 3.6, dominance 2.0 of 5). "
@@ -37,7 +44,7 @@ def test_golden_prompt():
 
 def test_without_vad_the_prompt_has_no_scores():
     calm = EMOTIONS["calm"]
-    text = TemplatePromptWriter().write(calm, None, music_spec(calm, None)).text
+    text = written(calm, None).text
     assert text.startswith(
         "Therapeutic instrumental music for a listener who feels calm. High valence: warm and bright; "
         "low arousal: calm and unhurried; moderate dominance: balanced. Slow, open music in D Lydian"
@@ -48,9 +55,8 @@ def test_without_vad_the_prompt_has_no_scores():
 @each_emotion
 def test_every_prompt_is_short_and_the_same_each_time(emotion):
     for vad in (None, (1.0, 1.0, 1.0), emotion.anchor, (5.0, 5.0, 5.0)):
-        spec = music_spec(emotion, vad)
-        prompt = TemplatePromptWriter().write(emotion, vad, spec)
-        assert prompt == TemplatePromptWriter().write(emotion, vad, spec)
+        prompt = written(emotion, vad)
+        assert prompt == written(emotion, vad)
         assert 40 <= len(prompt.text.split()) <= 120
         assert emotion.label in prompt.text
 
@@ -87,9 +93,9 @@ def test_arousal_makes_it_softer_or_louder():
 
 def test_the_summary_is_whole_sentences_within_its_limit():
     long = "One " + "word " * (MAX_SUMMARY_WORDS - 3) + "here."
-    assert summarise(f"{long} Two.") == f"{long} Two."
-    assert summarise(f"{long} Two more. Three.") == long
-    assert summarise("word " * 60 + "end. Next.") == "word " * 60 + "end."
+    assert summarise(f"{long} Two.") == Summary(f"{long} Two.", "template")
+    assert summarise(f"{long} Two more. Three.").text == long
+    assert summarise("word " * 60 + "end. Next.").text == "word " * 60 + "end."
 
 
 def test_keys_are_spoken_as_musicians_do():

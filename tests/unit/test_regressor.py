@@ -22,6 +22,7 @@ from transformers import (
     BertConfig,
     BertModel,
     HubertModel,
+    MPNetModel,
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -30,6 +31,7 @@ from transformers import (
 from attune_training.config import (
     RegressorConfig,
     embedded_config,
+    embedded_mpnet_config,
     paper_config,
     tiny_config,
 )
@@ -41,6 +43,7 @@ from attune_training.models.layers import (
     SigmoidGate,
     length_mask,
     masked_mean,
+    to_vad_scale,
 )
 from attune_training.models.regressor import OutputStages, Regressor, build_regressor, merge_adapters
 from attune_training.models.towers import AudioTower, LogMel, TextTower, build_audio_tower
@@ -59,9 +62,9 @@ def lively(model):
     return model.eval()
 
 
-def tiny_regressor(kind="whisper", target="arousal_dominance") -> Regressor:
+def tiny_regressor(kind="whisper", target="arousal_dominance", text="bert") -> Regressor:
     torch.manual_seed(0)
-    return lively(build_regressor(tiny_config(target, kind), None))
+    return lively(build_regressor(tiny_config(target, kind, text), None))
 
 
 def tiny_tower(kind, **changes) -> AudioTower:
@@ -103,9 +106,9 @@ def test_tower_features_ignore_padding(kind):
     assert (other - alone).abs().max() > 0.05, "the features must depend on the clip for this test to mean anything"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_prediction_ignores_padding_and_what_lies_in_it(kind):
-    model = tiny_regressor(kind)
+@pytest.mark.parametrize(("kind", "text"), [("whisper", "bert"), ("hubert", "bert"), ("whisper", "mpnet")])
+def test_prediction_ignores_padding_and_what_lies_in_it(kind, text):
+    model = tiny_regressor(kind, text=text)
     clip, ids = speech(1, CLIP), words(1, 9)
     alone = predict(model, clip, [CLIP], ids, torch.ones_like(ids))
 
@@ -274,9 +277,9 @@ def test_layer_mix_is_a_softmax_of_normed_layers():
     torch.testing.assert_close(mixed, 0.4 * norm(a) + 0.2 * norm(b) + 0.4 * norm(c))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_merged_model_has_plain_layers_and_equal_outputs(kind):
-    model = tiny_regressor(kind)
+@pytest.mark.parametrize(("kind", "text"), [("whisper", "bert"), ("hubert", "bert"), ("whisper", "mpnet")])
+def test_merged_model_has_plain_layers_and_equal_outputs(kind, text):
+    model = tiny_regressor(kind, text=text)
     merged = merge_adapters(model)
     assert any(isinstance(module, LoraLayer) for module in model.modules())
     assert not any(isinstance(module, LoraLayer) for module in merged.modules())
@@ -284,11 +287,18 @@ def test_merged_model_has_plain_layers_and_equal_outputs(kind):
     torch.testing.assert_close(predict(merged, *inputs), predict(model, *inputs), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lora_update_is_scaled_by_alpha_over_rank(kind):
-    model = tiny_regressor(kind)
+@pytest.mark.parametrize(
+    ("kind", "text", "modules"),
+    [
+        ("whisper", "bert", {"query", "value"}),
+        ("hubert", "bert", {"query", "value"}),
+        ("whisper", "mpnet", {"q", "v"}),
+    ],
+)
+def test_lora_update_is_scaled_by_alpha_over_rank(kind, text, modules):
+    model = tiny_regressor(kind, text=text)
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    assert {name.rpartition(".")[2] for name in adapted} == {"q_proj", "v_proj", "query", "value"}
+    assert {name.rpartition(".")[2] for name in adapted} == {"q_proj", "v_proj", *modules}
     assert len(adapted) == 8  # Two layers of each tower, two matrices of each.
     merged = merge_adapters(model)
     for name, module in adapted.items():
@@ -296,8 +306,37 @@ def test_lora_update_is_scaled_by_alpha_over_rank(kind):
         torch.testing.assert_close(merged.get_submodule(name).weight, module.get_base_layer().weight + update)
 
 
-def test_only_adapters_mix_and_head_are_trained():
-    names = trained_parameters(tiny_regressor())
+@pytest.mark.parametrize("text", ["bert", "mpnet"])
+def test_adapters_may_be_in_the_last_text_layers_alone(text, tmp_path):
+    config = tiny_config("valence", text=text)
+    config = replace(config, lora=replace(config.lora, text_layers=1))
+    torch.manual_seed(0)
+    model = build_regressor(config, None)
+    adapters = [name for name in trained_parameters(model) if ".lora_" in name]
+    assert {name.split(".")[4] for name in adapters if name.startswith("text")} == {"1"}
+    assert sum(name.startswith("audio") for name in adapters) == 8, "the audio tower is adapted in both layers"
+    save_model(model, tmp_path)
+    assert load_regressor(tmp_path, None).config == config
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_adapted_text_layers_must_be_there(count):
+    config = tiny_config("valence")
+    with pytest.raises(ValueError, match=f"text_layers is {count}; the text tower has 2 layers"):
+        build_regressor(replace(config, lora=replace(config.lora, text_layers=count)), None)
+
+
+def test_adapters_for_the_other_kind_of_text_tower_are_refused_or_renamed():
+    config = tiny_config("valence", text="mpnet")
+    berts = config.lora.for_text("bert")
+    assert (berts.text_modules, berts.for_text("mpnet")) == (("query", "value"), config.lora)
+    with pytest.raises(ValueError, match="not found in the base model"):
+        build_regressor(replace(config, lora=berts), None)
+
+
+@pytest.mark.parametrize("text", ["bert", "mpnet"])
+def test_only_adapters_mix_and_head_are_trained(text):
+    names = trained_parameters(tiny_regressor(text=text))
     assert not [name for name in names if ".encoder." in name and ".lora_" not in name]
     assert "audio_tower.mix.weights" in names
     assert {name.split(".")[1] for name in names if name.startswith("stages.")} == {"arousal", "dominance"}
@@ -316,6 +355,15 @@ def test_embedded_model_has_the_papers_shape():
     assert RegressorConfig.from_json(config.to_json()) == config
 
 
+def test_config_of_a_model_saved_before_mpnet_is_read_as_berts():
+    config = embedded_config("valence")
+    raw = json.loads(config.to_json())
+    del raw["text"]["kind"], raw["lora"]["text_layers"]
+    assert RegressorConfig.from_json(json.dumps(raw)) == config
+    mpnet = embedded_mpnet_config("valence")
+    assert RegressorConfig.from_json(mpnet.to_json()) == mpnet
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -330,10 +378,12 @@ def test_wrong_config_is_refused(change, complaint):
         RegressorConfig.from_json(json.dumps(raw))
 
 
-def test_unknown_audio_tower_is_refused():
-    config = replace(tiny_config("valence").audio, kind="wav2vec")
+def test_unknown_tower_is_refused():
+    config = tiny_config("valence")
     with pytest.raises(ValueError, match="'wav2vec' is unknown; choose from whisper, hubert"):
-        build_audio_tower(config, None)
+        build_audio_tower(replace(config.audio, kind="wav2vec"), None)
+    with pytest.raises(ValueError, match="'t5' is unknown; choose from bert, mpnet"):
+        TextTower(replace(config.text, kind="t5"), None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -388,7 +438,7 @@ def test_output_is_one_plus_four_sigmoid(raw, expected):
     nn.init.zeros_(stages.output.weight)
     nn.init.constant_(stages.output.bias, raw)
     with torch.no_grad():
-        assert stages(torch.randn(1, 8)).item() == pytest.approx(expected, abs=1e-5)
+        assert to_vad_scale(stages(torch.randn(1, 8))).item() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("target", "columns"), [("valence", 1), ("arousal_dominance", 2)])
@@ -525,3 +575,53 @@ def test_the_text_towers_layers_are_those_of_transformers():
     for ours, theirs in zip(tower.layers(ids, mask), expected, strict=True):
         torch.testing.assert_close(ours[0], theirs[0])
         torch.testing.assert_close(ours[1, :4], theirs[1, :4])
+
+
+def mpnet_tower() -> TextTower:
+    """Return a tower whose tokens differ so much that a wrong position or mask cannot hide."""
+    torch.manual_seed(0)
+    return lively(TextTower(tiny_config("valence", text="mpnet").text, None))
+
+
+def save_published_mpnet(tower, folder) -> MPNetModel:
+    """Return transformers' own model with the tower's weights, as saved in `folder`."""
+    theirs = MPNetModel(tower.encoder.config).eval()
+    assert not theirs.load_state_dict(tower.encoder.state_dict(), strict=False).unexpected_keys
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+@pytest.mark.parametrize("size", [1, 7, 200])
+def test_mpnet_towers_layers_are_those_of_transformers(size, tmp_path):
+    """200 tokens reach past the distance from which all share a bucket; the first text is padded to that length."""
+    tower = mpnet_tower()
+    theirs = save_published_mpnet(tower, tmp_path)
+    real = -(-size // 2)
+    ids, mask = words(2, size), torch.ones(2, size, dtype=torch.long)
+    mask[0, real:] = 0
+    with torch.inference_mode():
+        # What transformers takes for padding is its own token, 1.
+        expected = theirs(ids.masked_fill(mask == 0, 1), mask, output_hidden_states=True).hidden_states
+        for layers in (tower.layers(ids, mask), tower.layers(ids * mask, mask)):
+            for ours, other in zip(layers, expected, strict=True):
+                torch.testing.assert_close(ours[0, :real], other[0, :real], atol=1e-5, rtol=0)
+                torch.testing.assert_close(ours[1], other[1], atol=1e-5, rtol=0)
+    moved = tower(ids.flip(1), torch.ones_like(ids)).flip(1) - tower(ids, torch.ones_like(ids))
+    assert size == 1 or moved.abs().max() > 0.05, "order must matter for this test to mean anything"
+
+
+def test_mpnet_loads_from_a_folder_with_a_pooler(tmp_path):
+    tower = mpnet_tower()
+    save_published_mpnet(tower, tmp_path)
+    loaded = TextTower(tower.config, tmp_path)
+    for name, value in tower.encoder.state_dict().items():
+        torch.testing.assert_close(loaded.encoder.state_dict()[name], value)
+    with pytest.raises(ValueError, match=r"no MPNetModel of the configured shape|does not hold weights"):
+        TextTower(replace(tower.config, width=48), tmp_path)
+
+
+def test_mpnet_takes_as_many_tokens_as_its_config_says():
+    tower = mpnet_tower()
+    ids = words(1, tower.config.max_tokens)
+    with torch.inference_mode():
+        assert tower(ids, torch.ones_like(ids)).isfinite().all()

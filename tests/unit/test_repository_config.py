@@ -100,14 +100,20 @@ def musicgen(weights: str) -> Served:
     )
 
 
+def bart(weights: str) -> Served:
+    settings = {"prompt_writer": "bart", "compute_type": "float16", "threads": "4"}
+    return python("KIND_GPU", weights=weights, **settings, **places("16", "64"))
+
+
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 PUBLIC = places("16", "16")
+CHOICE = {"emotion_choice": "vad_and_words"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
         "speech_to_text": whisper("KIND_CPU", "31", compute_type="int8", beam_size="1", threads="2"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers"),
         "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
@@ -115,34 +121,34 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
         "music_generator": python(weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **PUBLIC),
-        "speech_emotion": python(**PUBLIC),
-        "music_therapy": python(**PUBLIC),
+        "speech_emotion": python(weights="choice", **CHOICE, **PUBLIC),
+        "music_therapy": python(weights="choice", **CHOICE, **PUBLIC),
     },
     "configs/gpu.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers.gpu"),
         "valence": graph("model.gpu.onnx", "KIND_GPU", 2000),
         "arousal_dominance": graph("model.gpu.onnx", "KIND_GPU", 2000),
         "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
+        "music_prompt": bart("knowledge.gpu"),
         "music_generator": musicgen("musicgen.gpu"),
-        "speech_emotion": python(**PUBLIC),
-        "music_therapy": python(**places("96", "16")),
+        "speech_emotion": python(weights="choice.gpu", **CHOICE, **PUBLIC),
+        "music_therapy": python(weights="choice.gpu", **CHOICE, **places("96", "16")),
     },
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
-        "text_tokenizer": python(weights="tokenizer.json"),
+        "text_tokenizer": python(weights="tokenizers.tensorrt"),
         "valence": engine(2000),
         "arousal_dominance": engine(2000),
         "emotion_classifier": engine(0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
-        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
+        "music_prompt": bart("knowledge.tensorrt"),
         "music_generator": musicgen("musicgen.tensorrt"),
-        "speech_emotion": python(**PUBLIC),
-        "music_therapy": python(**places("96", "16")),
+        "speech_emotion": python(weights="choice.tensorrt", **CHOICE, **PUBLIC),
+        "music_therapy": python(weights="choice.tensorrt", **CHOICE, **places("96", "16")),
     },
 }
 """Every model in every profile. A new parameter is written down here too, so that no profile gets it unseen."""

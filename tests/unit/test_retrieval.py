@@ -94,6 +94,15 @@ def test_an_embedding_that_is_none_is_refused(index, embedding):
         index.search(embedding, None)
 
 
+def test_labels_limit_the_search(index):
+    excited, *others = EMOTIONS
+    query = embed([document_text(excited)])[0]
+    labels = [emotion.label for emotion in others]
+    assert index.search(query, None, [excited.label, *labels]).emotion is excited
+    assert index.search(query, None, labels[7:]).emotion in others[7:]
+    assert index.search(query, None, labels[-1:]).emotion is others[-1]
+
+
 def test_an_unknown_octant_is_refused(index):
     with pytest.raises(InvalidOption, match=r"octant must be one of HHH, .*'hhh'"):
         index.search(np.ones(384), "hhh")
@@ -148,7 +157,10 @@ def minilm():
     """The exported encoder that the server embeds with."""
     from attune_export.embedding import SentenceEmbedder
 
-    model, tokenizer = REPOSITORY / "sentence_encoder/1/model.onnx", REPOSITORY / "text_tokenizer/1/tokenizer.json"
+    model, tokenizer = (
+        REPOSITORY / "sentence_encoder/1/model.onnx",
+        REPOSITORY / "text_tokenizer/1/tokenizers/sentences.json",
+    )
     if not model.is_file() or not tokenizer.is_file():
         pytest.skip("run `attune export` first")
     return SentenceEmbedder(model, tokenizer)

@@ -15,9 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from attune_ensemble.prompting.knowledge import load_emotions
+from attune_ensemble.speech.overall import SERVED, OverallRule, overall_vad
+from attune_ensemble.speech.whisper import Decoding
 from attune_training.commands import evaluate
 from attune_training.emotion_map.anchors import Anchors, read_anchors
 from attune_training.evaluation.stories.families import FAMILIES, TOLD_APART, unplaced
+from attune_training.evaluation.stories.hearing import hear
 from attune_training.evaluation.stories.measures import (
     OCTANTS,
     Answers,
@@ -26,12 +29,15 @@ from attune_training.evaluation.stories.measures import (
     measure,
     measure_negations,
 )
+from attune_training.evaluation.stories.narrations import measure_narrations, part_lengths
 from attune_training.evaluation.stories.picture import draw_confusion
 from attune_training.evaluation.stories.reading import (
     NARRATIONS_FILE,
     NEGATIONS_FILE,
     STORIES_FILE,
+    Narration,
     Negation,
+    Part,
     StoriesError,
     Story,
     read_narrations,
@@ -41,8 +47,12 @@ from attune_training.evaluation.stories.reading import (
     words_of,
 )
 from attune_training.evaluation.stories.report import negations_markdown, stories_markdown
+from attune_training.evaluation.stories.transcription import SETTINGS, spread_out
+from attune_training.evaluation.words import word_errors
 from attune_training.models.checkpoints import save_model
 from attune_training.pretrained import build
+from attune_training.providers import RecognisedSegment
+from attune_training.synthesis.texts import Reader, Text, find_recordings, read_aloud, read_recordings
 
 EMOTIONS = {emotion.label: emotion.octant for emotion in load_emotions()}
 MAX_SHARED_TRIGRAMS = 0.08  # Jaccard: two stories that share a sentence of ten words have about 0.1
@@ -460,7 +470,7 @@ def test_the_corpus_is_what_is_measured_where_nothing_is_named(tmp_path):
         assert result.exit_code == 1
         assert "nothing.csv" in result.stderr
     assert "no such command" in CliRunner().invoke(evaluate, ["storeys"]).stderr.lower()
-    assert re.search(r"corpus .*\n.*negations .*\n.*stories ", run("--help"))
+    assert re.search(r"corpus .*\n.*narrations .*\n.*negations .*\n.*stories .*\n.*transcription ", run("--help"))
 
 
 @pytest.mark.parametrize(
@@ -487,3 +497,191 @@ def test_a_map_of_other_emotions_is_refused(models, tmp_path):
     result = CliRunner().invoke(evaluate, ["stories", "--model", str(models), "--emotion-map", str(tmp_path)])
     assert result.exit_code == 1
     assert "are not those of the knowledge base" in result.stderr
+
+
+# What is heard
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Two stories, each read by two voices that hum, and the file of the stories."""
+
+    def reader(voice, pitch):
+        def read(text):
+            times = np.arange(16_000 * len(text.split()) // 2) / 16_000
+            return (0.3 * np.sin(2 * np.pi * pitch * times)).astype(np.float32)
+
+        return Reader(voice, (voice,), read)
+
+    file = written(tmp_path, 'a,"We went down\nto the sea.",calm', "b,He never once looked up.,furious")
+    told = read_stories(file, EMOTIONS)
+    texts = [Text(story.id, story.text) for story in reversed(told)]  # joined by id, not by order
+    read_aloud(texts, [reader("low", 120), reader("high", 240)], tmp_path / "speech")
+    return file, tmp_path / "speech"
+
+
+def hears(monkeypatch, *places, words):
+    """In place of the served transcriber: what it hears in the recording of each length, in two segments."""
+    asked = []
+
+    def transcribe(waveform):
+        first, second = words[len(waveform)]
+        return [RecognisedSegment(0, 16_000, first), RecognisedSegment(16_000, len(waveform), second)]
+
+    def transcriber(**decoding):
+        asked.append(decoding)
+        return transcribe
+
+    for place in places:
+        monkeypatch.setattr(f"attune_training.evaluation.stories.{place}.transcriber", transcriber)
+    return asked
+
+
+RIGHT = {48_000: ("We went down", "to the sea"), 40_000: ("he never", "once looked up!")}
+WRONG = {48_000: ("We went down", "two the"), 40_000: ("he", "")}
+
+
+def test_stories_are_measured_as_they_are_heard(models, recordings, tmp_path, monkeypatch):
+    file, speech = recordings
+    hears(monkeypatch, "command", words=WRONG)
+    arguments = ("stories", "--model", models, "--data", file, "--speech", speech, "--output", tmp_path / "out")
+    text = run(*arguments)
+    record = json.loads((tmp_path / "out" / "stories.json").read_text())
+    voices = record["speech"]
+    assert list(voices) == ["low", "high"]
+    # "to" became "two", "sea" and four other words are missing: six of eleven.
+    assert voices["low"]["words_wrong"] == pytest.approx(
+        {"substitutions": 1, "deletions": 5, "insertions": 0, "count": 11, "rate": 6 / 11}
+    )
+    assert "| words wrong | | 54.5% | 54.5% |" in text
+    found = voices["high"]
+    assert found["difference"]["valence_pcc"] == pytest.approx(
+        found["scores"]["dimensions"]["valence"]["pcc"] - record["dimensions"]["valence"]["pcc"]
+    )
+    assert [row["words"] for row in record["heard"]["low"]] == ["We went down two the", "he"]
+    assert {row["valence"] for row in record["heard"]["low"]} != {row["valence"] for row in record["heard"]["high"]}
+    assert set(found["by_rule"]) == set(OverallRule)
+    assert f"| high, {SERVED} (served) |" in text
+
+
+def test_the_whole_that_is_measured_is_that_of_the_rule(models, recordings):
+    file, speech = recordings
+    told = read_stories(file, EMOTIONS)
+    found = find_recordings(read_recordings(speech), [Text(story.id, story.text) for story in told])["low"]
+
+    def transcribe(waveform):
+        return [RecognisedSegment(0, 16_000, "one"), RecognisedSegment(16_000, len(waveform), "")]
+
+    heard = hear(models, found, transcribe)
+    assert [lengths.tolist() for lengths in heard.lengths] == [[16_000, 32_000], [16_000, 24_000]]
+    assert heard.transcripts == ("one", "one")
+    for rule in OverallRule:
+        expected = [
+            overall_vad(vad, length, rule) for vad, length in zip(heard.segment_vad, heard.lengths, strict=True)
+        ]
+        np.testing.assert_allclose(heard.vad(rule), expected)
+    np.testing.assert_allclose(heard.vad(), heard.vad(SERVED))
+
+
+def test_speech_of_other_stories_is_refused(models, recordings, tmp_path):
+    file, speech = recordings
+    file.write_text(file.read_text().replace("never once", "once never"))
+    result = CliRunner().invoke(
+        evaluate, ["stories", "--model", str(models), "--data", str(file), "--speech", str(speech)]
+    )
+    assert result.exit_code == 1
+    assert "'b' was read with other words by the voice low: run attune synthesise again" in result.stderr
+
+
+def narration(overall, *parts):
+    return Narration("n", tuple(Part(text, emotion) for text, emotion in parts), overall)
+
+
+def test_narrations_are_measured_against_what_is_felt_on_the_whole():
+    told = [narration("sad", ("one two", "happy"), ("three", "sad")), narration("happy", ("four", "happy"))]
+    answers = sure([[4.4, 3.6, 3.6], [4.4, 3.6, 4.6]], "fearful", "happy")
+    scores = measure_narrations(told, answers, SMALL)
+    assert (scores.valence_side.right, scores.octant.right, scores.family.right, scores.emotion.right) == (1, 1, 1, 1)
+    far = np.linalg.norm(SMALL.vad[0] - SMALL.vad[4])
+    assert scores.distance == pytest.approx((far + 1) / 2)
+
+
+def test_a_part_lasts_as_long_as_its_words_take():
+    assert part_lengths(narration("sad", ("one two three four five", "happy"), ("six", "sad"))) == pytest.approx(
+        [32_000, 6_400]
+    )
+
+
+def test_narrations_are_measured_by_each_rule(models, tmp_path):
+    text = run("narrations", "--model", models, "--output", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "narrations.json").read_text())
+    assert record["served"] == SERVED
+    assert list(record["scores"]) == ["words by part"]
+    by_rule = record["scores"]["words by part"]
+    assert list(by_rule) == list(OverallRule)
+    assert len({item["distance"] for item in by_rule.values()}) == len(OverallRule)
+    assert all(item["octant"]["count"] == 20 for item in by_rule.values())
+    assert f"| {SERVED} (served) | " in text
+
+
+def test_narrations_are_measured_as_they_are_heard(models, recordings, tmp_path, monkeypatch):
+    _, speech = recordings
+    parts = ("a,1,We went to the sea.,calm,sad", "a,2,Now nobody goes there anymore.,sad,sad")
+    file = written(tmp_path, *parts, header="id,part,text,emotion,overall")
+    text = "We went to the sea. Now nobody goes there anymore."
+    read_aloud([Text("a", text)], [Reader("hum", (), lambda text: np.sin(np.arange(48_000) / 9).astype("f4"))], speech)
+    hears(monkeypatch, "narrations", words={48_000: ("we went to the sea", "now nobody goes there")})
+    arguments = ("narrations", "--model", models, "--data", file, "--speech", speech, "--json")
+    assert list(json.loads(run(*arguments))) == ["words by part", "hum, 10.0% of the words wrong"]
+
+
+def test_settings_of_decoding_are_compared(models, recordings, monkeypatch, tmp_path):
+    file, speech = recordings
+    asked = hears(monkeypatch, "transcription", words=RIGHT)
+    arguments = ("transcription", "--model", models, "--data", file, "--speech", speech, "--output", tmp_path)
+    text = run(*arguments, "--setting", "beam-1", "--setting", "beam-5")
+    assert asked == [{}, {"beam_size": 5}] * 2
+    assert "| 2 stories, low | words wrong |" in text
+    record = json.loads((tmp_path / "transcription.json").read_text())
+    trial = record["voices"]["high"]["beam-5"]
+    assert trial["transcripts"] == ["We went down to the sea", "he never once looked up!"]
+    assert trial["rate"] == 0
+    assert trial["agreement"] == pytest.approx(1)  # two stories
+    assert trial["lost"] == pytest.approx(trial["given_pcc"] - trial["recognised_pcc"])
+    assert 0 < trial["cpu_s_per_s"] < 10
+
+
+def test_every_setting_is_one_that_the_transcriber_has():
+    decodings = [Decoding(**settings) for settings in SETTINGS.values()]
+    assert decodings[0] == Decoding()
+    assert len(set(decodings)) == len(decodings)
+
+
+def test_a_few_stories_are_spread_over_the_emotions(stories):
+    some = spread_out(stories, 30)
+    assert len({story.emotion for story in some}) >= 28
+    assert (some[0], some[-1], len(some)) == (stories[0], stories[-1], 30)
+    assert spread_out(stories, None) == spread_out(stories, 1000) == stories
+
+
+@pytest.mark.parametrize(
+    ("said", "recognised", "expected"),
+    [
+        ("It's eleven o'clock.", "It's 11 o'clock", (0, 0, 0)),
+        ("I won't, it's twenty-five.", "i will not it is 25", (0, 0, 0)),
+        ("up and down", "up or down the road", (1, 0, 2)),
+        ("up and down", "", (0, 3, 0)),
+        ("up and down", "Up ... and down...", (0, 0, 0)),
+    ],
+)
+def test_words_are_compared_without_their_writing(said, recognised, expected):
+    errors = word_errors([said], [recognised])
+    assert (errors.substitutions, errors.deletions, errors.insertions) == expected
+    assert errors.rate == pytest.approx(sum(expected) / errors.count)
+
+
+def test_words_that_cannot_be_compared_are_refused():
+    with pytest.raises(ValueError, match="expected texts that have words"):
+        word_errors(["..."], ["a"])
+    with pytest.raises(ValueError, match="expected texts that have words"):
+        word_errors(["a"], [])

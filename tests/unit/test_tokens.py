@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from attune_ensemble.speech.tokens import BUCKETS, TextTokenizer, bucket_tokens
+from attune_client.protocol.models import TEXT_TOKENIZER
+from attune_ensemble.speech.tokens import BUCKETS, TextTokenizer, TextTokenizers, bucket_tokens
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "rain": 4, "sun": 5}
 
 
-@pytest.fixture
-def tokenizer(tmp_path):
-    built = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+def save_tokenizer(path, vocabulary=VOCABULARY):
+    built = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     built.pre_tokenizer = pre_tokenizers.Whitespace()
     built.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    built.save(str(tmp_path / "tokenizer.json"))
+    built.save(str(path))
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    save_tokenizer(tmp_path / "tokenizer.json")
     return TextTokenizer(tmp_path / "tokenizer.json")
 
 
@@ -38,6 +43,18 @@ def test_more_than_512_tokens_are_cut_and_closed(tokenizer):
     tokens = tokenizer(["sun " * 600])
     assert tokens.input_ids.shape == (1, 512)
     assert tokens.input_ids[0, -1] == VOCABULARY["[SEP]"]
+
+
+def test_each_encoder_gets_the_tokens_of_its_own_vocabulary(tmp_path):
+    save_tokenizer(tmp_path / "regressors.json")
+    save_tokenizer(tmp_path / "sentences.json", VOCABULARY | {"rain": 5, "sun": 4})
+    texts = np.array([[b"rain sun"], [b"sun"]], object)
+    tokens = TextTokenizers(tmp_path).answer({"transcript": texts})
+    assert set(tokens) == {tensor.name for tensor in TEXT_TOKENIZER.outputs}
+    assert tokens["input_ids"][:, :4].tolist() == [[2, 4, 5, 3], [2, 5, 3, 0]]
+    assert tokens["sentence_ids"][:, :4].tolist() == [[2, 5, 4, 3], [2, 4, 3, 0]]
+    for mask in ("attention_mask", "sentence_mask"):
+        assert tokens[mask].sum(axis=1).tolist() == [4, 3]
 
 
 def test_buckets():

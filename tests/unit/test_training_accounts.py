@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -245,3 +246,32 @@ def test_labels_are_asked_for_by_dimension(tmp_path):
     [utterance] = open_corpus("diaries", diaries(tmp_path, "3,1,Sad,t,1,False,1.0,2.0")).utterances
     assert [utterance.is_labelled([name]) for name in DIMENSIONS] == [True, True, False]
     assert utterance.is_labelled()
+
+
+WRITTEN = "text,emotion,valence,arousal,dominance,writer,split\n"
+
+
+def test_written_texts_have_an_anchor_or_a_judgement(tmp_path):
+    path = tmp_path / "written.csv"
+    path.write_text(
+        WRITTEN + 'I could cry,sad,,,,a,train\n"Not bad, really",,3.6,,3.2,n,validation\n', encoding="utf-8"
+    )
+    first, second = open_corpus("written", path).utterances
+    assert (first.vad(), first.category, first.speaker, first.split) == ((1.8, 2.1, 2.2), "sad", "writer-a", "train")
+    assert (second.valence, second.dominance, second.category) == (3.6, 3.2, "")
+    assert math.isnan(second.arousal)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("Hm,cheery,,,,a,train", "'cheery' is none of the knowledge base's"),
+        ("Hm,sad,2.0,,,a,train", "either an emotion or a judgement"),
+        ("Hm,,7.0,,,a,train", "valence 7 is outside 1..5"),
+    ],
+)
+def test_bad_rows_of_written_texts_are_listed(tmp_path, row, reason):
+    path = tmp_path / "written.csv"
+    path.write_text(WRITTEN + row + "\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=re.escape(reason)):
+        open_corpus("written", path)

@@ -16,6 +16,7 @@ from attune_training.augmentation import (
     change_speed,
     replace_synonyms,
 )
+from attune_training.augmentation.channel import TELEPHONE_CODECS, equalise, reverberate, through_telephone
 from attune_training.augmentation.words import load_synonyms, read_table
 from attune_training.config import SAMPLE_RATE
 
@@ -256,3 +257,71 @@ def test_struck_words():
     struck = [("both", "x"), ("x", "both"), ("first", "x"), ("x", "second"), ("a", "b")]
     assert not any(left_out.allows(*pair) for pair in struck)
     assert all(left_out.allows(*pair) for pair in [("x", "first"), ("second", "x"), ("b", "a"), ("a", "x")])
+
+
+def click_at_start(seconds=1.0):
+    waveform = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
+    waveform[0] = 1.0
+    return waveform
+
+
+def test_a_room_decays_as_asked(random):
+    """The tail's energy falls by 60 dB in the asked time: by 30 dB from its first tenth to its sixth."""
+    heard = reverberate(click_at_start(), 0.5, 0.0, random)
+    tail = heard[40:]
+    tenths = [np.sum(np.square(tail[int(k * 800) : int((k + 1) * 800)])) for k in range(10)]
+    assert 10 * np.log10(tenths[0] / tenths[5]) == pytest.approx(30.0, abs=2.0)
+
+
+@pytest.mark.parametrize("direct_db", [0.0, 10.0])
+def test_a_room_keeps_power_and_the_asked_share_of_direct_sound(random, direct_db):
+    clean = click_at_start()
+    heard = reverberate(clean, 0.3, direct_db, random)
+    assert np.sum(np.square(heard)) == pytest.approx(1.0, rel=1e-3)
+    assert 10 * np.log10(heard[0] ** 2 / np.sum(np.square(heard[1:]))) == pytest.approx(direct_db, abs=0.1)
+
+
+def test_a_room_that_does_not_decay_is_refused(random):
+    with pytest.raises(ValueError, match="above zero seconds"):
+        reverberate(tone(), 0.0, 0.0, random)
+
+
+@pytest.mark.parametrize(("hertz", "gain_db"), [(125.0, -6.0), (1000.0, 3.0), (4000.0, 8.0)])
+def test_a_microphone_has_the_asked_gains(hertz, gain_db):
+    bands = [60, 125, 250, 500, 1000, 2000, 4000, 8000]
+    gains = [gain_db if band == hertz else 0.0 for band in bands]
+    heard = equalise(tone(hertz), gains)
+    assert 20 * np.log10(heard.std() / tone(hertz).std()) == pytest.approx(gain_db, abs=0.2)
+
+
+def test_a_microphone_wants_a_gain_for_each_band():
+    with pytest.raises(ValueError, match="expected 8 gains"):
+        equalise(tone(), [0.0, 1.0])
+
+
+@pytest.mark.parametrize("codec", TELEPHONE_CODECS)
+def test_a_telephone_passes_its_band_alone(random, codec):
+    voice, rumble, hiss = tone(1000.0), tone(80.0), tone(6000.0)
+    heard = through_telephone(voice + rumble + hiss, codec)
+    power = np.square(np.abs(np.fft.rfft(heard)))
+    hertz = np.fft.rfftfreq(len(heard), 1 / SAMPLE_RATE)
+    inside = power[(hertz > 900) & (hertz < 1100)].sum()
+    assert len(heard) == len(voice)
+    assert inside / power[hertz < 150].sum() > 100
+    assert inside / power[hertz > 4200].sum() > 100
+    assert heard.std() == pytest.approx((voice + rumble + hiss).std(), rel=0.01)
+
+
+def test_a_room_a_microphone_and_a_telephone_are_drawn_where_they_are_asked_for(random):
+    nothing = WaveformAugmentation(**OFF)
+    for name in ("room_probability", "microphone_probability", "telephone_probability"):
+        changed = WaveformAugmentation(**OFF, **{name: 1.0}).apply(tone(), random)
+        assert changed.dtype == np.float32
+        assert len(changed) == len(tone())
+        assert not np.allclose(changed, nothing.apply(tone(), random), atol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"telephone_probability": 1.1}, {"room_decay_s": (0.0, 1.0)}])
+def test_settings_of_the_channel_are_checked(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        WaveformAugmentation(**settings)

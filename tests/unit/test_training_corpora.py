@@ -128,6 +128,7 @@ def test_unknown_kinds_are_answered_with_the_known_ones():
         ("goemotions", "train.tsv, dev.tsv, test.tsv and labels.txt are expected"),
         ("brighter", "a folder with train.csv, dev.csv and test.csv is expected"),
         ("empathic", "messages.csv is expected"),
+        ("written", "a CSV file is expected"),
     ],
 )
 def test_a_wrong_path_is_answered_with_what_was_expected(kind, expected, tmp_path):
@@ -136,7 +137,7 @@ def test_a_wrong_path_is_answered_with_what_was_expected(kind, expected, tmp_pat
 
 
 def test_every_kind_is_tested():
-    accounts = {"diaries", "goemotions", "brighter", "empathic"}  # test_training_accounts.py
+    accounts = {"diaries", "goemotions", "brighter", "empathic", "written"}  # test_training_accounts.py
     here = {"iemocap", "huggingface", "manifest", "ravdess", "emobank"}
     assert set(CORPUS_KINDS) == here | accounts | {"cremad"}  # test_training_cremad.py
 

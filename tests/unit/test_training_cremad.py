@@ -100,6 +100,7 @@ def test_the_release_is_read(tmp_path):
     assert sad.vad() == pytest.approx((2.45, 2.35, 2.6))
     assert (sad.transcript, sad.speaker, sad.category) == ("It's eleven o'clock.", "actor-1001", "sad")
     assert [item.split for item in (sad, neutral, angry)] == ["train", "validation", "test"]
+    assert [item.agreement for item in (sad, neutral, angry)] == [0.5, 1.0, 1.0]
 
 
 def test_the_faulty_clip_is_left_out_and_every_result_says_so(tmp_path):

@@ -23,17 +23,18 @@ import torch
 from click.testing import CliRunner
 
 from attune_client.bench import report
-from attune_ensemble.pipeline import weighted_mean
 from attune_ensemble.prompting.knowledge import OCTANTS, load_emotions
+from attune_ensemble.speech.overall import overall_vad
 from attune_ensemble.speech.transcription import find_speech
 from attune_training import providers
 from attune_training.commands import evaluate
-from attune_training.config import TARGET_NAMES
+from attune_training.config import DIMENSIONS, TARGET_NAMES
 from attune_training.data.audio import read_speech
 from attune_training.data.batches import Collator, TextTokens
 from attune_training.data.corpus import open_corpus
 from attune_training.data.splits import parse_split_policy
 from attune_training.data.utterance import Utterance
+from attune_training.evaluation.categories import tell_categories
 from attune_training.evaluation.command import predict_all, shipped_model
 from attune_training.evaluation.pairs import (
     PairCheck,
@@ -219,7 +220,7 @@ def test_the_mean_is_the_served_one(tmp_path, speech_is_what_is_loud):
     found = predict(Loudness(), [recording(tmp_path, *stretches)], collator())
     loud = [(seconds, value) for seconds, value in stretches if value]
     vad = np.array([[value] * 3 for _, value in loud], np.float32)
-    served = weighted_mean(vad, np.array([round(seconds * 16_000) for seconds, _ in loud]))
+    served = overall_vad(vad, [round(seconds * 16_000) for seconds, _ in loud])
     assert found.column("arousal") == pytest.approx(served[:1], abs=1e-4)
 
 
@@ -402,3 +403,30 @@ def test_anger_lies_above_calm_in_the_voice_of_a_held_out_actor():
     result = check_pairs(predict_all(shipped_model(), chosen, "both"), PairCheck("arousal", "angry", "calm"))
     assert result.pairs == 32
     assert result.share >= 0.9
+
+
+def acted(category, agreement=None):
+    return Utterance(None, "words", 3.0, 3.0, 3.0, "actor", category=category, agreement=agreement)
+
+
+def test_categories_are_told_by_the_nearest_anchor():
+    utterances = (acted("angry", 0.8), acted("sad", 0.4), acted("sad", 0.6), acted("neutral", 1.0))
+    predicted = np.array([[1.8, 4.1, 3.9], [1.8, 2.3, 2.3], [2.9, 2.6, 3.1], [3.1, 2.4, 3.0]], np.float32)
+    result = tell_categories(Predictions(DIMENSIONS, utterances, predicted, predicted))
+    assert (result.right, result.count, result.share) == (3, 4, 0.75)
+    assert result.recall == {"angry": 1.0, "neutral": 1.0, "sad": 0.5}
+    assert result.listeners == pytest.approx(0.7)
+
+
+def test_categories_without_an_anchor_or_of_half_a_model_are_refused():
+    predicted = np.full((1, 3), 3.0, np.float32)
+    with pytest.raises(ValueError, match="'bored': the categories with an anchor are neutral, calm"):
+        tell_categories(Predictions(DIMENSIONS, (acted("bored"),), predicted, predicted))
+    with pytest.raises(ValueError, match="arousal, dominance lacks"):
+        tell_categories(Predictions(("valence",), (acted("sad"),), predicted[:, :1], predicted[:, :1]))
+
+
+def test_the_spread_is_that_of_predictions_over_labels():
+    predicted, target = np.array([[2.0], [3.0], [4.0]], np.float32), np.array([[1.0], [3.0], [5.0]], np.float32)
+    found = score(Predictions(("valence",), (acted("sad"),) * 3, predicted, target))
+    assert found.dimensions["valence"].spread == pytest.approx(0.5)

@@ -309,3 +309,15 @@ def test_epochs_differ_and_repeat_by_seed():
     words = [[item.transcript for batch in epoch for item in batch] for epoch in (first, again, second)]
     assert words[0] == words[1] != words[2]
     assert sorted(words[0]) == sorted(words[2])
+
+
+def test_a_neutral_voice_leaves_foreign_words_as_they_are():
+    """The neutral of a corpus of voices lies at (3, 2.5, 3): a calm voice below it takes arousal away."""
+    words, neutral = example(4.0, words="b"), (3.0, 2.5, 3.0)
+    flat = Example(example(3.0).waveform, "a", np.array([3.0, 2.5, 3.0], np.float32))
+    calm = Example(example(3.0).waveform, "a", np.array([3.5, 2.0, 3.0], np.float32))
+    assert with_foreign_words(flat, words, neutral).vad.tolist() == [4.0, 4.0, 4.0]
+    assert with_foreign_words(calm, words, neutral).vad.tolist() == [4.5, 3.5, 4.0]
+    settings = CorpusSettings("cremad", foreign_words=1.0, words_from="w", neutral=neutral)
+    [drawn] = draw(LoadedCorpus(settings, [flat], []), [words], np.random.default_rng(0))
+    assert drawn.vad.tolist() == [4.0, 4.0, 4.0]

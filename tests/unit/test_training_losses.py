@@ -10,8 +10,10 @@ import torch
 
 from attune_training.metrics import agreement
 from attune_training.models.losses import (
+    AgreementLoss,
     DynamicWeighting,
     ValenceSmoothing,
+    agreement_loss,
     arousal_dominance_loss,
     combined_loss,
     dynamic_weights,
@@ -230,3 +232,54 @@ def test_agreement_of_a_constant_is_zero():
 def test_agreement_wants_two_equally_long_vectors(predicted, target):
     with pytest.raises(ValueError, match="two equally long vectors"):
         agreement(predicted, target)
+
+
+ABSOLUTE, RELATIVE = torch.tensor([False]), torch.tensor([True])
+ALL_AGREE = AgreementLoss(agreement=1.0, error=0.0, smallest=2)
+
+
+def one_corpus(count):
+    return torch.zeros(count, dtype=torch.long)
+
+
+def test_agreement_loss_on_worked_numbers():
+    """x = 1, 2, 3 and y = 2, 4, 6 (as above): CCC 4/11, so 7/11; as relative ratings r = 1, so nothing."""
+    x, y, ones = column(1.0, 2.0, 3.0), column(2.0, 4.0, 6.0), torch.ones(3, 1)
+    assert agreement_loss(x, y, ones, one_corpus(3), ABSOLUTE, ALL_AGREE).item() == pytest.approx(7 / 11, abs=1e-3)
+    assert agreement_loss(x, y, ones, one_corpus(3), RELATIVE, ALL_AGREE).item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_errors_count_beside_agreement_and_not_for_relative_ratings():
+    """Errors 1, 2, 3 with Huber's delta 1: .5, 1.5, 2.5, mean 1.5; half of it .75."""
+    x, y, ones = column(1.0, 2.0, 3.0), column(2.0, 4.0, 6.0), torch.ones(3, 1)
+    errors = AgreementLoss(agreement=0.0, error=0.5)
+    assert agreement_loss(x, y, ones, one_corpus(3), ABSOLUTE, errors).item() == pytest.approx(0.75)
+    assert agreement_loss(x, y, ones, one_corpus(3), RELATIVE, errors).item() == 0.0
+
+
+def test_agreement_is_asked_within_each_corpus():
+    """Each corpus agrees perfectly with itself in order, the two together do not: their levels differ."""
+    x, y = column(1.0, 2.0, 3.0, 1.0, 2.0, 3.0), column(1.0, 2.0, 3.0, 3.0, 4.0, 5.0)
+    two_corpora = torch.tensor([0, 0, 0, 1, 1, 1])
+    relative = torch.tensor([True, True])
+    assert agreement_loss(x, y, torch.ones(6, 1), two_corpora, relative, ALL_AGREE).item() == pytest.approx(0, abs=1e-3)
+    assert agreement_loss(x, y, torch.ones(6, 1), one_corpus(6), RELATIVE, ALL_AGREE).item() > 0.3
+
+
+def test_agreement_leaves_missing_labels_and_small_corpora_out():
+    x = torch.tensor([[1.0], [2.0], [3.0], [4.0]], requires_grad=True)
+    y = column(2.0, 4.0, 6.0, NAN)
+    loss = agreement_loss(x, y, torch.ones(4, 1), one_corpus(4), ABSOLUTE, ALL_AGREE)
+    assert loss.item() == pytest.approx(3 / 4 * 7 / 11, abs=1e-3)
+    loss.backward()
+    assert x.grad[3].item() == 0.0
+    assert x.grad[:3].abs().min() > 0
+    few = AgreementLoss(error=0.0, smallest=4)
+    assert agreement_loss(x, y, torch.ones(4, 1), one_corpus(4), ABSOLUTE, few).item() == 0.0
+
+
+@pytest.mark.parametrize("relative", [ABSOLUTE, RELATIVE])
+def test_agreement_of_constants_has_finite_gradients(relative):
+    x = torch.full((4, 1), 3.0, requires_grad=True)
+    agreement_loss(x, torch.full((4, 1), 2.0), torch.ones(4, 1), one_corpus(4), relative, ALL_AGREE).backward()
+    assert torch.isfinite(x.grad).all()

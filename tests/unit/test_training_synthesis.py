@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,17 +20,13 @@ import soundfile
 from click.testing import CliRunner
 
 from attune_training.data.corpus import open_corpus
-from attune_training.data.synthesis import (
-    MANIFEST_COLUMNS,
-    VOICES,
-    SynthesisError,
-    Voice,
-    choose_reading,
-    spoken_text,
-    synthesise,
-    synthesise_command,
-)
 from attune_training.data.utterance import Utterance
+from attune_training.emotion_map.anchors import read_anchors
+from attune_training.evaluation.stories.reading import NARRATIONS_FILE, read_narrations, shipped_file
+from attune_training.synthesis.command import _short, synthesise_command
+from attune_training.synthesis.corpus import MANIFEST_COLUMNS, VOICES, Voice, choose_reading, synthesise
+from attune_training.synthesis.engines import SynthesisError, spoken_text
+from attune_training.synthesis.texts import SpeechError, Text, find_recordings, read_recordings, read_texts
 
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 
@@ -209,3 +208,168 @@ def test_the_command_has_no_traceback(tmp_path):
     result = CliRunner().invoke(synthesise_command, arguments)
     assert result.exit_code == 1
     assert "is not EmoBank" in result.output
+
+
+def test_emobank_and_texts_have_their_own_options(tmp_path):
+    (tmp_path / "emobank.csv").write_text(EMOBANK)
+    for arguments, message in (
+        (["--emobank", str(tmp_path / "emobank.csv"), "--stories", "shipped"], "give one of --emobank, --written"),
+        ([], "give one of --emobank"),
+        (["--emobank", str(tmp_path / "emobank.csv"), "--voice", "en-us"], "a corpus is read by twelve voices"),
+        (["--stories", "shipped", "--seed", "1"], "--seed is for a corpus"),
+    ):
+        result = CliRunner().invoke(synthesise_command, [*arguments, "--output", str(tmp_path / "speech")])
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+# Texts to measure by
+
+
+FAKE_PIPER = f"""#!{sys.executable}
+import math, struct, sys, wave
+voice, text = sys.argv[sys.argv.index("--model") + 1], sys.stdin.read()
+assert sys.argv[sys.argv.index("--output-file") + 1] == "-"
+if "unspeakable" in text:
+    print("a traceback\\nValueError: no phonemes", file=sys.stderr)
+    raise SystemExit(1)
+with wave.open(sys.stdout.buffer, "wb") as file:
+    file.setnchannels(1), file.setsampwidth(2), file.setframerate(22050)
+    count = 2205 * len(text.split())
+    file.writeframes(struct.pack(f"<{{count}}h", *(int(9000 * math.sin(i / 9)) for i in range(count))))
+"""
+
+
+@pytest.fixture
+def piper(tmp_path):
+    """A program that takes what piper takes, and hums a tenth of a second for each word; and a voice for it."""
+    program, voice = tmp_path / "piper", tmp_path / "someone.onnx"
+    program.write_text(FAKE_PIPER)
+    program.chmod(0o755)
+    voice.write_bytes(b"weights")
+    voice.with_name("someone.onnx.json").write_text("{}")
+    return program, voice
+
+
+def read(*arguments):
+    result = CliRunner().invoke(synthesise_command, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return Path(result.stdout.strip())
+
+
+def some_texts(folder, *lines):
+    path = folder / "texts.csv"
+    path.write_text("\n".join(["id,note,text", *lines]) + "\n", encoding="utf-8")
+    return path
+
+
+def test_texts_are_read_by_piper_and_going_on_keeps_what_is_there(tmp_path, piper):
+    program, voice = piper
+    texts = some_texts(tmp_path, "a,x,one two three", 'b,y,"-f four, five"')
+    arguments = ("--texts", texts, "--piper", program, "--piper-voice", voice, "--output", tmp_path / "speech")
+    manifest = read(*arguments)
+    first, second = rows(manifest)
+    assert (first["id"], first["text"], first["voice"]) == ("a", "one two three", "piper-someone")
+    assert len(sound(manifest, first)) == pytest.approx(0.3 * 16000, abs=2)
+    before = (manifest.parent / first["path"]).stat().st_mtime_ns
+    (manifest.parent / second["path"]).unlink()
+    assert rows(read(*arguments)) == [first, second]
+    assert (manifest.parent / first["path"]).stat().st_mtime_ns == before
+    assert len(sound(manifest, second)) == pytest.approx(0.3 * 16000, abs=2)
+    voice.write_bytes(b"other weights")  # the same text by another voice is another recording
+    assert rows(read(*arguments))[0]["path"] != first["path"]
+
+
+@needs_espeak
+def test_every_text_is_read_by_every_voice(tmp_path, piper):
+    program, voice = piper
+    options = ("--voice", "en-us+f3", "--voice", "en-gb", "--piper", program, "--piper-voice", voice)
+    manifest = read("--narrations", "shipped", *options, "--output", tmp_path)
+    told = read_narrations(shipped_file(NARRATIONS_FILE), read_anchors().labels)
+    texts = [Text(narration.id, narration.text) for narration in told]
+    found = find_recordings(read_recordings(tmp_path), texts)
+    assert list(found) == ["en-us+f3", "en-gb", "piper-someone"]
+    assert [item.id for item in found["en-gb"]] == [text.id for text in texts]
+    lengths = {name: soundfile.info(items[0].path).duration for name, items in found.items()}
+    assert lengths["en-us+f3"] > 8
+    assert lengths["piper-someone"] == pytest.approx(len(texts[0].text.split()) / 10, abs=0.01)
+    record = json.loads((manifest.parent / "synthesis.json").read_text())
+    assert (record["texts"], list(record["voices"])) == (len(texts), ["en-us+f3", "en-gb", "piper-someone"])
+
+
+@needs_espeak
+def test_without_a_voice_stories_are_read_by_one_that_training_does_not_know(tmp_path):
+    (tmp_path / "mine.csv").write_text("id,text,emotion\na,I went down to the sea.,calm\n")
+    (row,) = rows(read("--stories", tmp_path / "mine.csv", "--output", tmp_path / "speech"))
+    assert row["voice"] in {voice.name for voice in VOICES if voice.test_only}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda options: options | {"--piper": "/no/piper"}, "/no/piper cannot be run; install piper in a virtual env"),
+        (
+            lambda options: options | {"--piper-voice": options["--texts"]},
+            "an .onnx file with its .onnx.json is needed",
+        ),
+    ],
+)
+def test_what_piper_lacks_is_said(tmp_path, piper, change, message):
+    options = {"--texts": some_texts(tmp_path, "a,x,one"), "--piper": piper[0], "--piper-voice": piper[1]}
+    arguments = [str(part) for option in change(options).items() for part in option]
+    result = CliRunner().invoke(synthesise_command, [*arguments, "--output", str(tmp_path / "speech")])
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_what_piper_cannot_read_is_said_in_one_line(tmp_path, piper):
+    texts = some_texts(tmp_path, "a,x,one unspeakable thing")
+    arguments = ("--texts", texts, "--piper", piper[0], "--piper-voice", piper[1], "--output", tmp_path / "speech")
+    result = CliRunner().invoke(synthesise_command, [str(argument) for argument in arguments])
+    assert result.stderr.endswith("piper cannot read 'one unspeakable thing': ValueError: no phonemes\n")
+    assert not (tmp_path / "speech" / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("a,x,one", "a,x,two"), "row 2: the id 'a' comes twice"),
+        (("a,x,",), "row 1: the id or the text is empty"),
+        (("a,x",), "row 1: more or fewer fields"),
+        ((), "there are no rows"),
+    ],
+)
+def test_bad_texts_are_refused(tmp_path, lines, message):
+    with pytest.raises(SpeechError, match=message):
+        read_texts(some_texts(tmp_path, *lines))
+
+
+def test_texts_without_the_columns_are_refused(tmp_path):
+    (tmp_path / "texts.csv").write_text("id,words\na,one\n")
+    with pytest.raises(SpeechError, match="lacks the columns text"):
+        read_texts(tmp_path / "texts.csv")
+
+
+def test_recordings_have_to_be_those_of_the_texts(tmp_path, piper):
+    program, voice = piper
+    read(
+        "--texts", some_texts(tmp_path, "a,x,one two"), "--piper", program, "--piper-voice", voice, "--output", tmp_path
+    )
+    recordings = read_recordings(tmp_path)
+    with pytest.raises(SpeechError, match="'b' was not read by the voice piper-someone"):
+        find_recordings(recordings, [Text("b", "one two")])
+    with pytest.raises(SpeechError, match="'a' was read with other words"):
+        find_recordings(recordings, [Text("a", "one two three")])
+    recordings[0].path.unlink()
+    with pytest.raises(SpeechError, match="1 recordings are missing"):
+        read_recordings(tmp_path)
+    with pytest.raises(SpeechError, match=r"cannot read .*manifest\.csv"):
+        read_recordings(tmp_path / "speech")
+
+
+def test_short_written_texts_are_those_with_all_labels():
+    def written(words, valence=3.0):
+        return Utterance(None, " ".join(["word"] * words), valence, 2.0, 3.0, speaker="writer-a")
+
+    kept = _short([written(5), written(22), written(23), written(5, math.nan)])
+    assert [len(item.transcript.split()) for item in kept] == [5, 22]

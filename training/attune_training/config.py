@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ __all__ = [
     "TARGET_NAMES",
     "ArchitectureName",
     "AudioTowerConfig",
+    "Calibration",
     "LoraSettings",
     "ModelConfig",
     "PretrainedSources",
@@ -33,6 +35,7 @@ __all__ = [
     "architecture_configs",
     "config_from_json",
     "embedded_config",
+    "embedded_mpnet_config",
     "paper_config",
     "tiny_config",
 ]
@@ -69,7 +72,7 @@ class PretrainedSources:
     """Where the frozen towers' weights are.
 
     `audio` is a folder: Whisper in CTranslate2's format for a `whisper` tower, transformers' HuBERT for a
-    `hubert` tower. `text` is a folder of transformers' BERT.
+    `hubert` tower. `text` is a folder of transformers' BERT or MPNet.
     """
 
     audio: Path
@@ -101,8 +104,9 @@ class AudioTowerConfig:
 
 @dataclass(frozen=True, slots=True)
 class TextTowerConfig:
-    """Shape of the text tower, a BERT; the defaults are all-MiniLM-L6-v2's."""
+    """Shape of the text tower, a BERT or an MPNet; the defaults are all-MiniLM-L6-v2's, a BERT."""
 
+    kind: Literal["bert", "mpnet"] = "bert"
     width: int = 384
     num_layers: int = 6
     num_heads: int = 12
@@ -111,15 +115,44 @@ class TextTowerConfig:
     max_tokens: int = 512
 
 
+_MPNET_NAMES = {"query": "q", "key": "k", "value": "v"}
+"""The matrices of BERT's attention and their names in MPNet."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Low-rank adapters (paper, equations 1-2): the scale of the update is `alpha / rank`."""
+    """Low-rank adapters (paper, equations 1-2): the scale of the update is `alpha / rank`.
+
+    `text_layers`: only the last so many layers of the text tower are adapted (None: all).
+    """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
     audio_modules: tuple[str, ...] = ("q_proj", "v_proj")
     text_modules: tuple[str, ...] = ("query", "value")
+    text_layers: int | None = None
+
+    def for_text(self, kind: Literal["bert", "mpnet"]) -> LoraSettings:
+        """Return the settings with the text tower's matrices under the names that they have in a tower of `kind`."""
+        names = {"bert": {ours: berts for berts, ours in _MPNET_NAMES.items()}, "mpnet": _MPNET_NAMES}[kind]
+        return replace(self, text_modules=tuple(names.get(name, name) for name in self.text_modules))
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The monotone map of each output, in the order of the outputs: raw outputs times `scale` plus `offset`.
+
+    It acts before the sigmoid of equation 13, so that the result stays on 1..5. It is fitted on validation data
+    (`attune_training.evaluation.calibration`).
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.offset) or not all(value > 0 for value in self.scale):
+            raise ValueError(f"expected a scale above 0 and an offset for each output, not {self.scale}, {self.offset}")
 
 
 TABLE_2_LORA = (LoraSettings(4, 8), LoraSettings(8, 16), LoraSettings(16, 32))
@@ -146,6 +179,7 @@ class RegressorConfig(_ModelShape):
 
     With `lower_text_layers` the text stream also takes the outputs of the layers below the text tower's last one. The
     paper's does not; a sentence encoder's last layer encodes meaning, and affect is encoded in lower layers.
+    `calibration` None: the outputs as they were trained.
     """
 
     target: Target
@@ -158,6 +192,7 @@ class RegressorConfig(_ModelShape):
     extra_feedforward: int = 1024
     dropout: float = 0.1
     lower_text_layers: bool = False
+    calibration: Calibration | None = None
 
     @classmethod
     def from_json(cls, text: str) -> RegressorConfig:
@@ -170,8 +205,9 @@ class RegressorConfig(_ModelShape):
         if not isinstance(raw, dict) or raw.get("target") not in TARGET_NAMES:
             raise ValueError(f"regressor config: 'target' must be one of {', '.join(TARGET_NAMES)}")
         raw["audio"] = AudioTowerConfig(**_checked(AudioTowerConfig, raw.get("audio")))
-        raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text")))
+        raw["text"] = TextTowerConfig(**_checked(TextTowerConfig, raw.get("text"), {"kind": "bert"}))
         raw["lora"] = None if raw.get("lora", ...) is None else _lora_settings(raw.get("lora"))
+        raw["calibration"] = _calibration(raw.get("calibration"), TARGET_NAMES[raw["target"]])
         return cls(**_checked(cls, raw))
 
 
@@ -253,14 +289,26 @@ def architecture_configs(name: ArchitectureName, reference: RegressorConfig) -> 
 
 
 def _lora_settings(raw: object) -> LoraSettings:
-    lora = _checked(LoraSettings, raw)
+    lora = _checked(LoraSettings, raw, {"text_layers": None})
     modules = {name: tuple(lora[name]) for name in ("audio_modules", "text_modules")}
     return LoraSettings(**{**lora, **modules})
 
 
-def _checked(kind: type, raw: object) -> dict[str, Any]:
-    """Return `raw` if its keys are exactly the fields of `kind`."""
+def _calibration(raw: object, names: tuple[str, ...]) -> Calibration | None:
+    """Return the calibration; models saved before there was one lack the field."""
+    if raw is None:
+        return None
+    fields = _checked(Calibration, raw)
+    calibration = Calibration(tuple(fields["scale"]), tuple(fields["offset"]))
+    if len(calibration.scale) != len(names):
+        raise ValueError(f"Calibration: {len(names)} outputs, {', '.join(names)}, and {len(calibration.scale)} scales")
+    return calibration
+
+
+def _checked(kind: type, raw: object, added: Mapping[str, object] | None = None) -> dict[str, Any]:
+    """Return `raw` if its keys are exactly the fields of `kind`; models saved earlier may lack those of `added`."""
     names = {item.name for item in dataclasses.fields(kind)}
+    raw = {**(added or {}), **raw} if isinstance(raw, dict) else raw
     if not isinstance(raw, dict) or set(raw) != names:
         found = sorted(raw) if isinstance(raw, dict) else raw
         raise ValueError(f"{kind.__name__}: expected exactly the fields {sorted(names)}, found {found}")
@@ -272,18 +320,26 @@ def embedded_config(target: Target) -> RegressorConfig:
     return RegressorConfig(target, lower_text_layers=True)
 
 
+def embedded_mpnet_config(target: Target) -> RegressorConfig:
+    """Return the `embedded` profile's model with all-mpnet-base-v2, of the size of BERT-base, in MiniLM's place."""
+    text = TextTowerConfig("mpnet", 768, num_layers=12, num_heads=12, feedforward=3072, vocab_size=30_527)
+    return RegressorConfig(target, text=text, lora=LoraSettings().for_text("mpnet"), lower_text_layers=True)
+
+
 def paper_config(target: Target) -> RegressorConfig:
     """Return the paper's model: HuBERT-base and BERT-base-uncased, both 768 wide (section III-C2)."""
     base = {"width": 768, "num_layers": 12, "num_heads": 12, "feedforward": 3072}
     return RegressorConfig(
         target,
         audio=AudioTowerConfig(kind="hubert", **base),  # type: ignore[arg-type]
-        text=TextTowerConfig(**base),
+        text=TextTowerConfig(**base),  # type: ignore[arg-type]
         extra_feedforward=3072,
     )
 
 
-def tiny_config(target: Target, kind: Literal["whisper", "hubert"] = "whisper") -> RegressorConfig:
+def tiny_config(
+    target: Target, kind: Literal["whisper", "hubert"] = "whisper", text: Literal["bert", "mpnet"] = "bert"
+) -> RegressorConfig:
     """Return a configuration small enough for tests: hidden sizes of 16 to 64 and a vocabulary of 100 tokens."""
     return RegressorConfig(
         target,
@@ -297,8 +353,8 @@ def tiny_config(target: Target, kind: Literal["whisper", "hubert"] = "whisper") 
             position_kernel=16,
             position_groups=4,
         ),
-        text=TextTowerConfig(width=24, num_layers=2, num_heads=4, feedforward=48, vocab_size=100),
-        lora=LoraSettings(rank=2, alpha=4),
+        text=TextTowerConfig(text, width=24, num_layers=2, num_heads=4, feedforward=48, vocab_size=100),
+        lora=LoraSettings(rank=2, alpha=4).for_text(text),
         hidden_dim=16,
         num_heads=2,
         extra_feedforward=64,

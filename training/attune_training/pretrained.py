@@ -1,7 +1,8 @@
 """The pretrained towers by name: their configurations, pinned weights and tokenizer.
 
-`embedded`: Whisper base's encoder and all-MiniLM-L6-v2. `paper`: HuBERT-base and BERT-base-uncased (section
-III-C2). `tiny`: small, with random weights from a fixed seed, for trying a command in seconds.
+`embedded`: Whisper base's encoder and all-MiniLM-L6-v2. `embedded-mpnet`: all-mpnet-base-v2 in MiniLM's place,
+twice as wide and twice as deep. `paper`: HuBERT-base and BERT-base-uncased (section III-C2). `tiny`: small, with random
+weights from a fixed seed, for trying a command in seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from attune_training.config import (
     Target,
     architecture_configs,
     embedded_config,
+    embedded_mpnet_config,
     paper_config,
     tiny_config,
 )
@@ -34,13 +36,21 @@ from attune_weights import fetch
 
 __all__ = ["ReadyModel", "TowersName", "build", "load"]
 
-TowersName = Literal["embedded", "paper", "tiny"]
+TowersName = Literal["embedded", "embedded-mpnet", "paper", "tiny"]
 
 _CONFIGS: dict[TowersName, Callable[[Target], RegressorConfig]] = {
     "embedded": embedded_config,
+    "embedded-mpnet": embedded_mpnet_config,
     "paper": paper_config,
     "tiny": tiny_config,
 }
+_WEIGHTS: dict[TowersName, tuple[str, str]] = {
+    "embedded": ("whisper-base-ct2", "all-minilm-l6-v2"),
+    "embedded-mpnet": ("whisper-base-ct2", "all-mpnet-base-v2"),
+    "paper": ("hubert-base-ls960", "bert-base-uncased"),
+}
+"""Names of the weights of the audio and of the text tower; the others' are random."""
+
 _TINY_SEED = 0
 
 
@@ -91,7 +101,7 @@ def _config(
     for config in architecture_configs(architecture, _CONFIGS[towers](target)):
         if config.target == target:
             if isinstance(config, RegressorConfig):
-                return replace(config, lora=lora)
+                return replace(config, lora=None if lora is None else lora.for_text(config.text.kind))
             if lora is not None:
                 raise ValueError(f"{architecture} stands on frozen towers: leave lora out (null)")
             return config
@@ -100,7 +110,9 @@ def _config(
 
 def _towers_of(config: ModelConfig, folder: Path) -> TowersName:
     for name, make in _CONFIGS.items():
-        if make("valence").audio == config.audio:
+        towers = make("valence")
+        # A unimodal model has no text tower.
+        if config.audio == towers.audio and getattr(config, "text", towers.text) == towers.text:
             return name
     raise ValueError(f"{folder}: its towers are none of {', '.join(_CONFIGS)}")
 
@@ -118,14 +130,13 @@ def _seeded() -> Iterator[None]:
 
 
 def _sources(towers: TowersName) -> PretrainedSources | None:
-    if towers == "tiny":
+    if towers not in _WEIGHTS:
         return None
-    if towers == "paper":
-        return PretrainedSources(fetch("hubert-base-ls960"), fetch("bert-base-uncased"))
-    return PretrainedSources(fetch("whisper-base-ct2"), fetch("all-minilm-l6-v2"))
+    audio, text = _WEIGHTS[towers]
+    return PretrainedSources(fetch(audio), fetch(text))
 
 
 def _tokens(towers: TowersName) -> TextTokens:
-    if towers == "tiny":
+    if towers not in _WEIGHTS:
         return TextTokens.of_letters()
-    return TextTokens.of_folder(fetch("bert-base-uncased" if towers == "paper" else "all-minilm-l6-v2"))
+    return TextTokens.of_folder(fetch(_WEIGHTS[towers][1]))

@@ -2,8 +2,8 @@
 
 The group is `attune.providers`; each entry is a module of which a function or two are needed here, so that training and
 serving do the same thing: `knowledge` reads the anchors of the emotions and names octants, `transcription` finds speech
-and transcribes it, `containers` detects truncated recordings, and `report` describes the machine. The base package
-`attune_weights` is imported.
+and transcribes it, `overall` makes the whole of segments, `choice` chooses an emotion by VAD and words, `containers`
+detects truncated recordings, and `report` describes the machine. The base package `attune_weights` is imported.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ __all__ = [
     "RecognisedSegment",
     "Transcribe",
     "anchors",
+    "combined",
     "hardware",
     "is_cut_off",
     "octant_of",
+    "overall_rules",
+    "overall_vad",
+    "read_choice",
     "segmenter",
+    "served_overall_rule",
     "transcriber",
 ]
 
@@ -91,6 +96,61 @@ def octant_of(vad: tuple[float, float, float]) -> str:
     return octant
 
 
+def combined(
+    from_vad: npt.NDArray[np.float32], from_words: npt.NDArray[np.float32], vad_exponent: float, words_exponent: float
+) -> npt.NDArray[np.float32]:
+    """Return the product of two tables of probabilities [N, K], as `attune_ensemble.speech.choice.combined` does.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    joint: npt.NDArray[np.float32] = _module("choice").combined(from_vad, from_words, vad_exponent, words_exponent)
+    return joint
+
+
+def read_choice(folder: Path) -> Any:
+    """Return the `EmotionChoice` stored in a folder, as it is served.
+
+    Raises:
+        ProviderError: no provider is installed.
+        ValueError: the folder holds none.
+    """
+    return _module("choice").read_choice(folder)
+
+
+def overall_rules() -> tuple[str, ...]:
+    """Return the names of the rules by which the whole of a narration follows from its segments.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    return tuple(_module("overall").OverallRule)
+
+
+def served_overall_rule() -> str:
+    """Return the name of the rule that is served.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    rule: str = _module("overall").SERVED
+    return rule
+
+
+def overall_vad(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: str | None = None) -> npt.NDArray[np.float32]:
+    """Return the values [N] of the whole, from those of its segments [S, N] on 1..5 and their lengths [S] at 16 kHz.
+
+    The rule is the served one unless another is named.
+
+    Raises:
+        ProviderError: no provider is installed.
+        ValueError: there is no such rule, or there are no segments, or not as many lengths.
+    """
+    module = _module("overall")
+    whole: npt.NDArray[np.float32] = module.overall_vad(vad, num_samples, module.OverallRule(rule or module.SERVED))
+    return whole
+
+
 def is_cut_off(encoded: bytes) -> bool:
     """Return whether a recording is shorter than its header announces, by the server's rule.
 
@@ -129,15 +189,17 @@ def segmenter() -> FindSpeech:
     return lambda waveform: [(span.start, span.end) for span in find(waveform)]
 
 
-def transcriber() -> Transcribe:
+def transcriber(**decoding: Any) -> Transcribe:
     """Return the transcriber that is also served, with its pinned weights.
+
+    `decoding` are settings of `attune_ensemble.speech.whisper.Decoding` that shall not be the served ones.
 
     Raises:
         ProviderError: a provider is not installed.
         WeightsError: the weights cannot be fetched.
     """
     transcription = _module("transcription")
-    made = transcription.Transcriber(fetch(_TRANSCRIBER_WEIGHTS))
+    made = transcription.Transcriber(fetch(_TRANSCRIBER_WEIGHTS), decoding=transcription.Decoding(**decoding))
 
     def transcribe(waveform: npt.NDArray[np.float32]) -> list[RecognisedSegment]:
         try:

@@ -16,6 +16,7 @@ from attune_client.commands.options import (
     AUDIO_NAME,
     STDIN,
     audio_name,
+    country_option,
     deadline_option,
     json_option,
     other_languages_option,
@@ -23,11 +24,15 @@ from attune_client.commands.options import (
     server_options,
 )
 from attune_client.commands.printing import Printer, echo_json
+from attune_client.help_lines import crisis_notice
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import ENGLISH
 from attune_client.results import VAD, SpeechEmotion
 
-__all__ = ["analyse", "speech_rows", "vad_text"]
+__all__ = ["HELP_LABEL", "analyse", "speech_rows", "vad_text"]
+
+HELP_LABEL = "help"
+"""Label of the lines that say where to find help."""
 
 MAX_IN_FLIGHT = 8
 """Number of concurrent requests of `attune analyse`: enough for the server to batch them."""
@@ -42,22 +47,29 @@ class _Analysed:
     def failed(self) -> bool:
         return isinstance(self.outcome, AttuneError)
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def has_crisis(self) -> bool:
+        return isinstance(self.outcome, SpeechEmotion) and bool(self.outcome.crisis)
+
+    def to_dict(self, country: str | None) -> dict[str, Any]:
         file = {"file": click.format_filename(self.path)}
         if isinstance(self.outcome, AttuneError):
             return file | {"error": {"code": self.outcome.code, "message": str(self.outcome)}}
-        return file | self.outcome.to_dict()
+        notice = {"crisis_notice": crisis_notice(country)} if self.has_crisis else {}
+        return file | self.outcome.to_dict() | notice
 
 
 @click.command()
 @click.argument("audio", nargs=-1, required=True, type=AUDIO_NAME)
 @other_languages_option
+@country_option
 @json_option
 @deadline_option
 @server_options
 def analyse(
     audio: tuple[Path, ...],
     other_languages: str | None,
+    country: str | None,
     as_json: bool,
     deadline_s: float | None,
     url: str,
@@ -74,12 +86,14 @@ def analyse(
     with Console(stderr=True).status(f"listening to {len(audio)} recording{'s' if len(audio) > 1 else ''}"):
         outcomes = asyncio.run(_analyse_all(audio, other_languages, deadline_s, url, timeout_s))
     if as_json:
-        echo_json([outcome.to_dict() for outcome in outcomes])
+        echo_json([outcome.to_dict(country) for outcome in outcomes])
     else:
         printer = Printer()
         for outcome in outcomes:
             printer.heading("file", audio_name(outcome.path))
             printer.rows(*_outcome_rows(outcome))
+        if any(outcome.has_crisis for outcome in outcomes):
+            printer.paragraphs(HELP_LABEL, crisis_notice(country))
     if any(outcome.failed for outcome in outcomes):
         raise SystemExit(1)
 
@@ -117,7 +131,8 @@ def speech_rows(speech: SpeechEmotion) -> Iterable[tuple[str, str]]:
     if len(speech.segments) > 1:
         for segment in speech.segments:
             yield f"  {segment.start_s:.1f}-{segment.end_s:.1f} s", f"{vad_text(segment.vad)}  {segment.emotion}"
-    yield "emotion", speech.emotion
+    unsure = f" (unsure; perhaps {' or '.join(speech.neighbours)})" if speech.is_unsure else ""
+    yield "emotion", speech.emotion + unsure
 
 
 def vad_text(vad: VAD) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from attune_client.client import DEFAULT_TIMEOUT_S, DEFAULT_URL
+from attune_client.help_lines import country_of_locale
 from attune_client.protocol.bounds import MAX_AUDIO_BYTES, MAX_DEADLINE_S, MAX_TIMEOUT_S
 from attune_client.protocol.models import OtherLanguages
 
@@ -24,6 +26,7 @@ __all__ = [
     "RealRange",
     "Words",
     "audio_name",
+    "country_option",
     "deadline_option",
     "json_option",
     "other_languages_option",
@@ -91,6 +94,23 @@ class Numbers(click.ParamType):
         return tuple(self._range.convert(part.strip(), param, ctx) for part in parts)
 
 
+class Country(click.ParamType):
+    """A country's code, of two letters; whether there are help lines for it does not matter."""
+
+    name = "country"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the form of the value."""
+        return "CC"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the code in capital letters."""
+        code = str(value).strip().upper()
+        if len(code) != 2 or not (code.isascii() and code.isalpha()):
+            self.fail(f"{value!r} is not a country code of two letters, such as GB", param, ctx)
+        return code
+
+
 class JsonObject(click.ParamType):
     """A JSON file whose content is an object; `-` is standard input."""
 
@@ -137,6 +157,18 @@ def deadline_option(command: Callable[..., None]) -> Callable[..., None]:
         "deadline_s",
         type=RealRange(min=0, min_open=True, max=MAX_DEADLINE_S),
         help="Give up after so many seconds, the server too; for each recording.",
+    )(command)
+
+
+def country_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`--country`, for every command that may show where to find help."""
+    return click.option(
+        "--country",
+        envvar="ATTUNE_COUNTRY",
+        type=Country(),
+        default=lambda: country_of_locale(os.environ),
+        show_default="the locale's",
+        help="Where words speak of a crisis, show help lines of this country (two letters).",
     )(command)
 
 

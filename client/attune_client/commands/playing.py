@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from attune_client.client import AttuneClient, MusicStream
-from attune_client.commands.analysis import speech_rows, vad_text
+from attune_client.commands.analysis import HELP_LABEL, speech_rows, vad_text
 from attune_client.commands.audio_output import (
     FORMATS,
     STDOUT,
@@ -32,6 +32,7 @@ from attune_client.commands.options import (
     Numbers,
     RealRange,
     Words,
+    country_option,
     deadline_option,
     json_option,
     other_languages_option,
@@ -40,6 +41,7 @@ from attune_client.commands.options import (
 )
 from attune_client.commands.printing import Printer, echo_json, json_text
 from attune_client.failures import INTERRUPTED, describe
+from attune_client.help_lines import crisis_notice
 from attune_client.protocol.bounds import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError, ServerError
 from attune_client.results import TherapySession
@@ -79,6 +81,7 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 )
 @json_option
 @other_languages_option
+@country_option
 @click.option(
     "--seconds",
     type=RealRange(min=MIN_MUSIC_S, max=MAX_MUSIC_S),
@@ -103,6 +106,7 @@ def play(
     seed: int | None,
     engine: str | None,
     other_languages: str | None,
+    country: str | None,
     deadline_s: float | None,
     url: str,
     timeout_s: float | None,
@@ -123,12 +127,15 @@ def play(
         printer = None if as_json else Printer(err=destination.is_stdout)
         if printer is not None:
             printer.rows(*_session_rows(stream.session))
+            if stream.session.crisis:
+                printer.paragraphs(HELP_LABEL, crisis_notice(country))
         with stream:
             recorder = _Recorder(destination, overwrite=force, started_s=started_s)
             recorder.record(stream, interruptions)
         result = recorder.result(stream.session)
         if result is not None:
-            _tell(result, session_file, as_json=as_json)
+            notice = crisis_notice(country) if stream.session.crisis else None
+            _tell(result, session_file, notice, as_json=as_json)
         if printer is not None and recorder.stopped_by is None:
             printer.rows(*recorder.rows())
         recorder.raise_what_stopped_it()
@@ -342,11 +349,13 @@ def _progress(total_s: float) -> Iterator[Callable[[float], None]]:
 # --- output ---
 
 
-def _tell(result: dict[str, Any], session_file: Path | None, *, as_json: bool) -> None:
+def _tell(result: dict[str, Any], session_file: Path | None, notice: str | None, *, as_json: bool) -> None:
     if session_file is not None:
-        session_file.write_text(json_text(result) + "\n", encoding="utf-8")
+        # What the crisis rule found is for the moment: a file is kept, and may come into other hands.
+        kept = {name: value for name, value in result.items() if name != "crisis"}
+        session_file.write_text(json_text(kept) + "\n", encoding="utf-8")
     if as_json:
-        echo_json(result)
+        echo_json(result if notice is None else result | {"crisis_notice": notice})
 
 
 def _session_rows(session: TherapySession) -> Iterable[tuple[str, str]]:

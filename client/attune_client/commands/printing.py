@@ -48,6 +48,14 @@ class Printer:
             grid.add_row(label, Text(value))
         self._console.print(grid)
 
+    def paragraphs(self, label: str, text: str) -> None:
+        """Print lines of a text under a blank line; in a pipe each after the label."""
+        if not self._console.is_terminal:
+            self.rows(*((label, line) for line in text.splitlines()))
+            return
+        self._console.print()
+        self._console.print(Text(text))
+
     def table(self, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
         """Print a table with a heading; in a pipe the rows alone, separated by tabs."""
         if not self._console.is_terminal:

@@ -36,6 +36,14 @@ class OtherLanguages(StrEnum):
     VOICE = "voice"
 
 
+class CrisisKind(StrEnum):
+    """What words of a crisis are about: not whom, and not how it stands with anybody."""
+
+    SUICIDE = "suicide"
+    SELF_HARM = "self_harm"
+    HARM_TO_OTHERS = "harm_to_others"
+
+
 _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTES
 
 # Shared by several models, so declared above them.
@@ -43,8 +51,21 @@ AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3
 WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
 SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
-INPUT_IDS = TensorSpec("input_ids", _INT64, (-1,), f"BERT-uncased token ids, at most {MAX_TOKENS}, padded to a bucket")
+INPUT_IDS = TensorSpec(
+    "input_ids",
+    _INT64,
+    (-1,),
+    f"token ids in the vocabulary of the regressors' text tower, at most {MAX_TOKENS}, padded with 0 to a bucket",
+)
 ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
+# Under names of their own: the regressors may have another vocabulary, and no check would find its ids at fault.
+SENTENCE_IDS = TensorSpec(
+    "sentence_ids",
+    _INT64,
+    (-1,),
+    f"BERT-uncased token ids for the sentence encoder, at most {MAX_TOKENS}, padded alike",
+)
+SENTENCE_MASK = TensorSpec("sentence_mask", _INT64, (-1,), "1 where a token of sentence_ids is real")
 VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
 AROUSAL_DOMINANCE = TensorSpec(
     "arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5", limits=VAD_LIMITS
@@ -52,6 +73,9 @@ AROUSAL_DOMINANCE = TensorSpec(
 VAD = TensorSpec("vad", _FP32, (3,), "valence, arousal, dominance, each 1..5", limits=VAD_LIMITS)
 EMOTION_PROBABILITIES = TensorSpec(
     "emotion_probabilities", _FP32, (NUM_EMOTIONS,), "softmax over the 40 emotions", limits=(0.0, 1.0)
+)
+EXPECTED_PROBABILITIES = TensorSpec(
+    "expected_probabilities", _FP32, (NUM_EMOTIONS,), "the same, averaged over how wrong VAD may be", limits=(0.0, 1.0)
 )
 EMOTION_LABELS = TensorSpec("emotion_labels", _BYTES, (NUM_EMOTIONS,), "the 40 emotions, in the probabilities' order")
 EMBEDDING = TensorSpec(
@@ -63,6 +87,10 @@ LEASE = TensorSpec(
     (1,),
     "token of the lease that a calling model holds; when it ends, so does the work",
     optional=True,
+)
+
+UNSURE = TensorSpec(
+    "emotion_unsure", _INT32, (1,), "1 where no emotion is much more probable than others: look at the next ones too"
 )
 
 DEADLINE = TensorSpec(
@@ -89,6 +117,16 @@ LANGUAGE_PROBABILITY = TensorSpec(
     "language_probability", _FP32, (1,), "how likely that language is, 0..1", limits=(0.0, 1.0)
 )
 
+# Without words of a crisis both have F = 0; where no words were given to look through, they are missing.
+CRISIS_KIND = TensorSpec("crisis_kind", _BYTES, (-1,), "[F] of each find of the crisis rule, one of `CrisisKind`")
+CRISIS_PLACE = TensorSpec(
+    "crisis_place",
+    _INT32,
+    (-1, 4),
+    "[F, 4] where its words stand: the segment and the character at which they begin, the segment and the character "
+    "before which they end; from 0, in Unicode code points of segment_transcript, or of the text without blanks around",
+)
+
 # Of the stages (`attune_client.protocol.stages`).
 TRANSCRIBE_TIME = TensorSpec("transcribe_s", _FP32, (1,), "server time spent decoding and transcribing, in seconds")
 RECOGNISE_TIME = TensorSpec("recognise_s", _FP32, (1,), "server time spent recognising the emotion, in seconds")
@@ -99,14 +137,17 @@ _SPEECH_RESULTS = (
     LANGUAGE,
     LANGUAGE_PROBABILITY,
     VAD,
-    TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD"),
+    TensorSpec("emotion", _BYTES, (1,), "the most probable of the 40 emotions for the overall VAD and all words"),
     EMOTION_PROBABILITIES,
     EMOTION_LABELS,
+    UNSURE,
     TensorSpec("segment_start_s", _FP32, (-1,), "[S] where each segment starts, in seconds"),
     TensorSpec("segment_end_s", _FP32, (-1,), "[S] where each segment ends, in seconds"),
     TensorSpec("segment_transcript", _BYTES, (-1,), "[S] words of each segment"),
     TensorSpec("segment_vad", _FP32, (-1, 3), "[S, 3] VAD of each segment, each 1..5", limits=VAD_LIMITS),
     TensorSpec("segment_emotion", _BYTES, (-1,), "[S] the most probable emotion of each segment"),
+    CRISIS_KIND,
+    CRISIS_PLACE,
     TRANSCRIBE_TIME,
     RECOGNISE_TIME,
 )
@@ -171,7 +212,7 @@ SPEECH_TO_TEXT = ModelSpec(
 TEXT_TOKENIZER = ModelSpec(
     "text_tokenizer",
     inputs=(SEGMENT_TEXT,),
-    outputs=(INPUT_IDS, ATTENTION_MASK),
+    outputs=(INPUT_IDS, ATTENTION_MASK, SENTENCE_IDS, SENTENCE_MASK),
     max_batch_size=64,
 )
 
@@ -192,7 +233,7 @@ AROUSAL_DOMINANCE_MODEL = ModelSpec(
 EMOTION_CLASSIFIER = ModelSpec(
     "emotion_classifier",
     inputs=(VALENCE, AROUSAL_DOMINANCE),
-    outputs=(VAD, EMOTION_PROBABILITIES),
+    outputs=(VAD, EMOTION_PROBABILITIES, EXPECTED_PROBABILITIES),
     max_batch_size=256,
 )
 
@@ -207,14 +248,22 @@ EMOTION_RECOGNITION = ModelSpec(
 
 SENTENCE_ENCODER = ModelSpec(
     "sentence_encoder",
-    inputs=(INPUT_IDS, ATTENTION_MASK),
+    inputs=(SENTENCE_IDS, SENTENCE_MASK),
     outputs=(EMBEDDING,),
     max_batch_size=64,
 )
 
+GENTLE = TensorSpec(
+    "gentle",
+    _INT32,
+    (1,),
+    "not 0: choose among the gentle descriptions alone, for an emotion the one nearest to the VAD, and shade nothing",
+    optional=True,
+)
+
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(*_TEXT_OR_EMOTION_INPUTS, DEADLINE),
+    inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE),
     outputs=_PROMPT_RESULTS,
 )
 

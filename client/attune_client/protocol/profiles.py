@@ -3,10 +3,10 @@
 A profile selects where the models run; the options of the export select the models. `PROFILES` lists the profiles; a
 model's settings in each of them are defined with the model, in `attune_export.models`.
 
-All profiles share the version folder of a model. The names of files that depend on an export's options (regressors,
-emotion map, a music engine's checkpoint) contain that of the profile, so that a profile is never served with the files
-of another: `model.onnx` in `embedded` is `model.gpu.onnx` in `gpu`. Files that depend on no option are shared by all
-profiles.
+All profiles share the version folder of a model. The names of files that depend on an export's options (regressors, the
+tokenizers, emotion map, a music engine's checkpoint, the knowledge index with its summaries) contain that of the
+profile, so that a profile is never served with the files of another: `model.onnx` in `embedded` is `model.gpu.onnx` in
+`gpu`. Files that depend on no option are shared by all profiles.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import InvalidOption
 
 __all__ = [
+    "CHOICE_DIR",
     "EMBEDDED",
     "ENGINE_FILE",
     "ENGINE_SCRIPT",
     "EXPORT_RECORD",
     "GPU",
+    "INDEX_DIR",
     "KNOWLEDGE_DIR",
     "LABELS_FILE",
     "MODEL_FILE",
     "PROFILES",
+    "REGRESSORS_TOKENIZER",
+    "SENTENCES_TOKENIZER",
     "SHARED",
     "TENSORRT",
+    "TOKENIZERS_DIR",
     "TOKENIZER_FILE",
     "WHISPER_DIR",
     "Profile",
@@ -46,12 +51,21 @@ ENGINE_FILE = "model.plan"
 ENGINE_SCRIPT = "build_engine.sh"
 LABELS_FILE = "labels.txt"
 TOKENIZER_FILE = "tokenizer.json"
+"""Name of a tokenizer in a folder of weights."""
+TOKENIZERS_DIR = "tokenizers"
+"""Folder of the two tokenizers: of the regressors' text tower, and of the sentence encoder."""
+REGRESSORS_TOKENIZER, SENTENCES_TOKENIZER = "regressors.json", "sentences.json"
 WHISPER_DIR = "whisper"
 KNOWLEDGE_DIR = "knowledge"
+"""Folder of the knowledge index, and of the model that summarises where there is one."""
+INDEX_DIR = "index"
+"""Folder of the index inside `KNOWLEDGE_DIR`; a database may change the sizes of its files when it is opened."""
+CHOICE_DIR = "choice"
+"""Folder of the fitted choice of an emotion by VAD and words."""
 EXPORT_RECORD = "attune-export.json"
 """Record of an export: in the repository's root, and in each model's version folder."""
 
-SHARED = (TOKENIZER_FILE, WHISPER_DIR, KNOWLEDGE_DIR)
+SHARED = (WHISPER_DIR,)
 """Files and folders that are the same for all profiles and options."""
 
 Setting = TypeVar("Setting")

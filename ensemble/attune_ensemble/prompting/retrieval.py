@@ -1,6 +1,7 @@
 """Retrieval: the music description nearest to a query (paper, section III-E).
 
-The index is a ChromaDB collection (HNSW, cosine) of the knowledge base's descriptions; `attune export` builds it.
+The index is a ChromaDB collection (HNSW, cosine) of the knowledge base's descriptions, with the summary of each and the
+name of its writer; `attune export` builds it.
 Importing chromadb takes about a second and 75 MB, so it happens when an index is opened.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ import numpy.typing as npt
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import EMBEDDING_DIM
 from attune_ensemble.prompting.knowledge import OCTANTS, Emotion, KnowledgeError
+from attune_ensemble.prompting.writers.writer import Summary
 from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
 __all__ = [
     "COLLECTION",
+    "SUMMARY",
+    "SUMMARY_WRITER",
     "KnowledgeIndex",
     "Retrieved",
     "document_text",
@@ -32,16 +36,20 @@ __all__ = [
 COLLECTION = "emotions"
 """Name of the collection inside the index."""
 
+SUMMARY, SUMMARY_WRITER = "summary", "summary_writer"
+"""Names, in an entry's metadata, of the description's summary and of its writer."""
+
 _COPY_PREFIX = "attune-index-"
 _DATABASE_FILE = "chroma.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The entry nearest to a query, and their cosine similarity, -1..1 (equation 23)."""
+    """The entry nearest to a query, their cosine similarity, -1..1 (equation 23), and its description's summary."""
 
     emotion: Emotion
     similarity: float
+    summary: Summary
 
 
 def query_text(label: str) -> str:
@@ -81,10 +89,14 @@ class KnowledgeIndex:
         for path in (copy.path, *copy.path.rglob("*")):  # the original may be read-only
             path.chmod(0o700 if path.is_dir() else 0o600)
         self._client, self._collection = _open(copy.path, directory)
-        self._check_content(directory)
+        self._summaries = self._check_content(directory)
 
-    def search(self, query_embedding: npt.NDArray[np.float32], octant: str | None) -> Retrieved:
-        """Return the entry nearest to `query_embedding` [384], within `octant` or, for None, among all.
+    def search(
+        self, query_embedding: npt.NDArray[np.float32], octant: str | None, among: Collection[str] | None = None
+    ) -> Retrieved:
+        """Return the entry nearest to `query_embedding` [384], within `octant` or, for None, in all of them.
+
+        `among` are labels, not none, of which it must be one.
 
         Raises:
             InvalidOption: the embedding has another shape, is zero or not finite, or the octant is unknown.
@@ -96,25 +108,30 @@ class KnowledgeIndex:
             raise InvalidOption(f"octant must be one of {', '.join(OCTANTS)}; got {octant!r}")
         found = self._collection.query(
             query_embeddings=query[None],  # [1, 384]
+            ids=None if among is None else list(among),
             n_results=1,
             where=None if octant is None else {"octant": octant},
             include=["distances"],
         )
         label, distance = found["ids"][0][0], found["distances"][0][0]
-        return Retrieved(self._by_label[label], float(np.clip(1.0 - distance, -1.0, 1.0)))
+        return Retrieved(self._by_label[label], float(np.clip(1.0 - distance, -1.0, 1.0)), self._summaries[label])
 
     def close(self) -> None:
         """Close the database and remove the private copy; nothing can be searched for afterwards."""
         self._client.close()
         self._remove_copy()
 
-    def _check_content(self, directory: Path) -> None:
-        stored = self._collection.get(include=["documents"])
+    def _check_content(self, directory: Path) -> dict[str, Summary]:
+        """Return the stored summaries by label."""
+        stored = self._collection.get(include=["documents", "metadatas"])
         indexed = dict(zip(stored["ids"], stored["documents"], strict=True))
-        if indexed != {label: document_text(emotion) for label, emotion in self._by_label.items()}:
+        notes = dict(zip(stored["ids"], stored["metadatas"], strict=True))
+        expected = {label: document_text(emotion) for label, emotion in self._by_label.items()}
+        if indexed != expected or not all({SUMMARY, SUMMARY_WRITER} <= note.keys() for note in notes.values()):
             raise KnowledgeError(
                 f"the knowledge index in {directory} was built from another knowledge base; `attune export` rebuilds it"
             )
+        return {label: Summary(note[SUMMARY], note[SUMMARY_WRITER]) for label, note in notes.items()}
 
 
 def _open(copy: Path, directory: Path) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from attune_client.protocol.profiles import (
     ENGINE_FILE,
     ENGINE_SCRIPT,
     EXPORT_RECORD,
-    KNOWLEDGE_DIR,
+    INDEX_DIR,
     MODEL_FILE,
     Profile,
     export_command,
@@ -96,7 +96,7 @@ def _check_part(repository: Path, model: str, part: dict[str, str], remedy: str)
         if not path.is_file():
             raise ServerUnavailable(f"{path} is missing: {remedy}")
         # A database may change its files when it is opened.
-        if path.stat().st_size != size and KNOWLEDGE_DIR not in path.parts:
+        if path.stat().st_size != size and INDEX_DIR not in Path(name).parts:
             raise ServerUnavailable(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
 
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from attune_client.protocol.profiles import INDEX_DIR
 from attune_client.protocol.tensors import Tensors
 from attune_ensemble.call import Call, CallContext, CallStream
+
+if TYPE_CHECKING:
+    from attune_ensemble.pipeline import Rules
 
 __all__ = ["SERVICES", "Host", "Service", "create_service"]
 
@@ -70,7 +74,7 @@ def create_service(name: str, host: Host) -> Service:
 
 
 def _speech_to_text(host: Host) -> Service:
-    from attune_ensemble.speech.transcription import Transcriber
+    from attune_ensemble.speech.transcription import Decoding, Transcriber
 
     settings = host.settings
     transcriber = Transcriber(
@@ -78,19 +82,19 @@ def _speech_to_text(host: Host) -> Service:
         device=host.device,
         compute_type=settings["compute_type"],
         threads=int(settings["threads"]),
-        beam_size=int(settings["beam_size"]),
+        decoding=Decoding(beam_size=int(settings["beam_size"])),
         decoder=settings["decoder"],
     )
     return Service(transcriber.answer, transcriber.close)
 
 
 def _text_tokenizer(host: Host) -> Service:
-    from attune_ensemble.speech.tokens import TextTokenizer
+    from attune_ensemble.speech.tokens import TextTokenizers
 
-    tokenizer = TextTokenizer(host.folder / host.settings["weights"])
+    tokenizers = TextTokenizers(host.folder / host.settings["weights"])
 
     def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
-        return tokenizer.answer(inputs)  # within milliseconds, whatever the context says
+        return tokenizers.answer(inputs)  # within milliseconds, whatever the context says
 
     return Service(answer)
 
@@ -98,10 +102,10 @@ def _text_tokenizer(host: Host) -> Service:
 def _speech_emotion(host: Host) -> Service:
     from attune_ensemble.pipeline import recognise_speech
 
-    labels = _labels()
+    rules = _rules(host)
 
     def answer(inputs: Tensors, *, context: CallContext) -> Tensors:
-        return recognise_speech(inputs["audio"], labels, host.call, inputs.get("other_languages"), context=context)
+        return recognise_speech(inputs["audio"], rules, host.call, inputs.get("other_languages"), context=context)
 
     return Service(answer)
 
@@ -111,10 +115,12 @@ def _music_prompt(host: Host) -> Service:
     from attune_ensemble.prompting.knowledge import load_emotions
     from attune_ensemble.prompting.retrieval import KnowledgeIndex
     from attune_ensemble.prompting.writers.registry import create_writer
+    from attune_ensemble.prompting.writers.writer import WriterOptions
 
     emotions = load_emotions()
-    index = KnowledgeIndex(host.folder / host.settings["weights"], emotions)
-    describer = MusicDescriber(emotions, index, create_writer(host.settings["prompt_writer"]))
+    folder = host.folder / host.settings["weights"]
+    writer = create_writer(host.settings["prompt_writer"], WriterOptions(host.settings, folder, host.device))
+    describer = MusicDescriber(emotions, KnowledgeIndex(folder / INDEX_DIR, emotions), writer)
 
     def answer(inputs: Tensors, *, context: CallContext) -> dict[str, Any]:
         return describer.describe(inputs, host.call, context=context)
@@ -136,18 +142,24 @@ def _music_generator(host: Host) -> Service:
 def _music_therapy(host: Host) -> Service:
     from attune_ensemble.pipeline import play_therapy
 
-    labels = _labels()
+    rules = _rules(host)
 
     def play(inputs: Tensors, *, context: CallContext) -> Generator[Tensors, None, None]:
-        return play_therapy(inputs, labels, host.call, host.call_stream, context=context)
+        return play_therapy(inputs, rules, host.call, host.call_stream, context=context)
 
     return Service(play)
 
 
-def _labels() -> list[str]:
+def _rules(host: Host) -> Rules:
+    from attune_ensemble.pipeline import Rules
     from attune_ensemble.prompting.knowledge import load_emotions
+    from attune_ensemble.speech.choice import choice_named
+    from attune_ensemble.speech.crisis import crisis_tensors
 
-    return [emotion.label for emotion in load_emotions()]
+    crisis_tensors([])  # compiles the patterns, for some seconds, which no request should wait for
+    labels = [emotion.label for emotion in load_emotions()]
+    choice = choice_named(host.settings["emotion_choice"], host.folder / host.settings["weights"], labels)
+    return Rules(labels, crisis_tensors, choice)
 
 
 SERVICES: dict[str, Callable[[Host], Service]] = {

@@ -1,4 +1,4 @@
-"""Tokenising transcripts for the BERT towers, padded to a few lengths."""
+"""Tokenising texts for the regressors' text tower and for the sentence encoder, padded to a few lengths."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from attune_client.protocol.bounds import MAX_TOKENS
+from attune_client.protocol.profiles import REGRESSORS_TOKENIZER, SENTENCES_TOKENIZER
 from attune_client.protocol.tensors import Tensors, decode
 
 BUCKETS = (16, 32, 64, 128, 256, MAX_TOKENS)
@@ -26,7 +27,7 @@ class Tokens:
 
 
 class TextTokenizer:
-    """The BERT-uncased tokenizer from its `tokenizer.json`."""
+    """A tokenizer from its `tokenizer.json`."""
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = Tokenizer.from_file(str(path))
@@ -34,7 +35,10 @@ class TextTokenizer:
         self._tokenizer.no_padding()
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise B texts, truncated to 512 tokens and padded with zeros to the bucket of the longest."""
+        """Tokenise B texts, truncated to 512 tokens and padded with zeros to the bucket of the longest.
+
+        Padding is told by the mask alone: zero is a token of its own in some vocabularies.
+        """
         encodings = self._tokenizer.encode_batch(list(texts))
         length = bucket_tokens(max(len(e.ids) for e in encodings))
         input_ids = np.zeros((len(encodings), length), np.int64)
@@ -44,10 +48,25 @@ class TextTokenizer:
             attention_mask[row, : len(encoding.ids)] = 1
         return Tokens(input_ids, attention_mask)
 
+
+class TextTokenizers:
+    """The service behind `text_tokenizer`: each text in both vocabularies."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read both tokenizers from the folder that the export places."""
+        self._regressors = TextTokenizer(folder / REGRESSORS_TOKENIZER)
+        self._sentences = TextTokenizer(folder / SENTENCES_TOKENIZER)
+
     def answer(self, inputs: Tensors) -> Tensors:
         """Compute the outputs of `text_tokenizer`, each [B, L], from `transcript`, BYTES [B, 1]."""
-        tokens = self([decode(text) for text in inputs["transcript"][:, 0]])
-        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+        texts = [decode(text) for text in inputs["transcript"][:, 0]]
+        words, sentences = self._regressors(texts), self._sentences(texts)
+        return {
+            "input_ids": words.input_ids,
+            "attention_mask": words.attention_mask,
+            "sentence_ids": sentences.input_ids,
+            "sentence_mask": sentences.attention_mask,
+        }
 
 
 def bucket_tokens(num_tokens: int) -> int:

@@ -28,6 +28,7 @@ from attune_ensemble.speech.whisper import (
     FULL_WINDOW_S,
     TAIL_S,
     DecodedText,
+    Decoding,
     Encoded,
     Whisper,
     Word,
@@ -35,6 +36,7 @@ from attune_ensemble.speech.whisper import (
 )
 
 __all__ = [
+    "Decoding",
     "TranscribedSegment",
     "Transcriber",
     "Transcription",
@@ -61,6 +63,7 @@ MIN_WORDS_PER_S = 1.0
 MAX_ENGLISH, MIN_FOREIGN = 0.15, 0.5
 """Speech counts as foreign if English is less probable, and another language more probable, than these."""
 
+_SERVED = Decoding()
 _GAP = SPEECH_SAMPLE_RATE // 5  # silence between joined segments, so that no word spans two of them
 _WORK = "the transcript"
 _OVER_AND_OVER = 6
@@ -106,10 +109,10 @@ class Transcriber:
         device: str = "cpu",
         compute_type: str = "int8",
         threads: int = 2,
-        beam_size: int = 1,
+        decoding: Decoding = _SERVED,
         decoder: str = Decoder.WITH_PYAV,
     ) -> None:
-        self._whisper = Whisper(model_dir, device, compute_type, threads, beam_size)
+        self._whisper = Whisper(model_dir, device, compute_type, threads, decoding)
         self._decoder = Decoder(decoder)
 
     def close(self) -> None:
@@ -188,18 +191,20 @@ class Transcriber:
         transcripts: list[str] = []
         no_speech: list[float] = []
         for window in windows:
-            decoded = self._decode(window.encoded, context, words=len(window.spans) > 1)
+            decoded = self._decode(window.encoded, context, words=len(window.spans) > 1, previous=_said(transcripts))
             no_speech.append(decoded.no_speech)
             texts = _texts(window.spans, decoded)
             for span, text in zip(window.spans, texts, strict=True):
-                transcripts.append(self._alone(waveform, span, context) if text is None else text)
+                said = _said(transcripts)
+                transcripts.append(self._alone(waveform, span, context, said) if text is None else text)
         if not any(transcripts) and min(no_speech) > MAX_NO_SPEECH:
             raise NoSpeech("something like a voice was found, but no speech")
         return transcripts
 
-    def _alone(self, waveform: Waveform, span: Span, context: CallContext) -> str:
+    def _alone(self, waveform: Waveform, span: Span, context: CallContext, previous: str) -> str:
         """Return the text of one segment, decoded on its own; "" if it is unreliable."""
-        decoded = self._decode(self._encode(waveform[span.start : span.end], context), context, words=False)
+        encoded = self._encode(waveform[span.start : span.end], context)
+        decoded = self._decode(encoded, context, words=False, previous=previous)
         return decoded.text if is_reliable(decoded) else ""
 
     def _encode(self, waveform: Waveform, context: CallContext) -> Encoded:
@@ -210,9 +215,9 @@ class Transcriber:
         context.check(_WORK)
         return self._whisper.languages(window)
 
-    def _decode(self, window: Encoded, context: CallContext, *, words: bool) -> DecodedText:
+    def _decode(self, window: Encoded, context: CallContext, *, words: bool, previous: str) -> DecodedText:
         context.check(_WORK)
-        return self._whisper.decode(window, words=words)
+        return self._whisper.decode(window, words=words, previous=previous)
 
 
 def read_other_languages(inputs: Tensors) -> OtherLanguages:
@@ -265,6 +270,10 @@ def assign_words(segments: list[Span], words: tuple[Word, ...]) -> list[list[Wor
     for word in words:
         assigned[int(np.searchsorted(edges_s, word.at_s))].append(word)
     return assigned
+
+
+def _said(transcripts: list[str]) -> str:
+    return " ".join(filter(None, transcripts))
 
 
 def _texts(spans: list[Span], decoded: DecodedText) -> list[str | None]:

@@ -2,7 +2,8 @@
 
 faster-whisper's own `transcribe` decodes a window up to six times at rising temperatures if the text is repetitive or
 improbable, each time up to the maximum length: minutes, for a repetitive recording. Here a window is decoded once, and
-the number of tokens is bounded by the duration of its speech.
+the number of tokens is bounded by the duration of its speech. `Decoding` has what else Whisper is often used with; the
+defaults are what is served, and `attune evaluate transcription` measures the others.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "FULL_WINDOW_S",
     "TAIL_S",
     "DecodedText",
+    "Decoding",
     "Encoded",
     "Whisper",
     "Word",
@@ -49,10 +51,34 @@ Padding to the usual 30 s costs four times as much for a sentence, without a low
 TOKENS_PER_S = 12
 """Maximum tokens per second of speech: the fastest of 362 English clips has 9. Longer output is a repetition loop."""
 
+TIMESTAMP_S = 0.02
+"""What one step between Whisper's timestamp tokens stands for, in seconds."""
+
 LONGEST_WORD_S = 0.8
 _SPARE_TOKENS = 16  # allowance for a short clip: timestamps, punctuation
 _MAX_WINDOW_TOKENS = 444
+_MOST_TOKENS = 448  # of Whisper's decoder, the prompt included
+_MAX_PREVIOUS_TOKENS = 223
+
+MIN_FALLBACK_LOGPROB = -1.0
+"""With a fallback, text with a lower mean log-probability, or without an end, is decoded again (as OpenAI's does)."""
+
+_CANDIDATES = 5  # sampled at each temperature of a fallback; the most probable one counts
 _PREPENDED, _APPENDED = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How text is decoded.
+
+    `prompt` is text that Whisper takes for what was said before. `fallback` are temperatures, in order, at which a
+    window of doubtful text is sampled again. `condition_on_previous` gives a window the text of those before as well.
+    """
+
+    beam_size: int = 1
+    prompt: str = ""
+    fallback: tuple[float, ...] = ()
+    condition_on_previous: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +118,7 @@ class Whisper:
     """Whisper through faster-whisper (CTranslate2), on arrays; faster-whisper's audio decoder is never loaded."""
 
     # `device`: cpu, or a GPU such as cuda:1.
-    def __init__(self, model_dir: Path, device: str, compute_type: str, threads: int, beam_size: int) -> None:
+    def __init__(self, model_dir: Path, device: str, compute_type: str, threads: int, decoding: Decoding) -> None:
         kind, _, index = device.partition(":")
         self._model = import_without_pyav("faster_whisper").WhisperModel(
             str(model_dir),
@@ -106,7 +132,7 @@ class Whisper:
         # The weights are multilingual; the text tower is English.
         self._tokenizer = tokenizer(self._model.hf_tokenizer, True, task="transcribe", language=ENGLISH)
         self._merge_punctuations = import_without_pyav("faster_whisper.transcribe").merge_punctuations
-        self._beam_size = beam_size
+        self._decoding = decoding
 
     def close(self) -> None:
         """Release the memory of the weights; the model cannot be used afterwards."""
@@ -122,26 +148,59 @@ class Whisper:
         """Return the probability of each language, by its code."""
         return {token[2:-2]: float(p) for token, p in self._model.model.detect_language(window.output)[0]}
 
-    def decode(self, window: Encoded, *, words: bool) -> DecodedText:
-        """Decode the window as English; `words` requests the single words with their times."""
-        prompt = self._tokenizer.sot_sequence
-        limit = min(_SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s), _MAX_WINDOW_TOKENS)
+    def decode(self, window: Encoded, *, words: bool, previous: str = "") -> DecodedText:
+        """Decode the window as English; `words` requests the single words with their times.
+
+        `previous` is the text before it, of which use is made if the decoding is conditioned on it.
+        """
+        prompt = self._prompt(previous)
+        tried = [self._decode(window, prompt, words, {"beam_size": self._decoding.beam_size})]
+        for temperature in self._decoding.fallback:
+            if not _is_doubtful(tried[-1]):
+                break
+            tried.append(self._decode(window, prompt, words, _sampling(temperature)))
+        return max(tried, key=lambda found: (not found.reached_limit, found.mean_logprob))
+
+    def _prompt(self, previous: str) -> list[int]:
+        """Return the tokens in front of the text: what was said before, if anything, and Whisper's own."""
+        before = [self._decoding.prompt, previous if self._decoding.condition_on_previous else ""]
+        start: list[int] = list(self._tokenizer.sot_sequence)
+        said = " ".join(filter(None, before))
+        if not said:
+            return start
+        return [self._tokenizer.sot_prev, *self._tokenizer.encode(f" {said}")[-_MAX_PREVIOUS_TOKENS:], *start]
+
+    def _decode(self, window: Encoded, prompt: list[int], words: bool, search: dict[str, Any]) -> DecodedText:
+        wanted = _SPARE_TOKENS + math.ceil(TOKENS_PER_S * window.speech_s)
+        limit = min(wanted, _MAX_WINDOW_TOKENS, _MOST_TOKENS - len(prompt))
         result = self._model.model.generate(
             window.output,
             [prompt],
-            beam_size=self._beam_size,
             max_length=len(prompt) + limit,
             return_scores=True,
             return_no_speech_prob=True,
+            **search,
         )[0]
-        tokens = result.sequences_ids[0]
+        decoded: list[int] = result.sequences_ids[0]
+        tokens = self._within_speech(decoded, window.speech_s)
         return DecodedText(
             text=self._tokenizer.decode(tokens).strip(),
             words=self._words(window, tokens) if words else (),
-            mean_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
+            mean_logprob=result.scores[0] * len(decoded) / (len(decoded) + 1),
             no_speech=result.no_speech_prob,
             reached_limit=len(tokens) >= limit,
         )
+
+    def _within_speech(self, tokens: list[int], speech_s: float) -> list[int]:
+        """Return the tokens up to the first timestamp after the speech.
+
+        In the silence that follows, Whisper sometimes says everything once more, and again.
+        """
+        first = self._tokenizer.timestamp_begin
+        for row, token in enumerate(tokens):
+            if (token - first) * TIMESTAMP_S >= speech_s:
+                return tokens[: row + 1]
+        return tokens
 
     def _words(self, window: Encoded, tokens: list[int]) -> tuple[Word, ...]:
         text = [token for token in tokens if token < self._tokenizer.eot]
@@ -152,6 +211,19 @@ class Whisper:
             return ()
         self._merge_punctuations(aligned[0], _PREPENDED, _APPENDED)
         return place_words([word for word in aligned[0] if word["word"]])
+
+
+def _is_doubtful(decoded: DecodedText) -> bool:
+    return decoded.reached_limit or decoded.mean_logprob < MIN_FALLBACK_LOGPROB
+
+
+def _sampling(temperature: float) -> dict[str, Any]:
+    return {
+        "beam_size": 1,
+        "num_hypotheses": _CANDIDATES,
+        "sampling_topk": 0,
+        "sampling_temperature": temperature,
+    }
 
 
 def place_words(aligned: list[dict[str, Any]]) -> tuple[Word, ...]:

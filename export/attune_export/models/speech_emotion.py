@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from attune_client.protocol.models import SPEECH_EMOTION
-from attune_client.protocol.profiles import EMBEDDED
+from attune_client.protocol.profiles import CHOICE_DIR, EMBEDDED
+from attune_export.choice import CHOICE_SETTINGS, choice_part
+from attune_export.parts import ExportOptions, Part
 from attune_export.served_model import PUBLIC, Kind, ServedModel, Settings
 
 __all__ = ["MODEL"]
 
-MODEL = ServedModel(SPEECH_EMOTION, Kind.PYTHON, settings={EMBEDDED: Settings(places=PUBLIC)})
+
+def _part(options: ExportOptions) -> Part:
+    return choice_part(SPEECH_EMOTION, options)
+
+
+MODEL = ServedModel(
+    SPEECH_EMOTION,
+    Kind.PYTHON,
+    settings={EMBEDDED: Settings(parameters=CHOICE_SETTINGS, places=PUBLIC)},
+    weights=CHOICE_DIR,
+    part=_part,
+)

@@ -1,11 +1,11 @@
-"""Waveform augmentation: speed perturbation, additive noise and gain (paper, section III-B).
+"""Waveform augmentation: speed, noise and gain (paper, section III-B), and rooms, microphones and telephone lines.
 
 Dimensions: T samples, at 16 kHz. Every function returns float32 and leaves its input unchanged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -13,6 +13,13 @@ import numpy.typing as npt
 import scipy.fft
 import soxr
 
+from attune_training.augmentation.channel import (
+    EQUALISER_BANDS,
+    TELEPHONE_CODECS,
+    equalise,
+    reverberate,
+    through_telephone,
+)
 from attune_training.config import SAMPLE_RATE
 
 __all__ = ["WaveformAugmentation", "add_noise", "change_gain", "change_speed"]
@@ -81,32 +88,47 @@ class WaveformAugmentation:
     speed: Range = (0.9, 1.1)
     gain_probability: float = 0.0
     gain_db: Range = (-6.0, 6.0)
+    room_probability: float = 0.0
+    room_decay_s: Range = (0.15, 0.8)
+    room_direct_db: Range = (0.0, 15.0)
+    microphone_probability: float = 0.0
+    microphone_db: Range = (-8.0, 8.0)
+    telephone_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("noise_probability", "speed_probability", "gain_probability"):
+        for name in (item.name for item in fields(self) if item.name.endswith("_probability")):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
-        for name in ("snr_db", "noise_slope", "speed", "gain_db"):
+        for name in (item.name for item in fields(self) if not item.name.endswith("_probability")):
             low, high = getattr(self, name)
             if not low <= high:
                 raise ValueError(f"{name} must be a range from low to high, not {low} to {high}")
-        if self.speed[0] <= 0:
-            raise ValueError(f"speed must be above zero, not {self.speed[0]}")
+        for name in ("speed", "room_decay_s"):
+            if getattr(self, name)[0] <= 0:
+                raise ValueError(f"{name} must be above zero, not {getattr(self, name)[0]}")
 
     def apply(self, waveform: Waveform, random: np.random.Generator) -> Waveform:
-        """Return the waveform [T], augmented at random: speed, then gain, then noise.
+        """Return the waveform [T], augmented at random, in the order in which sound travels.
 
+        That is: speed, room, gain, noise, microphone, telephone line.
         The result is never clipped. Where its peak would pass both 1 and the input's own peak, the whole is scaled
         down to the greater of these, which keeps the ratio of speech to noise.
         """
         changed = waveform
         if random.random() < self.speed_probability:
             changed = change_speed(changed, random.uniform(*self.speed))
+        if random.random() < self.room_probability:
+            decay_s, direct_db = random.uniform(*self.room_decay_s), random.uniform(*self.room_direct_db)
+            changed = reverberate(changed, decay_s, direct_db, random)
         if random.random() < self.gain_probability:
             changed = change_gain(changed, random.uniform(*self.gain_db))
         if random.random() < self.noise_probability:
             snr_db, slope = random.uniform(*self.snr_db), random.uniform(*self.noise_slope)
             changed = add_noise(changed, snr_db, random, slope)
+        if random.random() < self.microphone_probability:
+            changed = equalise(changed, random.uniform(*self.microphone_db, EQUALISER_BANDS))
+        if random.random() < self.telephone_probability:
+            changed = through_telephone(changed, TELEPHONE_CODECS[int(random.integers(len(TELEPHONE_CODECS)))])
         return _limited(changed, max(1.0, _peak(waveform)))
 
 

@@ -41,7 +41,8 @@ _FULL_SCALE = 32_767
 class Example:
     """One example in memory; `waveform` ([T], 16-bit) is None for text without audio.
 
-    `vad` is on 1..5, NaN where there is no label; `category` is an index, -1 where unknown.
+    `vad` is on 1..5, NaN where there is no label; `category` is an index, -1 where unknown; `corpus` is the index of
+    its corpus in the run.
     """
 
     waveform: npt.NDArray[np.int16] | None
@@ -49,6 +50,7 @@ class Example:
     vad: npt.NDArray[np.float32]  # [3]
     weight: float = 1.0
     category: int = -1
+    corpus: int = 0
 
     def size(self) -> int:
         """Return the length that determines its cost: samples, or characters for text without audio."""
@@ -72,6 +74,7 @@ class Batch(NamedTuple):
     target: Tensor  # [B, N], NaN where there is no label
     weight: Tensor  # [B, 1]
     category: Tensor  # [B]
+    corpus: Tensor  # [B]
 
 
 class TextTokens:
@@ -117,11 +120,13 @@ def read_examples(
     *,
     weight: float = 1.0,
     categories: Sequence[str] = (),
+    corpus: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Example]:
     """Read utterances into memory, silence trimmed at both ends; about 2 MB a minute of speech.
 
-    `categories` maps each acted category to its index. `progress` is called after each utterance.
+    `categories` maps each acted category to its index; `corpus` is the corpus's own. `progress` is called after each
+    utterance.
 
     Raises:
         ValueError: an audio file cannot be read.
@@ -135,6 +140,7 @@ def read_examples(
             np.asarray(utterance.vad(), np.float32),
             weight,
             indices.get(utterance.category, -1),
+            corpus,
         )
         progress()
         return example
@@ -206,4 +212,5 @@ class Collator:
             target=torch.from_numpy(np.stack([item.vad[self._columns] for item in examples])),
             weight=torch.tensor([[item.weight] for item in examples]),
             category=torch.tensor([item.category for item in examples]),
+            corpus=torch.tensor([item.corpus for item in examples]),
         )

@@ -23,6 +23,7 @@ from attune_training.data import (
     iemocap,
     manifest,
     ravdess,
+    written,
 )
 from attune_training.data.rows import CheckedRow, CorpusError, Problem, Row, check_row
 from attune_training.data.utterance import Utterance
@@ -75,6 +76,7 @@ _KINDS = {
     "goemotions": _Kind(goemotions.read_rows, "GoEmotions", goemotions.NOTE, is_split=True),
     "brighter": _Kind(brighter.read_rows, "BRIGHTER", brighter.NOTE, is_split=True),
     "empathic": _Kind(empathic.read_rows, "empathic reactions", empathic.NOTE, is_split=True),
+    "written": _Kind(written.read_rows, "written texts", written.NOTE, is_split=True),
 }
 
 CORPUS_KINDS = tuple(_KINDS)

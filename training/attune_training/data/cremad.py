@@ -148,11 +148,12 @@ def read_rows(folder: Path) -> Iterator[Row | Problem]:
 def _row(source: str, line: int, values: dict[str, str], clip: Path | None) -> Row | Problem:
     try:
         name = parse_clip_name(values["fileName"])
-        valence, arousal, dominance = heard_vad(_heard(values))
+        heard = _heard(values)
     except ValueError as error:
         return Problem(source, line, str(error))
     if clip is None:
         return Problem(source, line, f"there is no recording of {values['fileName']}")
+    valence, arousal, dominance = heard_vad(heard)
     return Row(
         source,
         line,
@@ -164,7 +165,14 @@ def _row(source: str, line: int, values: dict[str, str], clip: Path | None) -> R
         speaker=f"actor-{name.actor}",
         category=name.category,
         split=part_of_actor(name.actor),
+        agreement=_agreement(name.category, heard),
     )
+
+
+def _agreement(category: str, heard: Mapping[str, Heard]) -> float:
+    """Return the share of the votes that are for the category that was asked for."""
+    votes = sum(item.votes for item in heard.values())
+    return heard[category].votes / votes if category in heard else 0.0
 
 
 def _heard(values: Mapping[str, str]) -> dict[str, Heard]:

@@ -77,6 +77,7 @@ class Row:
     category: str = ""
     split: str = ""
     form: str = ""
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def check_row(row: Row) -> CheckedRow | Problem:
     split = _check_split(row.split, reasons)
     if reasons:
         return Problem(row.source, row.line, "; ".join(reasons))
-    origin = (row.speaker, row.session, row.category.lower(), split, row.form)
+    origin = (row.speaker, row.session, row.category.lower(), split, row.form, row.agreement)
     utterance = Utterance(row.audio, transcript, valence, arousal, dominance, *origin)
     return CheckedRow(utterance, audio_digest)
 

@@ -22,7 +22,8 @@ class Utterance:
     `audio` is None where the corpus has words alone. `speaker` and `session` are empty where none is known.
     `category` is the emotion acted or annotated, in lower case, or empty. `split` is the part that the corpus
     itself puts the utterance in, one of `SPLIT_NAMES`, or empty. `form` is the kind of text where a corpus has
-    several (`words`: a list of feeling words), or empty.
+    several (`words`: a list of feeling words), or empty. `agreement` is the share of listeners who heard the category
+    that was asked for; None where nobody was asked.
     """
 
     audio: AudioSource | None
@@ -35,6 +36,7 @@ class Utterance:
     category: str = ""
     split: str = ""
     form: str = ""
+    agreement: float | None = None
 
     def vad(self) -> tuple[float, float, float]:
         """Return valence, arousal, dominance."""

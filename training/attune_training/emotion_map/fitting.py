@@ -217,7 +217,7 @@ def _loss(model: EmotionClassifier, points: Tensor, clusters: Tensor, temperatur
 @torch.inference_mode()
 def _classify(model: EmotionClassifier, vad: Array) -> Labels:
     rows = _tensor(vad)
-    _, probabilities = model(rows[:, :1], rows[:, 1:])
+    _, probabilities, _ = model(rows[:, :1], rows[:, 1:])
     winners: Labels = probabilities.argmax(1).numpy()
     return winners
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,13 +42,13 @@ def load_emotion_map(directory: Path) -> EmotionMap:
     return EmotionMap(tuple(labels), *(np.array(geometry[name]) for name in ("minimum", "maximum", "centroids")))
 
 
-def load_emotion_classifier(directory: Path) -> EmotionClassifier:
-    """Return the trained classifier in evaluation mode.
+def load_emotion_classifier(directory: Path, spread: Sequence[float] = (0.0, 0.0, 0.0)) -> EmotionClassifier:
+    """Return the trained classifier in evaluation mode; `spread` is the standard deviation of VAD's error.
 
     Raises:
         FileNotFoundError: a file is missing; the message names it.
     """
     geometry = json.loads((directory / _MAP_FILE).read_text(encoding="utf-8"))
-    classifier = EmotionClassifier(len(geometry["centroids"]), geometry["channels"])
+    classifier = EmotionClassifier(len(geometry["centroids"]), geometry["channels"], spread)
     classifier.load_state_dict(load_file(directory / _CLASSIFIER_FILE))
     return classifier.eval()

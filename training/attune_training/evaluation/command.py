@@ -18,15 +18,16 @@ from attune_training.data.corpus import BadRows, open_corpus
 from attune_training.data.splits import parse_split_policy
 from attune_training.data.utterance import Utterance
 from attune_training.edge import bad_rows_option, data_option, named_paths, plain_errors
+from attune_training.evaluation.categories import CategoryResult, tell_categories
 from attune_training.evaluation.pairs import PairCheck, PairResult, check_pairs, parse_pair_check
-from attune_training.evaluation.predictions import Inputs, Predictions, join, predict
+from attune_training.evaluation.predictions import Inputs, Predictions, SegmentPredictions, join, predict_segments
 from attune_training.evaluation.report import Scores, markdown, score, to_json
 from attune_training.evaluation.segments import Segments, given_segments, recognised_segments
 from attune_training.models.checkpoints import CONFIG_FILE
 from attune_training.pretrained import load
 from attune_training.providers import transcriber
 
-__all__ = ["corpus", "predict_all", "shipped_model"]
+__all__ = ["corpus", "predict_all", "predict_all_segments", "progress_bar", "shipped_model"]
 
 _SPLIT_TARGET: Target = "valence_arousal_dominance"
 
@@ -63,6 +64,7 @@ def shipped_model() -> Path:
     help="The corpus's words, or those of speech recognition.",
 )
 @click.option("--pairs", multiple=True, metavar="CHECK", help="arousal:angry/calm, valence:quintiles. May be repeated.")
+@click.option("--categories", is_flag=True, help="Also tell the acted category, by the nearest anchor.")
 @bad_rows_option
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -75,6 +77,7 @@ def corpus(
     inputs: tuple[Inputs, ...],
     transcripts: str,
     pairs: tuple[str, ...],
+    categories: bool,
     bad_rows: BadRows,
     threads: int | None,
     as_json: bool,
@@ -85,7 +88,9 @@ def corpus(
         measured = [
             item
             for name, path in named_paths(data, default_name="manifest").items()
-            for item in _measure(model, _open(name, path, bad_rows, split, part, seed), inputs, transcripts, checks)
+            for item in _measure(
+                model, _open(name, path, bad_rows, split, part, seed), inputs, transcripts, checks, categories
+            )
         ]
     click.echo(json.dumps([_record(item) for item in measured]) if as_json else "\n\n".join(map(_as_text, measured)))
 
@@ -109,6 +114,7 @@ class _Measured:
     transcripts: str
     scores: Scores
     pairs: tuple[PairResult, ...]
+    categories: CategoryResult | None
 
 
 def _open(name: str, path: Path, bad_rows: BadRows, split: str | None, part: str, seed: int) -> _Subject:
@@ -121,21 +127,34 @@ def _open(name: str, path: Path, bad_rows: BadRows, split: str | None, part: str
 
 
 def _measure(
-    model: Path, subject: _Subject, inputs: Sequence[Inputs], transcripts: str, checks: Sequence[PairCheck]
+    model: Path,
+    subject: _Subject,
+    inputs: Sequence[Inputs],
+    transcripts: str,
+    checks: Sequence[PairCheck],
+    categories: bool,
 ) -> Iterator[_Measured]:
     segments = _segments(subject.utterances, transcripts)
     for choice in inputs:
         predictions = predict_all(model, subject.utterances, choice, segments)
         results = tuple(check_pairs(predictions, check) for check in checks)
-        yield _Measured(subject.title, subject.note, choice, transcripts, score(predictions), results)
+        told = tell_categories(predictions) if categories else None
+        yield _Measured(subject.title, subject.note, choice, transcripts, score(predictions), results, told)
 
 
 def predict_all(
     model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
 ) -> Predictions:
+    """Return what `predict_all_segments` does, as a whole for each utterance, by the served rule."""
+    return predict_all_segments(model, utterances, inputs, segments).whole()
+
+
+def predict_all_segments(
+    model: Path, utterances: Sequence[Utterance], inputs: Inputs, segments: Sequence[Segments] | None = None
+) -> SegmentPredictions:
     """Return the predictions for `utterances` of a saved model, or of a folder's valence and arousal_dominance models.
 
-    `segments`: see `predict`.
+    `segments`: see `predict_segments`.
 
     Raises:
         ProviderError: segments have to be found, and no segmenter is installed.
@@ -146,8 +165,8 @@ def predict_all(
     parts = []
     for folder in folders:
         loaded = load(folder)
-        with _progress(f"{folder.name}, {inputs}", len(utterances)) as advance:
-            predicted = predict(
+        with progress_bar(f"{folder.name}, {inputs}", len(utterances)) as advance:
+            predicted = predict_segments(
                 loaded.model, utterances, loaded.collator(), inputs=inputs, segments=segments, progress=advance
             )
             parts.append(predicted)
@@ -158,14 +177,14 @@ def _segments(utterances: Sequence[Utterance], transcripts: str) -> list[Segment
     """Return the segments of each utterance, with the corpus's words or recognised ones."""
     if transcripts == "recognised":
         transcribe = transcriber()
-        with _progress("recognising speech", len(utterances)) as advance:
+        with progress_bar("recognising speech", len(utterances)) as advance:
             return recognised_segments(utterances, transcribe, advance)
-    with _progress("finding speech", len(utterances)) as advance:
+    with progress_bar("finding speech", len(utterances)) as advance:
         return given_segments(utterances, advance)
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     """Show a progress bar on standard error."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
@@ -183,7 +202,15 @@ def _as_text(measured: _Measured) -> str:
     lines.append(markdown(measured.scores))
     for result in measured.pairs:
         lines += ["", f"{result.check}: {result.right} of {result.pairs} pairs right ({result.share:.1%})"]
+    if measured.categories is not None:
+        lines += ["", _told(measured.categories)]
     return "\n".join(lines)
+
+
+def _told(result: CategoryResult) -> str:
+    recall = ", ".join(f"{name} {share:.0%}" for name, share in result.recall.items())
+    listeners = "" if result.listeners is None else f"; listeners heard it in {result.listeners:.1%}"
+    return f"nearest anchor is the category asked for in {result.share:.1%} of {result.count} ({recall}){listeners}"
 
 
 def _record(measured: _Measured) -> dict[str, Any]:
@@ -193,5 +220,6 @@ def _record(measured: _Measured) -> dict[str, Any]:
         "inputs": measured.inputs,
         "transcripts": measured.transcripts,
         **to_json(measured.scores),
+        "categories": asdict(measured.categories) if measured.categories else None,
         "pairs": [asdict(result) | {"share": result.share} for result in measured.pairs],
     }

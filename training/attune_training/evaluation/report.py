@@ -20,6 +20,7 @@ _RESAMPLES = 1000
 _HUBER_DELTA = 1.0
 _MIN_OF_SPEAKER = 3
 _MIN_LABELS = 2
+_SMALLEST = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class DimensionScore:
     """One dimension of one corpus, n utterances.
 
     `loss` is the mean squared error for valence, and the Huber loss (delta 1) for arousal and dominance, as in the
-    paper's tables. The intervals are percentiles of 1,000 bootstrap samples of the utterances; utterances of one
-    speaker are correlated, so another set of speakers may well fall outside.
+    paper's tables. `spread` is the standard deviation of the predictions over that of the labels. The intervals are
+    percentiles of 1,000 bootstrap samples of the utterances; utterances of one speaker are correlated, so another set
+    of speakers may well fall outside.
     """
 
     pcc: float
@@ -48,6 +50,7 @@ class DimensionScore:
     ccc_interval: Interval
     rmse_interval: Interval
     loss_interval: Interval
+    spread: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def _dimension(
         ccc_interval=_interval([sample.ccc for sample in samples]),
         rmse_interval=_interval([sample.rmse for sample in samples]),
         loss_interval=_interval(losses[rows].mean(axis=1)),
+        spread=float(predicted.std() / max(float(target.std()), _SMALLEST)),
     )
 
 
@@ -127,13 +131,17 @@ def _speakers(predictions: Predictions) -> dict[str, dict[str, Agreement]]:
 
 def markdown(scores: Scores) -> str:
     """Return the tables: dimensions, then speakers if several are known."""
-    lines = ["| dimension | PCC [95 %] | CCC [95 %] | RMSE [95 %] | loss | n |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| dimension | PCC [95 %] | CCC [95 %] | RMSE [95 %] | loss | spread | n |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, item in scores.dimensions.items():
         cells = (
             _cell(item.pcc, item.pcc_interval),
             _cell(item.ccc, item.ccc_interval),
             _cell(item.rmse, item.rmse_interval),
             f"{item.loss:.4f}",
+            f"{item.spread:.2f}",
             str(item.count),
         )
         lines.append(f"| {name} | {' | '.join(cells)} |")

@@ -47,6 +47,7 @@ _OPTIONS: Options = (
     click.option("--output", type=click.Path(path_type=Path), required=True, help="Run folder; the same one resumes."),
     click.option("--start-from", type=_MODEL, help="A saved model."),
     click.option("--words-from", type=_MODEL, help="Another one, whose stream of words is taken."),
+    click.option("--skip-test", is_flag=True, help="Leave the test part unread: a step on the way to a model."),
     *RUN_OPTIONS,
 )
 
@@ -87,13 +88,19 @@ def _run(
     devices: int,
     workers: int,
     threads: int | None,
+    skip_test: bool,
     as_json: bool,
 ) -> None:
     with plain_errors(threads):
         paths = named_paths(data)
         settings = with_overrides(with_corpora(load_recipe(recipe), paths, split), epochs, seed)
         options = RunOptions(
-            accelerator=accelerator, devices=devices, workers=workers, bad_rows=bad_rows, progress_bar=not as_json
+            accelerator=accelerator,
+            devices=devices,
+            workers=workers,
+            bad_rows=bad_rows,
+            progress_bar=not as_json,
+            skip_test=skip_test,
         )
         result = fit(
             settings, target, paths, output, start_from=start_from, words_from=words_from, options=options, echo=echo
@@ -130,7 +137,7 @@ def with_overrides(recipe: Recipe, epochs: int | None, seed: int | None) -> Reci
 
 
 def _as_text(result: RunResult) -> str:
-    tables = [f"{name}, test part\n\n{markdown(scores)}" for name, scores in result.scores.items()]
+    tables = [f"{name}, {result.part} part\n\n{markdown(scores)}" for name, scores in result.scores.items()]
     size = f"{result.trained_parameters:,} trained parameters, {result.checkpoint_bytes / 1e6:.1f} MB"
     return "\n\n".join([*tables, f"model: {result.folder / 'model'} ({size}); {result.seconds:.0f} s"])
 

@@ -73,12 +73,12 @@ def _check(name: str, corpus: Corpus, split: Split, target: Target) -> None:
 def read_parts(recipe: Recipe, target: Target, parts: Mapping[str, Part]) -> dict[str, LoadedCorpus]:
     """Read what training and validation need into memory: utterances with a label of what is predicted."""
     names, loaded = categories(parts), {}
-    for name, part in parts.items():
-        settings = recipe.corpora[name]
+    for index, name in enumerate(recipe.corpora):
+        part, settings = parts[name], recipe.corpora[name]
         train, validation = (_labelled(found, target) for found in (part.split.train, part.split.validation))
         loaded[name] = LoadedCorpus(
             settings=settings,
-            train=read_examples(train, weight=settings.weight, categories=names),
+            train=read_examples(train, weight=settings.weight, categories=names, corpus=index),
             validation=read_examples(_drawn(validation, settings.validated, recipe.seed)),
         )
     return loaded

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from attune_training.augmentation import replace_synonyms
-from attune_training.config import MAX_VAD, MIN_VAD, NEUTRAL_VAD, SAMPLE_RATE
+from attune_training.config import DIMENSIONS, MAX_VAD, MIN_VAD, NEUTRAL_VAD, SAMPLE_RATE
 from attune_training.data.batches import Batch, Collator, Example, similar_length_batches
 from attune_training.fitting.settings import Augmentation, CorpusSettings, Recipe
 
@@ -31,13 +31,16 @@ class LoadedCorpus:
     validation: list[Example]
 
 
-def with_foreign_words(voice: Example, words: Example) -> Example:
+def with_foreign_words(
+    voice: Example, words: Example, neutral: Sequence[float] = (NEUTRAL_VAD,) * len(DIMENSIONS)
+) -> Example:
     """Return the audio of one example with the words of another; their deviations from neutral add up, clipped to 1..5.
 
+    `neutral` is the VAD of a voice that says nothing of a feeling: beside it the words' own VAD stays as it is.
     That voice and words add up is an assumption; it makes the model use both. A dimension that one of them has no label
     of has none.
     """
-    vad = np.clip(voice.vad + words.vad - NEUTRAL_VAD, MIN_VAD, MAX_VAD)
+    vad = np.clip(voice.vad + words.vad - np.asarray(neutral, np.float32), MIN_VAD, MAX_VAD)
     return replace(voice, transcript=words.transcript, vad=vad.astype(np.float32))
 
 
@@ -53,7 +56,8 @@ def draw(corpus: LoadedCorpus, donors: Sequence[Example], random: np.random.Gene
     foreign, wordless, voiceless = (round(share * count) for share in shares)
     for index in range(count):
         if index < foreign:
-            drawn[index] = with_foreign_words(drawn[index], donors[int(random.integers(len(donors)))])
+            donor = donors[int(random.integers(len(donors)))]
+            drawn[index] = with_foreign_words(drawn[index], donor, settings.neutral)
         elif index < foreign + wordless:
             drawn[index] = replace(drawn[index], transcript="")
         elif index < foreign + wordless + voiceless:

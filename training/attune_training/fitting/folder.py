@@ -75,9 +75,10 @@ class RunIdentity:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The result of a finished run: test scores by corpus, the size of the trained parameters, and the time.
+    """The result of a finished run: scores by corpus, the size of the trained parameters, and the time.
 
-    `seconds` are those of training and validation, over all starts.
+    `part` is the part of the corpora that the scores are of: the test part, unless it was left unread. `seconds` are
+    those of training and validation, over all starts.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class RunResult:
     trained_parameters: int
     checkpoint_bytes: int
     seconds: float
+    part: str = "test"
 
 
 def check_folder(folder: Path, identity: RunIdentity) -> bool:
@@ -138,7 +140,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def write_result(result: RunResult, scores: Mapping[str, Mapping[str, Scores]]) -> None:
-    """Write the result; `scores` are by corpus and part, the validation part's beside the test part's."""
+    """Write the result; `scores` are by corpus and part, the validation part's beside those of the test part."""
     record = {
         "scores": {name: {part: asdict(value) for part, value in found.items()} for name, found in scores.items()},
         "trained_parameters": result.trained_parameters,
@@ -152,17 +154,19 @@ def read_result(folder: Path) -> RunResult:
     """Return the result of a finished run."""
     metrics = json.loads((folder / _METRICS).read_text(encoding="utf-8"))
     scores = TypeAdapter(dict[str, dict[str, Scores]]).validate_python(metrics["scores"])
+    part = "test" if all("test" in parts for parts in scores.values()) else "validation"
     return RunResult(
         folder=folder,
-        scores={name: parts["test"] for name, parts in scores.items()},
+        scores={name: parts[part] for name, parts in scores.items()},
         trained_parameters=metrics["trained_parameters"],
         checkpoint_bytes=metrics["checkpoint_bytes"],
         seconds=metrics["seconds"],
+        part=part,
     )
 
 
 def write_predictions(predictions: Predictions, folder: Path, corpus: str) -> None:
-    """Write the test part's predictions and labels, in the order of the split."""
+    """Write the measured part's predictions and labels, in the order of the split."""
     header = ",".join([*predictions.names, *(f"{name}_true" for name in predictions.names)])
     columns: Any = np.concatenate([predictions.predicted, predictions.target], axis=1)
     np.savetxt(_predictions_file(folder, corpus), columns, fmt="%.9g", delimiter=",", header=header, comments="")

@@ -22,7 +22,7 @@ from attune_training.fitting.settings import Recipe
 from attune_training.models.building import Model
 from attune_training.models.checkpoints import trained_parameters
 from attune_training.models.layers import full_precision
-from attune_training.models.losses import arousal_dominance_loss, smooth_mse
+from attune_training.models.losses import agreement_loss, arousal_dominance_loss, smooth_mse
 from attune_training.models.regressor import AUDIO_STREAM, TEXT_STREAM
 
 __all__ = ["SCORE", "RegressionModule", "objective"]
@@ -37,7 +37,10 @@ _TEXT_PREFIXES = tuple(f"model.{part}." for part in TEXT_STREAM)
 
 
 def objective(target: Target, predicted: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
-    """Return the paper's loss of predicted [B, N]; for the joint target, the sum of both (equations 14 and 19)."""
+    """Return the recipe's loss of predicted [B, N]: agreement, or the paper's (equations 14, 19; or their sum)."""
+    if recipe.loss == "agreement":
+        relative = torch.tensor([item.relative for item in recipe.corpora.values()], device=predicted.device)
+        return agreement_loss(predicted, batch.target, batch.weight, batch.corpus, relative, recipe.agreement)
     if target == "valence":
         return smooth_mse(predicted, batch.target, batch.weight, recipe.smoothing)
     if target == "arousal_dominance":

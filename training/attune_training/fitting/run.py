@@ -47,13 +47,17 @@ Echo = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """Options that may change between two starts of one run: they affect the machine, not the result."""
+    """Options that may change between two starts of one run: they affect the machine, not the model.
+
+    `skip_test`: the test part is left unread, for a run that is only a step towards a model.
+    """
 
     accelerator: str = "auto"
     devices: int = 1
     workers: int = 0
     bad_rows: BadRows = "refuse"
     progress_bar: bool = True
+    skip_test: bool = False
 
 
 def fit(
@@ -94,7 +98,7 @@ def fit(
     trainer, seconds = _train(ready, recipe, parts, folder, options, echo)
     try:
         if is_first_process():
-            _measure(folder, parts, seconds)
+            _measure(folder, parts, seconds, options.skip_test)
     finally:
         trainer.strategy.barrier()  # where several processes train together, the others wait for its result
     return read_result(folder)
@@ -188,22 +192,24 @@ def _quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _measure(folder: Path, parts: Mapping[str, Part], seconds: float) -> None:
+def _measure(folder: Path, parts: Mapping[str, Part], seconds: float, skip_test: bool) -> None:
     """Measure the best epoch on validation and test, draw the plots, and write the result."""
     ready = load(folder / "model")
+    measured = ("validation",) if skip_test else ("validation", "test")
     scores: dict[str, dict[str, Scores]] = {}
     for name, part in parts.items():
-        test = predict(ready.model, part.split.test, ready.collator())
-        validation = predict(ready.model, part.split.validation, ready.collator())
-        scores[name] = {"validation": score(validation), "test": score(test)}
-        write_predictions(test, folder, name)
-        draw_predictions(test, folder / f"predicted_{name}.png", f"{name}, test part")
+        found = {kind: predict(ready.model, getattr(part.split, kind), ready.collator()) for kind in measured}
+        scores[name] = {kind: score(predictions) for kind, predictions in found.items()}
+        last = found[measured[-1]]
+        write_predictions(last, folder, name)
+        draw_predictions(last, folder / f"predicted_{name}.png", f"{name}, {measured[-1]} part")
     draw_curves(folder / "logs", folder / "curves.png")
     result = RunResult(
         folder=folder,
-        scores={name: found["test"] for name, found in scores.items()},
+        scores={name: found[measured[-1]] for name, found in scores.items()},
         trained_parameters=trainable_parameters(ready.model),
         checkpoint_bytes=checkpoint_bytes(folder / "model"),
         seconds=seconds,
+        part=measured[-1],
     )
     write_result(result, scores)

@@ -16,8 +16,8 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from attune_training.augmentation import WaveformAugmentation
-from attune_training.config import ArchitectureName, LoraSettings
-from attune_training.models.losses import DynamicWeighting, ValenceSmoothing
+from attune_training.config import NEUTRAL_VAD, ArchitectureName, LoraSettings
+from attune_training.models.losses import AgreementLoss, DynamicWeighting, ValenceSmoothing
 from attune_training.pretrained import TowersName
 
 __all__ = [
@@ -42,17 +42,18 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Rank and alpha of the adapters (paper, Table II)."""
+    """Rank and alpha of the adapters (paper, Table II), and how many of the text tower's last layers have any."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    text_layers: int | None = None
 
     def settings(self) -> LoraSettings:
-        """Return the model's settings: the paper's modules, with this rank, alpha and dropout."""
-        return LoraSettings(self.rank, self.alpha, self.dropout)
+        """Return the model's settings: the paper's modules, with these numbers."""
+        return LoraSettings(self.rank, self.alpha, self.dropout, text_layers=self.text_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,12 @@ class CorpusSettings:
     `attune_training.data.splits.parse_split_policy`. `weight`: of each sample in the loss. `per_epoch`: how
     many utterances an epoch draws (None: all). `without_voice` and `without_words`: fractions of them whose audio, or
     text, an epoch drops, so that the model also works with one stream. `foreign_words`: fraction of them whose words
-    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added.
-    `longest_s`: a longer recording is cut to a random window of this length, in seconds. `validated`: how many
-    utterances of the validation part select the epoch (None: all).
+    are replaced by those of the corpus `words_from`; the targets' deviations from neutral are then added, `neutral`
+    being the VAD of a voice that says nothing of a feeling.
+    `relative`: its ratings say which utterance lies higher and not how high, as where they are crowded at the middle of
+    the scale; `agreement` as the loss then asks for correlation alone. `longest_s`: a longer recording is cut to a
+    random window of this length, in seconds. `validated`: how many utterances of the validation part select the epoch
+    (None: all).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -92,6 +96,8 @@ class CorpusSettings:
     without_words: float = 0.0
     foreign_words: float = 0.0
     words_from: str = ""
+    neutral: tuple[float, float, float] = (NEUTRAL_VAD, NEUTRAL_VAD, NEUTRAL_VAD)
+    relative: bool = False
     longest_s: float = 8.0
     validated: int | None = None
 
@@ -149,7 +155,10 @@ class Optimisation:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that determines a run, except the paths of its data."""
+    """Everything that determines a run, except the paths of its data.
+
+    `loss`: the paper's (equations 14 to 19, with `smoothing` and `weighting`), or `agreement` within each corpus.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -157,8 +166,10 @@ class Recipe:
     corpora: dict[str, CorpusSettings] = field(default_factory=dict)
     optimisation: Optimisation = field(default_factory=Optimisation)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    loss: Literal["paper", "agreement"] = "paper"
     smoothing: ValenceSmoothing = field(default_factory=ValenceSmoothing)
     weighting: DynamicWeighting = field(default_factory=DynamicWeighting)
+    agreement: AgreementLoss = field(default_factory=AgreementLoss)
     seed: int = 0
 
     def to_yaml(self) -> str:

@@ -1,5 +1,7 @@
 """The paper's losses: smoothed MSE for valence, Huber with dynamic weights for arousal and dominance (equations 14-19).
 
+Beside them stands the project's own, `agreement_loss`, which asks for agreement within each corpus.
+
 Letters: B batch, N outputs. Every loss takes a weight for each sample, so that a corpus may count more than another;
 with weights of one it is the paper's. A target that is NaN has no label: it adds nothing to the loss, and no gradient.
 A loss stays a mean over B, so that a label counts the same whatever is missing beside it.
@@ -17,8 +19,10 @@ from torch.nn import functional
 from attune_training.config import NEUTRAL_VAD
 
 __all__ = [
+    "AgreementLoss",
     "DynamicWeighting",
     "ValenceSmoothing",
+    "agreement_loss",
     "arousal_dominance_loss",
     "combined_loss",
     "dynamic_weights",
@@ -33,6 +37,9 @@ __all__ = [
 
 # Avoids division by zero where both losses are zero.
 _SMALLEST = 1e-12
+
+# Of 1..5: keeps the gradient of a correlation finite where hardly anything varies.
+_SMALLEST_VARIANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,21 @@ class DynamicWeighting:
     delta: float = 0.8
     minimum: float = 0.3
     maximum: float = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementLoss:
+    """Constants of `agreement_loss`: the weight of agreement, that of the errors, and the errors' Huber delta.
+
+    A corpus with fewer than `smallest` labels in a batch adds errors alone: so few say little of agreement.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt name in a recipe is refused
+
+    agreement: float = 1.0
+    error: float = 0.5
+    huber_delta: float = 1.0
+    smallest: int = 6
 
 
 def labelled(target: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,3 +165,45 @@ def arousal_dominance_loss(predicted: Tensor, target: Tensor, weight: Tensor, se
     arousal_each, dominance_each = errors.mean(dim=0) / known.mean(dim=0).clamp(min=_SMALLEST)
     weights = dynamic_weights(arousal_each, dominance_each, settings)
     return combined_loss(weights, (arousal_loss, dominance_loss))
+
+
+def agreement_loss(
+    predicted: Tensor, target: Tensor, weight: Tensor, corpus: Tensor, relative: Tensor, settings: AgreementLoss
+) -> Tensor:
+    """Return one minus agreement within each corpus of the batch, and Huber's loss, summed over the N dimensions.
+
+    Agreement is the concordance correlation coefficient (Lin 1989), so that predictions that shrink towards the middle
+    cost; in a corpus whose ratings are `relative` it is Pearson's, and there are no errors: such ratings say which
+    utterance lies higher, and not how high. Each corpus counts as its labelled samples do, of all B, with the mean of
+    their weights.
+
+    Args:
+        predicted: [B, N] on 1..5.
+        target: [B, N] on 1..5, NaN where there is no label.
+        weight: [B, 1], of each sample.
+        corpus: [B] int64, the index of each sample's corpus.
+        relative: [C] boolean, of each corpus.
+        settings: the constants.
+    """
+    target, known = labelled(target)
+    is_absolute = (~relative[corpus]).to(predicted.dtype)[:, None]  # [B, 1]
+    errors = weight * known * is_absolute * huber_loss(predicted, target, settings.huber_delta)
+    loss = settings.error * errors.mean(dim=0).sum()
+    for index in corpus.unique():
+        for column in range(predicted.shape[1]):
+            ours = (corpus == index) & (known[:, column] > 0)
+            count = int(ours.sum())
+            if count >= settings.smallest:
+                found = _disagreement(predicted[ours, column], target[ours, column], bool(relative[index]))
+                loss = loss + settings.agreement * weight[ours].mean() * count / len(target) * found
+    return loss
+
+
+def _disagreement(predicted: Tensor, target: Tensor, is_relative: bool) -> Tensor:
+    """One minus Pearson's correlation, or Lin's, of two vectors [n]."""
+    mean, true_mean = predicted.mean(), target.mean()
+    covariance = ((predicted - mean) * (target - true_mean)).mean()
+    variance, true_variance = predicted.var(correction=0), target.var(correction=0)
+    if is_relative:
+        return 1.0 - covariance / (variance * true_variance + _SMALLEST_VARIANCE**2).sqrt()
+    return 1.0 - 2.0 * covariance / (variance + true_variance + (mean - true_mean).square() + _SMALLEST_VARIANCE)

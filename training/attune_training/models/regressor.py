@@ -1,7 +1,7 @@
 """The regressors of the paper (section III-C): valence, arousal with dominance, and all three jointly.
 
 Audio: tower, further transformer layers, LayerNorm, projection to d, cross-attention to the text, gate, attention
-pooling. Text: BERT, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
+pooling. Text: tower, projection to d, cross-attention to the audio, gate, masked mean. Both: fusion,
 shared layer, output.
 
 Dimensions: B batch, T samples, F frames, L tokens, D hidden size of a tower, d hidden size, N outputs.
@@ -74,8 +74,9 @@ class OutputStages(nn.Module):
         self.output = nn.Linear(width, 1)
 
     def forward(self, fused: Tensor) -> Tensor:
-        """Map [B, 2d] to [B, 1] in 1..5."""
-        return to_vad_scale(self.output(self.shared(self.fusion(fused))))
+        """Map [B, 2d] to a raw output [B, 1]; `to_vad_scale` puts it on 1..5."""
+        raw: Tensor = self.output(self.shared(self.fusion(fused)))
+        return raw
 
 
 class Pooled(NamedTuple):
@@ -103,7 +104,7 @@ class EmotionModel(nn.Module, ABC):
         Args:
             waveform: [B, T] float32, 16 kHz mono; see `AudioTower.forward`.
             num_samples: [B, 1] int64, true lengths in samples.
-            input_ids: [B, L] int64, BERT-uncased tokens.
+            input_ids: [B, L] int64, tokens of the text tower's own vocabulary.
             attention_mask: [B, L] int64, 1 where a token is real.
             audio_present: [B] float, 0 where the audio stream is masked out (training on text alone).
 
@@ -193,8 +194,19 @@ class Regressor(EmotionModel):
 
     def regress(self, pooled: Pooled) -> Tensor:
         """Predict [B, N] from the pooled streams."""
+        return to_vad_scale(self.calibrated(self.raw_outputs(pooled)))
+
+    def raw_outputs(self, pooled: Pooled) -> Tensor:
+        """Return [B, N] before calibration and the sigmoid of equation 13."""
         fused = torch.cat(pooled, dim=-1)  # [B, 2d]
-        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)  # [B, N]
+        return torch.cat([stages(fused) for stages in self.stages.values()], dim=-1)
+
+    def calibrated(self, raw: Tensor) -> Tensor:
+        """Return raw outputs [B, N] after the configured calibration."""
+        found = self.config.calibration
+        if found is None:
+            return raw
+        return raw * raw.new_tensor(found.scale) + raw.new_tensor(found.offset)
 
     def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
         for layer in self.audio_layers:
@@ -220,13 +232,29 @@ def _lower_text_projection(config: RegressorConfig) -> nn.Linear | None:
 
 
 def _add_adapters(model: Regressor, lora: LoraSettings) -> None:
-    """Inject LoRA into both towers (paper, section III-C2)."""
-    for module, names in (
-        (model.audio_tower.adapted_module(), lora.audio_modules),
-        (model.text_tower.encoder, lora.text_modules),
+    """Inject LoRA into both towers (paper, section III-C2); raises ValueError where it does not fit them."""
+    layers = _adapted_text_layers(lora.text_layers, model.config.text.num_layers)
+    for module, names, indices in (
+        (model.audio_tower.adapted_module(), lora.audio_modules, None),
+        (model.text_tower.encoder, lora.text_modules, layers),
     ):
-        settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(names))
+        settings = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(names),
+            layers_to_transform=indices,
+        )
         inject_adapter_in_model(settings, module)
+
+
+def _adapted_text_layers(last: int | None, num_layers: int) -> list[int] | None:
+    """Return the indices of the last so many layers; None: all."""
+    if last is None:
+        return None
+    if not 1 <= last <= num_layers:
+        raise ValueError(f"text_layers is {last}; the text tower has {num_layers} layers, and at least one is adapted")
+    return list(range(num_layers - last, num_layers))
 
 
 def build_regressor(config: RegressorConfig, sources: PretrainedSources | None) -> Regressor:

@@ -1,4 +1,4 @@
-"""The pretrained towers: HuBERT or Whisper's encoder for audio, BERT for text.
+"""The pretrained towers: HuBERT or Whisper's encoder for audio, BERT or MPNet for text.
 
 Both audio towers have one interface: waveforms with their true lengths in, features with a padding mask out. Features
 do not depend on padding: samples beyond the true length are set to zero first, statistics over time are taken over
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, reduce
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from transformers import BertConfig, BertModel, HubertConfig, HubertModel, WhisperConfig
+from transformers import BertConfig, BertModel, HubertConfig, HubertModel, MPNetModel, WhisperConfig
 from transformers.audio_utils import mel_filter_bank
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -33,6 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from attune_training.config import SAMPLE_RATE, AudioTowerConfig, TextTowerConfig
 from attune_training.models.layers import attend, length_mask
+from attune_training.models.mpnet import MpnetEncoder, mpnet_config
 from attune_training.models.whisper_weights import read_whisper_encoder
 
 __all__ = [
@@ -367,29 +368,22 @@ def build_audio_tower(config: AudioTowerConfig, path: Path | None) -> AudioTower
 
 
 class TextTower(nn.Module):
-    """BERT without its pooler."""
+    """BERT or MPNet without its pooler; `encoder` is the transformers model, and what LoRA adapts."""
 
     def __init__(self, config: TextTowerConfig, path: Path | None) -> None:
         """Build the tower, frozen; `path` None: random weights.
 
         Raises:
-            ValueError: the folder holds no BERT of the configured shape.
+            ValueError: the kind is unknown, or the folder holds no model of this kind and the configured shape.
         """
         super().__init__()
         self.config = config
-        bert_config = BertConfig(
-            hidden_size=config.width,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.feedforward,
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_tokens,
-            attention_probs_dropout_prob=0.0,
-            **_ATTENTION,
-        )
-        self.encoder = BertModel(bert_config, add_pooling_layer=False)
+        if config.kind not in _TEXT_ENCODERS:
+            raise ValueError(f"text tower {config.kind!r} is unknown; choose from {', '.join(_TEXT_ENCODERS)}")
+        kind, shape, build = _TEXT_ENCODERS[config.kind]
+        self.encoder = build(shape(config))
         if path is not None:
-            loaded = _from_folder(BertModel, bert_config, path, add_pooling_layer=False)
+            loaded = _from_folder(kind, shape(config), path, add_pooling_layer=False)
             _load_strictly(self.encoder, loaded.state_dict(), path)
         self.encoder.requires_grad_(False)
 
@@ -398,12 +392,38 @@ class TextTower(nn.Module):
         return self.layers(input_ids, attention_mask)[-1]
 
     def layers(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        """Return the embeddings and every layer's output, each [B, L, D]; the last one is the tower's features."""
+        """Return the embeddings and every layer's output, each [B, L, D]; the last one is the tower's features.
+
+        The text begins in the first column; which token lies in the padding after it has no effect on real tokens.
+        """
+        if isinstance(self.encoder, MpnetEncoder):
+            return self.encoder.layers(input_ids, attention_mask)
         mask = attention_mask[:, None, None, :] > 0
-        outputs = [self.encoder.embeddings(input_ids=input_ids)]
-        for layer in self.encoder.encoder.layer:
+        bert: Any = self.encoder
+        outputs = [bert.embeddings(input_ids=input_ids)]
+        for layer in bert.encoder.layer:
             outputs.append(layer(outputs[-1], mask))
         return outputs
+
+
+def _bert_config(config: TextTowerConfig) -> BertConfig:
+    return BertConfig(
+        hidden_size=config.width,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        intermediate_size=config.feedforward,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_tokens,
+        attention_probs_dropout_prob=0.0,
+        **_ATTENTION,
+    )
+
+
+# For each kind: the published model, its configuration, and the encoder that holds the same weights.
+_TEXT_ENCODERS: dict[str, tuple[type, Callable[[TextTowerConfig], Any], Callable[[Any], nn.Module]]] = {
+    "bert": (BertModel, _bert_config, partial(BertModel, add_pooling_layer=False)),
+    "mpnet": (MPNetModel, mpnet_config, MpnetEncoder),
+}
 
 
 def _from_folder(kind: Any, config: Any, path: Path, **options: Any) -> Any:

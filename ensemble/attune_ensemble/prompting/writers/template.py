@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 
 from attune_client.protocol.music_spec import MusicSpec
-from attune_ensemble.prompting.knowledge import Emotion
+from attune_ensemble.call import CallContext
 from attune_ensemble.prompting.specification import Vad
-from attune_ensemble.prompting.writers.writer import Prompt
+from attune_ensemble.prompting.writers.writer import TEMPLATE, Material, Prompt, Summary
 
-__all__ = ["TEMPLATE", "TemplatePromptWriter", "specification_prompt", "spoken_instrument", "spoken_key", "summarise"]
-
-TEMPLATE = "template"
-"""Name of this writer."""
+__all__ = [
+    "TemplatePromptWriter",
+    "specification_prompt",
+    "spoken_instrument",
+    "spoken_key",
+    "structured_prompt",
+    "summarise",
+]
 
 MAX_SUMMARY_WORDS = 45
 """Maximum length in words of the summary of a description."""
@@ -39,15 +43,24 @@ class TemplatePromptWriter:
 
     name = TEMPLATE
 
-    def write(self, emotion: Emotion, vad: Vad | None, spec: MusicSpec) -> Prompt:
-        """Write emotion, VAD scores, their interpretation, a summary of the description, and the musical parameters."""
-        sentences = (
-            f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
-            _interpretation(emotion.anchor if vad is None else vad),
-            summarise(emotion.description),
-            _parameters(spec),
-        )
-        return Prompt(" ".join(sentences), self.name)
+    def write(self, material: Material, *, context: CallContext) -> Prompt:
+        """Write the structured prompt with this writer's own summary, whatever the index has; takes no time."""
+        return Prompt(structured_prompt(material, summarise(material.emotion.description).text), self.name)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def structured_prompt(material: Material, summary: str) -> str:
+    """Write emotion, VAD scores, their interpretation, the summary given, and the musical parameters."""
+    emotion, vad = material.emotion, material.vad
+    sentences = (
+        f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
+        _interpretation(emotion.anchor if vad is None else vad),
+        summary,
+        _parameters(material.spec),
+    )
+    return " ".join(sentences)
 
 
 def specification_prompt(spec: MusicSpec) -> Prompt:
@@ -71,7 +84,7 @@ def _interpretation(vad: Vad) -> str:
     return f"{'; '.join(notes).capitalize()}."
 
 
-def summarise(description: str) -> str:
+def summarise(description: str) -> Summary:
     """Return the first sentences of a description, up to `MAX_SUMMARY_WORDS`; always at least one."""
     first, *others = re.split(r"(?<=[.!?])\s+", description.strip())
     summary = first
@@ -79,7 +92,7 @@ def summarise(description: str) -> str:
         if len(f"{summary} {sentence}".split()) > MAX_SUMMARY_WORDS:
             break
         summary = f"{summary} {sentence}"
-    return summary
+    return Summary(summary, TEMPLATE)
 
 
 def _parameters(spec: MusicSpec) -> str:

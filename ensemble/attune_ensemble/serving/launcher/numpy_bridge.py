@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -110,6 +111,14 @@ def _item_size(dtype: np.dtype[Any]) -> ctypes.c_uint32:
     return ctypes.c_uint32.from_address(id(dtype) + 32)
 
 
+def _with_strides(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array; one without elements has the strides of C order, where recent NumPy sets all of them to 0."""
+    if array.size:
+        return array
+    strides = [array.itemsize * math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    return np.lib.stride_tricks.as_strided(array, strides=strides)
+
+
 def _tensor_factory(compiled: Any, strings: _Strings) -> type:
     class Tensor:
         """Creates the stub's tensors."""
@@ -123,7 +132,7 @@ def _tensor_factory(compiled: Any, strings: _Strings) -> type:
                 finally:
                     strings.conceal()
             # DLPack has no read-only memory, and the stub takes C order only.
-            capsule: Any = np.require(array, requirements=("C", "W")).__dlpack__()
+            capsule: Any = _with_strides(np.require(array, requirements=("C", "W"))).__dlpack__()
             tensor = compiled.from_dlpack(name, capsule)
             _set_name(capsule, _USED)  # the stub renames it, which NumPy would report as an error
             return tensor

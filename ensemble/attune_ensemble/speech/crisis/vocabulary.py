@@ -11,13 +11,14 @@ from typing import Any
 import yaml
 
 from attune_client.protocol.errors import AttuneError
+from attune_client.protocol.models import CrisisKind
 
 __all__ = ["GAP", "KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
 
-KINDS = ("suicide", "self_harm", "harm_to_others")
+KINDS = tuple(kind.value for kind in CrisisKind)
 """What a flag may say, in the order in which flags at one place are told."""
 
 GAP = r"[\s,…—–-]"

@@ -1,23 +1,44 @@
-"""`attune evaluate stories` and `attune evaluate negations`: which emotions are heard in words alone."""
+"""`attune evaluate stories` and `attune evaluate negations`: which emotions are heard in words, and in speech."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-import torch
 
 from attune_training.config import DIMENSIONS, NEUTRAL_VAD
 from attune_training.data.utterance import Utterance
 from attune_training.edge import plain_errors
-from attune_training.emotion_map.anchors import read_anchors
-from attune_training.emotion_map.storage import load_emotion_classifier, load_emotion_map
-from attune_training.evaluation.command import predict_all, shipped_model
-from attune_training.evaluation.stories.measures import Answers, Array, measure, measure_negations, to_json
+from attune_training.emotion_map.anchors import Anchors, read_anchors
+from attune_training.evaluation.command import predict_all
+from attune_training.evaluation.stories.answering import Chooser, answer
+from attune_training.evaluation.stories.hearing import Heard, hear
+from attune_training.evaluation.stories.measures import (
+    Answers,
+    Array,
+    StoryScores,
+    differences,
+    main_measures,
+    measure,
+    measure_negations,
+    to_json,
+)
+from attune_training.evaluation.stories.options import (
+    choice_option,
+    data_option,
+    emotion_map_option,
+    json_option,
+    model_option,
+    output_option,
+    speech_option,
+    threads_option,
+    write_record,
+)
 from attune_training.evaluation.stories.picture import draw_confusion
 from attune_training.evaluation.stories.reading import (
     NEGATIONS_FILE,
@@ -28,70 +49,106 @@ from attune_training.evaluation.stories.reading import (
     read_stories,
     shipped_file,
 )
-from attune_training.evaluation.stories.report import negations_markdown, stories_markdown
+from attune_training.evaluation.stories.report import (
+    negations_markdown,
+    rules_markdown,
+    speech_markdown,
+    stories_markdown,
+)
+from attune_training.providers import overall_rules, served_overall_rule, transcriber
+from attune_training.synthesis.texts import Recording, Text, find_recordings, read_recordings
 
-__all__ = ["answer", "negations", "predict_words", "shipped_emotion_map", "stories"]
+__all__ = ["negations", "predict_words", "stories"]
 
 SCORES_FILE, PICTURE_FILE, NEGATION_SCORES_FILE = "stories.json", "octants.png", "negations.json"
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_model_option = click.option(
-    "--model",
-    type=_FOLDER,
-    default=shipped_model,
-    help="A saved model of all dimensions, or a folder with valence/ and arousal_dominance/.  "
-    "[default: the one that ships]",
-)
-_output_option = click.option(
-    "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for scores and answers (JSON, picture)."
-)
-_threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def _data_option(columns: str) -> Any:
-    return click.option(
-        "--data",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help=f"CSV: {columns}.  [default: the one that ships]",
-    )
-
-
-def shipped_emotion_map() -> Path:
-    """Return the folder of the emotion map that ships."""
-    return shipped_model().parent / "emotion_map"
-
 
 @click.command()
-@_model_option
-@click.option("--emotion-map", type=_FOLDER, default=shipped_emotion_map, help="[default: the one that ships]")
-@_data_option("id, text, emotion")
-@_output_option
-@_threads_option
-@_json_option
+@model_option
+@emotion_map_option
+@choice_option
+@data_option("id, text, emotion")
+@speech_option()
+@output_option
+@threads_option
+@json_option
 def stories(
-    model: Path, emotion_map: Path, data: Path | None, output: Path | None, threads: int | None, as_json: bool
+    model: Path,
+    emotion_map: Path,
+    choice: Path | None,
+    data: Path | None,
+    speech: Path | None,
+    output: Path | None,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Measure which of the emotions are heard in first-person stories, from their words alone."""
+    """Measure which of the emotions are heard in first-person stories: from their words alone, and from speech."""
     with plain_errors(threads):
         anchors = read_anchors()
         told = read_stories(data or shipped_file(STORIES_FILE), anchors.labels)
-        answers = answer(model, emotion_map, [story.text for story in told], anchors.labels)
+        spoken = _recordings(speech, told)
+        texts = [story.text for story in told]
+        chooser = Chooser(emotion_map, choice)
+        answers = answer(chooser, predict_words(model, texts), texts, anchors.labels)
         scores = measure(told, answers, anchors)
-    record = to_json(scores)
+        voices = [_hear(name, items, model, chooser, told, anchors) for name, items in spoken.items()]
+    record = to_json(scores) | {"speech": {voice.name: _voice_record(voice, scores) for voice in voices}}
     if output is not None:
         rows = _story_rows(told, answers, anchors.labels)
-        _write(output / SCORES_FILE, record | {"stories": rows})
+        heard = {voice.name: _heard_rows(told, voice, anchors.labels) for voice in voices}
+        write_record(output / SCORES_FILE, record | {"stories": rows, "heard": heard})
         draw_confusion(scores, output / PICTURE_FILE)
-    click.echo(json.dumps(record) if as_json else stories_markdown(scores, len(anchors.labels)))
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    click.echo(stories_markdown(scores, len(anchors.labels)))
+    if voices:
+        errors = {voice.name: voice.heard.errors for voice in voices}
+        click.echo("\n" + speech_markdown(scores, {voice.name: voice.scores for voice in voices}, errors))
+        click.echo("\n" + rules_markdown({voice.name: voice.by_rule for voice in voices}, served_overall_rule()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Voice:
+    """What was heard in the recordings of a voice: `answers` by the served rule for the whole, scores by each rule."""
+
+    name: str
+    heard: Heard
+    answers: Answers
+    by_rule: dict[str, StoryScores]
+
+    @property
+    def scores(self) -> StoryScores:
+        """By the served rule."""
+        return self.by_rule[served_overall_rule()]
+
+
+def _recordings(speech: Path | None, told: Sequence[Story]) -> dict[str, list[Recording]]:
+    if speech is None:
+        return {}
+    return find_recordings(read_recordings(speech), [Text(story.id, story.text) for story in told])
+
+
+def _hear(
+    name: str,
+    recordings: Sequence[Recording],
+    model: Path,
+    chooser: Chooser,
+    told: Sequence[Story],
+    anchors: Anchors,
+) -> _Voice:
+    heard = hear(model, recordings, transcriber())
+    answers = {rule: answer(chooser, heard.vad(rule), heard.transcripts, anchors.labels) for rule in overall_rules()}
+    by_rule = {rule: measure(told, found, anchors) for rule, found in answers.items()}
+    return _Voice(name, heard, answers[served_overall_rule()], by_rule)
 
 
 @click.command()
-@_model_option
-@_data_option("id, text, word, word_valence, valence, arousal")
-@_output_option
-@_threads_option
-@_json_option
+@model_option
+@data_option("id, text, word, word_valence, valence, arousal")
+@output_option
+@threads_option
+@json_option
 def negations(model: Path, data: Path | None, output: Path | None, threads: int | None, as_json: bool) -> None:
     """Measure on which side of neutral sentences with a negation are heard, from their words alone."""
     with plain_errors(threads):
@@ -100,7 +157,7 @@ def negations(model: Path, data: Path | None, output: Path | None, threads: int 
         scores = measure_negations(sentences, vad)
     record = to_json(scores)
     if output is not None:
-        _write(output / NEGATION_SCORES_FILE, record | {"sentences": _negation_rows(sentences, vad)})
+        write_record(output / NEGATION_SCORES_FILE, record | {"sentences": _negation_rows(sentences, vad)})
     click.echo(json.dumps(record) if as_json else negations_markdown(scores))
 
 
@@ -120,22 +177,19 @@ def predict_words(model: Path, texts: Sequence[str]) -> Array:
     return np.stack([predictions.column(name) for name in DIMENSIONS], axis=1).astype(np.float64)
 
 
-@torch.inference_mode()
-def answer(model: Path, emotion_map: Path, texts: Sequence[str], labels: Sequence[str]) -> Answers:
-    """Return what a saved model and an emotion map hear in the words of texts.
+def _voice_record(voice: _Voice, text: StoryScores) -> dict[str, Any]:
+    errors = voice.heard.errors
+    return {
+        "words_wrong": asdict(errors) | {"rate": errors.rate},
+        "scores": to_json(voice.scores),
+        "difference": differences(text, voice.scores),
+        "by_rule": {rule: main_measures(scores) for rule, scores in voice.by_rule.items()},
+    }
 
-    Raises:
-        ValueError: as `predict_words`, or the map has other emotions than `labels`.
-        FileNotFoundError: the folder holds no emotion map.
-        ProviderError: the towers' weights cannot be fetched.
-    """
-    if load_emotion_map(emotion_map).labels != tuple(labels):
-        raise ValueError(f"{emotion_map}: its emotions are not those of the knowledge base; train the map again")
-    classifier = load_emotion_classifier(emotion_map)
-    vad = predict_words(model, texts)
-    points = torch.from_numpy(vad).float()
-    _, probabilities = classifier(points[:, :1], points[:, 1:])
-    return Answers.most_probable(vad, probabilities.numpy())
+
+def _heard_rows(told: Sequence[Story], voice: _Voice, labels: Sequence[str]) -> list[dict[str, Any]]:
+    rows = _story_rows(told, voice.answers, labels)
+    return [row | {"words": words} for row, words in zip(rows, voice.heard.transcripts, strict=True)]
 
 
 def _story_rows(told: Sequence[Story], answers: Answers, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -162,8 +216,3 @@ def _negation_rows(sentences: Sequence[Negation], vad: Array) -> list[dict[str, 
 
 def _named(vad: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(DIMENSIONS, vad, strict=True)}
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

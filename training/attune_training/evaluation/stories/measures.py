@@ -30,6 +30,8 @@ __all__ = [
     "StoryScores",
     "ToldApart",
     "calibration_error",
+    "differences",
+    "main_measures",
     "measure",
     "measure_negations",
     "to_json",
@@ -219,6 +221,26 @@ def calibration_error(confidence: npt.ArrayLike, is_right: npt.ArrayLike, bins: 
     member = np.clip(np.ceil(probability * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(member, weights=right - probability, minlength=bins)  # of sums: n_b * (accuracy - confidence)
     return float(np.abs(gaps).sum() / len(probability))
+
+
+def differences(text: StoryScores, speech: StoryScores) -> dict[str, float]:
+    """Return how much each measure of speech is above that of the text alone: shares, counts, bits and correlations."""
+    return {name: value - main_measures(text)[name] for name, value in main_measures(speech).items()}
+
+
+def main_measures(scores: StoryScores) -> dict[str, float]:
+    """Return what the same stories can be compared by, as text and as speech."""
+    shares = ("valence_side", "octant", "vad_octant", "family", "emotion")
+    told_apart = {} if scores.told_apart is None else {"told_apart": scores.told_apart.balanced_accuracy}
+    agreements = {f"{name}_pcc": item.pcc for name, item in scores.dimensions.items()}
+    return {
+        **{name: getattr(scores, name).share for name in shares},
+        "used": float(scores.used),
+        "entropy": scores.entropy,
+        "most_frequent_share": scores.most_frequent_share,
+        **told_apart,
+        **agreements,
+    }
 
 
 def to_json(scores: StoryScores | NegationScores) -> dict[str, Any]:

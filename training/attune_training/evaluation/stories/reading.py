@@ -84,6 +84,11 @@ class Narration:
     parts: tuple[Part, ...]
     overall: str
 
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return " ".join(part.text for part in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Negation:

@@ -3,10 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
-from attune_training.evaluation.stories.measures import NegationScores, Share, StoryScores
+from attune_training.evaluation.stories.measures import NegationScores, Share, StoryScores, differences, main_measures
+from attune_training.evaluation.words import WordErrors
 
-__all__ = ["negations_markdown", "stories_markdown"]
+__all__ = ["negations_markdown", "rules_markdown", "speech_markdown", "stories_markdown"]
+
+_IN_POINTS = {
+    "valence_side": "right valence side (VAD)",
+    "octant": "right octant (emotion)",
+    "vad_octant": "right octant (VAD)",
+    "family": "right family",
+    "emotion": "right emotion",
+    "most_frequent_share": "most frequent emotion",
+}
+_AS_NUMBERS = {
+    "used": "emotions used",
+    "entropy": "their entropy, bits",
+    "told_apart": "fear, sadness, anger by nearest anchor",
+    "valence_pcc": "valence, PCC",
+    "arousal_pcc": "arousal, PCC",
+    "dominance_pcc": "dominance, PCC",
+}
 
 
 def stories_markdown(scores: StoryScores, num_emotions: int) -> str:
@@ -29,6 +48,33 @@ def stories_markdown(scores: StoryScores, num_emotions: int) -> str:
     ]
     head = [f"| {scores.count} stories | measured [95 %] |", "|---|---|"]
     return "\n".join([*head, *rows, "", *_dimension_rows(scores)])
+
+
+def speech_markdown(text: StoryScores, speech: Mapping[str, StoryScores], errors: Mapping[str, WordErrors]) -> str:
+    """Return the table of measures on the text alone and on each voice, with the differences to the text."""
+    names = list(speech)
+    lines = [f"| as text, and as heard | text | {' | '.join(names)} |", f"|---|---:|{'---:|' * len(names)}"]
+    lines.append(f"| words wrong | | {' | '.join(f'{errors[name].rate:.1%}' for name in names)} |")
+    for key, value in main_measures(text).items():
+        gaps = [differences(text, speech[name])[key] for name in names]
+        if key in _IN_POINTS:
+            cells = [f"{value:.1%}", *(f"{value + gap:.1%} ({100 * gap:+.1f})" for gap in gaps)]
+        else:
+            cells = [f"{value:.3g}", *(f"{value + gap:.3g} ({gap:+.2f})" for gap in gaps)]
+        lines.append(f"| {(_IN_POINTS | _AS_NUMBERS)[key]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rules_markdown(voices: Mapping[str, Mapping[str, StoryScores]], served: str) -> str:
+    """Return the main measures of each voice by each rule for the whole."""
+    lines = ["| the whole by | valence side | octant | family | valence, PCC | arousal, PCC |", f"|---|{'---:|' * 5}"]
+    for voice, by_rule in voices.items():
+        for rule, scores in by_rule.items():
+            shares = [f"{share.share:.1%}" for share in (scores.valence_side, scores.octant, scores.family)]
+            numbers = [f"{scores.dimensions[name].pcc:.3f}" for name in ("valence", "arousal")]
+            name = f"{voice}, {rule}{' (served)' if rule == served else ''}"
+            lines.append(f"| {name} | {' | '.join([*shares, *numbers])} |")
+    return "\n".join(lines)
 
 
 def negations_markdown(scores: NegationScores) -> str:

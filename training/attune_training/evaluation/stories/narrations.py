@@ -1,0 +1,150 @@
+"""`attune evaluate narrations`: by which rule the parts of a narration tell best what is felt about it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from attune_training.config import SAMPLE_RATE
+from attune_training.edge import plain_errors
+from attune_training.emotion_map.anchors import Anchors, read_anchors
+from attune_training.emotion_map.clusters import octants_of
+from attune_training.evaluation.stories.answering import Chooser, answer
+from attune_training.evaluation.stories.command import predict_words
+from attune_training.evaluation.stories.families import family_of
+from attune_training.evaluation.stories.hearing import hear, whole_vad
+from attune_training.evaluation.stories.measures import Answers, Array, Share
+from attune_training.evaluation.stories.options import (
+    choice_option,
+    data_option,
+    emotion_map_option,
+    json_option,
+    model_option,
+    output_option,
+    speech_option,
+    threads_option,
+    write_record,
+)
+from attune_training.evaluation.stories.reading import (
+    NARRATIONS_FILE,
+    Narration,
+    read_narrations,
+    shipped_file,
+    words_of,
+)
+from attune_training.providers import overall_rules, served_overall_rule, transcriber
+from attune_training.synthesis.texts import Text, find_recordings, read_recordings
+
+__all__ = ["NarrationScores", "measure_narrations", "narrations", "part_lengths"]
+
+SCORES_FILE = "narrations.json"
+WORDS_PER_S = 2.5  # of speech that is told, to give parts of a text a length
+
+Course = tuple[Sequence[npt.ArrayLike], Sequence[npt.ArrayLike]]
+"""Of n narrations the segments' VAD [S, 3], and their lengths [S] in samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class NarrationScores:
+    """How well the whole fits the overall emotion, on n narrations.
+
+    `valence_side` asks about VAD, `octant`, `family` and `emotion` about the chosen emotion; `distance` is the mean
+    distance of VAD from the anchor of the overall emotion.
+    """
+
+    valence_side: Share
+    octant: Share
+    family: Share
+    emotion: Share
+    distance: float
+
+
+@click.command()
+@model_option
+@emotion_map_option
+@choice_option
+@data_option("id, part, text, emotion, overall")
+@speech_option()
+@output_option
+@threads_option
+@json_option
+def narrations(
+    model: Path,
+    emotion_map: Path,
+    choice: Path | None,
+    data: Path | None,
+    speech: Path | None,
+    output: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Compare the rules for the whole of a narration, from the words of its parts, or from recordings of it."""
+    with plain_errors(threads):
+        anchors = read_anchors()
+        told = read_narrations(data or shipped_file(NARRATIONS_FILE), anchors.labels)
+        courses = {"words by part": _read(model, told)} | (_heard(model, told, speech) if speech else {})
+        scores = {
+            name: {rule: _score(course, rule, told, Chooser(emotion_map, choice), anchors) for rule in overall_rules()}
+            for name, course in courses.items()
+        }
+    record = {name: {rule: asdict(item) for rule, item in found.items()} for name, found in scores.items()}
+    if output is not None:
+        write_record(output / SCORES_FILE, {"served": served_overall_rule(), "scores": record})
+    click.echo(json.dumps(record) if as_json else "\n\n".join(_table(*item, len(told)) for item in scores.items()))
+
+
+def measure_narrations(told: Sequence[Narration], answers: Answers, anchors: Anchors) -> NarrationScores:
+    """Compare what was heard in narrations as a whole with the emotion that they have on the whole."""
+    true = np.array([anchors.labels.index(narration.overall) for narration in told])
+    octants, families = np.array(octants_of(anchors.vad)), np.array([family_of(label) for label in anchors.labels])
+    right, side = anchors.vad[true], octants_of(answers.vad)
+    return NarrationScores(
+        valence_side=Share.of([mine[0] == octants[label][0] for mine, label in zip(side, true, strict=True)]),
+        octant=Share.of(octants[answers.chosen] == octants[true]),
+        family=Share.of(families[answers.chosen] == families[true]),
+        emotion=Share.of(answers.chosen == true),
+        distance=float(np.linalg.norm(answers.vad - right, axis=1).mean()),
+    )
+
+
+def part_lengths(narration: Narration) -> Array:
+    """Return how long each part would last, in samples at 16 kHz."""
+    return np.array([len(words_of(part.text)) / WORDS_PER_S * SAMPLE_RATE for part in narration.parts])
+
+
+def _read(model: Path, told: Sequence[Narration]) -> Course:
+    """Return VAD from the words of every part alone."""
+    vad = predict_words(model, [part.text for narration in told for part in narration.parts])
+    ends = np.cumsum([len(narration.parts) for narration in told])
+    return np.split(vad, ends[:-1]), [part_lengths(narration) for narration in told]
+
+
+def _heard(model: Path, told: Sequence[Narration], speech: Path) -> dict[str, Course]:
+    texts = [Text(narration.id, narration.text) for narration in told]
+    transcribe = transcriber()
+    found: dict[str, Course] = {}
+    for voice, recordings in find_recordings(read_recordings(speech), texts).items():
+        heard = hear(model, recordings, transcribe)
+        found[f"{voice}, {heard.errors.rate:.1%} of the words wrong"] = (heard.segment_vad, heard.lengths)
+    return found
+
+
+def _score(course: Course, rule: str, told: Sequence[Narration], chooser: Chooser, anchors: Anchors) -> NarrationScores:
+    answers = answer(chooser, whole_vad(*course, rule), [narration.text for narration in told], anchors.labels)
+    return measure_narrations(told, answers, anchors)
+
+
+def _table(name: str, scores: Mapping[str, NarrationScores], count: int) -> str:
+    rows = [
+        f"| {rule}{' (served)' if rule == served_overall_rule() else ''} | {item.valence_side.right} | "
+        f"{item.octant.right} | {item.family.right} | {item.emotion.right} | {item.distance:.2f} |"
+        for rule, item in scores.items()
+    ]
+    title = f"| {count} narrations, {name} | right valence side | octant | family | emotion | distance of VAD |"
+    return "\n".join([title, "|---|---:|---:|---:|---:|---:|", *rows])
