@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from attune_training.config import TextTowerConfig
-from attune_training.data.batches import TextTokens, length_batches
+from attune_training.config import DIMENSIONS, TextTowerConfig
+from attune_training.data.batches import Collator, Example, TextTokens, length_batches
 from attune_training.models.layers import masked_mean
 from attune_training.models.towers import TextTower
 from attune_weights import fetch
@@ -31,14 +31,11 @@ def embed(texts: Sequence[str], folder: Path | None = None) -> npt.NDArray[np.fl
     """
     folder = folder or fetch(_WEIGHTS)
     tower, tokenize = TextTower(TextTowerConfig(), folder).eval(), TextTokens.of_folder(folder)
-    tokens = [tokenize(text) for text in texts]
+    collate, unlabelled = Collator(tokenize, "valence", 0.0), np.full(len(DIMENSIONS), np.nan, np.float32)
     found = np.zeros((len(texts), TextTowerConfig().width), np.float32)
-    for rows in length_batches([len(item) for item in tokens], _BATCH):
-        ids = torch.zeros(len(rows), max(len(tokens[row]) for row in rows), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for place, row in enumerate(rows):
-            ids[place, : len(tokens[row])] = torch.tensor(tokens[row])
-            mask[place, : len(tokens[row])] = 1
-        found[rows] = functional.normalize(masked_mean(tower(ids, mask), mask > 0)).numpy()
+    for rows in length_batches([len(text) for text in texts], _BATCH):
+        batch = collate([Example(None, texts[row], unlabelled) for row in rows])
+        features = tower(batch.input_ids, batch.attention_mask)
+        found[rows] = functional.normalize(masked_mean(features, batch.attention_mask > 0)).numpy()
     found[[not text.strip() for text in texts]] = 0.0
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from torch.nn import functional
 
 from attune_training.providers import combined
@@ -37,9 +38,8 @@ class Layer:
 
     def probabilities(self, embeddings: Array) -> Array:
         """Return [N, K] of embeddings [N, D]."""
-        logits = embeddings @ self.weights.T + self.bias
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+        found: Array = softmax(embeddings @ self.weights.T + self.bias, axis=1).astype(np.float32)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
