@@ -37,7 +37,7 @@ from attune_client.protocol.version import version
 from attune_ensemble.call import Call, CallContext, CallStream
 from attune_ensemble.prompting.embedding import embed
 from attune_ensemble.speech.choice import EmotionChoice
-from attune_ensemble.speech.overall import overall_vad
+from attune_ensemble.speech.overall import overall_vad, shares
 
 __all__ = ["Rules", "play_therapy", "recognise_speech", "write_prompt"]
 
@@ -77,11 +77,12 @@ def recognise_speech(
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
     segment_vad = _recognise_segments(speech, call, context)
-    vad = overall_vad(segment_vad, speech["num_samples"][:, 0])
+    lengths = speech["num_samples"][:, 0]
+    vad = overall_vad(segment_vad, lengths)
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
     words = " ".join(filter(None, transcripts))
     points = np.vstack([vad, segment_vad])
-    probabilities = _choose_emotions(points, [words, *transcripts], rules.choice, call, context)
+    probabilities = _choose_emotions(points, transcripts, shares(segment_vad, lengths), rules.choice, call, context)
     crisis = rules.find_crisis(transcripts)
     recognised_s = time.perf_counter()
     return {
@@ -115,20 +116,22 @@ def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> np
 
 def _choose_emotions(
     vad: npt.NDArray[np.float32],
-    texts: Sequence[str],
+    transcripts: Sequence[str],
+    segment_shares: npt.NDArray[np.float64],
     choice: EmotionChoice | None,
     call: Call,
     context: CallContext,
 ) -> npt.NDArray[np.float32]:
-    """Emotion probabilities [N, 40] of VAD [N, 3] and the words [N] that go with it."""
+    """Emotion probabilities [1 + S, 40] of VAD [1 + S, 3], of the whole first, with the segments' words and shares."""
     if choice is None:
         return _classify(vad, EMOTION_PROBABILITIES.name, call, context)
     from_vad = _classify(vad, EXPECTED_PROBABILITIES.name, call, context)
-    embeddings = np.zeros((len(texts), EMBEDDING_DIM), np.float32)
-    said = [row for row, text in enumerate(texts) if text.strip()]
+    embeddings = np.zeros((len(transcripts), EMBEDDING_DIM), np.float32)
+    said = [row for row, text in enumerate(transcripts) if text.strip()]
     if said:
-        embeddings[said] = embed([texts[row] for row in said], call, context=context)
-    return choice.probabilities(from_vad, embeddings)
+        embeddings[said] = embed([transcripts[row] for row in said], call, context=context)
+    whole = choice.whole_probabilities(from_vad[0], embeddings, segment_shares)
+    return np.vstack([whole, choice.probabilities(from_vad[1:], embeddings)])
 
 
 def _is_unsure(probabilities: npt.NDArray[np.float32], choice: EmotionChoice | None) -> bool:

@@ -16,12 +16,14 @@ import tritonclient.grpc as grpc
 
 from attune_client import AsyncAttuneClient
 from attune_client.protocol import errors, models
+from attune_client.protocol.models import SPEECH_SAMPLE_RATE
 from attune_client.protocol.tensors import bytes_tensor, text_of
 from attune_client.results import SpeechEmotion
 from attune_client.wire import speech_inputs
 from attune_ensemble.prompting.gentle import gentle_emotions, nearest_emotion
 from attune_ensemble.prompting.knowledge import load_emotions
 from attune_ensemble.speech.audio import decode_speech
+from attune_ensemble.speech.overall import overall_vad
 from attune_ensemble.speech.tokens import TextTokenizer
 from tests.conftest import ROOT
 
@@ -64,12 +66,12 @@ def test_emotion_probabilities_and_ranges(client, samples):
     assert all(1 <= value <= 5 for value in result.vad.to_dict().values())
 
 
-def test_a_narration_is_cut_at_pauses_and_averaged_by_duration(client, narration):
+def test_a_narration_is_cut_at_pauses_and_the_whole_is_that_of_the_rule(client, narration):
     result = client.analyse(narration)
     assert len(result.segments) >= 6
     assert all(0 < s.end_s - s.start_s <= 8 for s in result.segments)
-    durations = [s.end_s - s.start_s for s in result.segments]
-    expected = np.average([list(s.vad.to_dict().values()) for s in result.segments], axis=0, weights=durations)
+    lengths = [(s.end_s - s.start_s) * SPEECH_SAMPLE_RATE for s in result.segments]
+    expected = overall_vad([list(s.vad.to_dict().values()) for s in result.segments], lengths)
     np.testing.assert_allclose(list(result.vad.to_dict().values()), expected, atol=2e-3)
     assert all(WORDS[name] in result.transcript for name in WORDS)
     labels = {emotion.label for emotion in load_emotions()}

@@ -60,6 +60,25 @@ def test_without_words_vad_decides_alone():
     assert choice().probabilities(from_vad, np.zeros((1, 2), np.float32)) == pytest.approx(from_vad, abs=1e-6)
 
 
+def test_the_words_of_a_whole_are_its_segments_by_their_shares():
+    from_vad, words = table([0.4, 0.4, 0.2])[0], np.eye(2, dtype=np.float32)
+    early, late = (choice().whole_probabilities(from_vad, words, shares) for shares in ([0.9, 0.1], [0.1, 0.9]))
+    assert (early.argmax(), late.argmax()) == (0, 1)
+    # All of it in one segment: as the segment itself.
+    alone = choice().probabilities(from_vad[None], words[:1])[0]
+    assert choice().whole_probabilities(from_vad, words, [1.0, 0.0]) == pytest.approx(alone, abs=1e-6)
+    # Two segments of the same words, however they are shared out.
+    assert choice().whole_probabilities(from_vad, words[[0, 0]], [0.3, 0.7]) == pytest.approx(alone, abs=1e-6)
+
+
+def test_segments_without_words_leave_the_whole_to_the_others():
+    from_vad, silent = table([0.2, 0.7, 0.1])[0], np.zeros((2, 2), np.float32)
+    assert choice().whole_probabilities(from_vad, silent, [0.5, 0.5]) == pytest.approx(from_vad, abs=1e-6)
+    words = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
+    alone = choice().probabilities(from_vad[None], words[1:])[0]
+    assert choice().whole_probabilities(from_vad, words, [0.9, 0.1]) == pytest.approx(alone, abs=1e-6)
+
+
 def saved(folder, **record):
     layer = Layer(choice().weights, choice().bias, 0.1)
     settings = {"labels": list(LABELS), "vad_exponent": 0.7, "words_exponent": 0.4, "unsure_below": 0.3}

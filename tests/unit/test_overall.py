@@ -15,9 +15,16 @@ def seconds(*lengths):
     return [length * SECOND for length in lengths]
 
 
-def test_the_served_rule_is_the_mean_by_length():
-    assert SERVED is OverallRule.DURATION
-    np.testing.assert_allclose(overall_vad([[1, 2, 3], [5, 4, 3]], seconds(3, 1)), [2.0, 2.5, 3.0])
+def test_the_served_rule_is_the_mixture():
+    assert SERVED is OverallRule.MIXTURE
+    served = shares(PATH, seconds(3, 1, 2))
+    np.testing.assert_array_equal(served, shares(PATH, seconds(3, 1, 2), OverallRule.MIXTURE))
+    np.testing.assert_allclose(overall_vad(PATH, seconds(3, 1, 2)), served @ PATH, rtol=1e-6)
+
+
+def test_by_length_it_is_the_mean_by_length():
+    mean = overall_vad([[1, 2, 3], [5, 4, 3]], seconds(3, 1), OverallRule.DURATION)
+    np.testing.assert_allclose(mean, [2.0, 2.5, 3.0])
 
 
 @pytest.mark.parametrize(

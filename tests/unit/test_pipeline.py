@@ -115,14 +115,25 @@ def test_words_choose_within_what_vad_leaves_open():
     assert quiet["emotion"].tolist() == plain["emotion"].tolist()
 
 
-def test_the_whole_is_embedded_beside_its_segments_and_silence_is_not():
+def test_each_segment_is_embedded_once_and_silence_is_not():
     server = FakeServer(2)
     server.speech_to_text = lambda inputs: (
         FakeServer.speech_to_text(server, inputs) | {"transcript": np.array([[b"so glad"], [b""]], dtype=np.object_)}
     )
     outputs = recognise_speech(AUDIO, Rules(LABELS, crisis_tensors, choice()), server, context=UNLIMITED)
-    assert server.texts == ["so glad", "so glad"]
+    assert server.texts == ["so glad"]
     assert outputs["segment_emotion"].tolist() == [b"emotion 39", b"emotion 1"]
+    assert outputs["emotion"].tolist() == [b"emotion 39"]  # the words of the whole are those of its only words
+
+
+def test_the_words_of_the_whole_are_those_of_all_segments():
+    """Too long to be embedded together, with what matters at its end."""
+    server = FakeServer(40)
+    texts = np.array([[b"one thing and another"]] * 39 + [[b"so glad"]], dtype=np.object_)
+    server.speech_to_text = lambda inputs: FakeServer.speech_to_text(server, inputs) | {"transcript": texts}
+    rules = Rules(LABELS, crisis_tensors, choice(words_exponent=30.0))
+    outputs = recognise_speech(AUDIO, rules, server, context=UNLIMITED)
+    assert outputs["emotion"].tolist() == [b"emotion 39"]
 
 
 def test_speech_without_words_is_chosen_by_vad_alone():
@@ -143,7 +154,7 @@ def test_an_answer_says_whether_it_is_unsure(unsure_below, expected):
 def test_longer_narrations_take_several_batches_and_lose_nothing():
     outputs = recognise_speech(AUDIO, RULES, FakeServer(37), context=UNLIMITED)
     np.testing.assert_array_equal(outputs["segment_vad"][:, 0], np.arange(37))
-    np.testing.assert_allclose(outputs["vad"], 18.0)
+    np.testing.assert_allclose(outputs["vad"], overall_vad(outputs["segment_vad"], [16_000] * 37))
     assert outputs["transcript"][0].decode().split() == [f"word{i}" for i in range(37)]
 
 
@@ -277,7 +288,8 @@ def test_music_is_gentle_where_words_speak_of_a_crisis(words):
     assert set(asked) == {"emotion", "vad"} | gentle
     assert all(asked[name].tolist() == [1] for name in gentle)
     # What was heard is told as it is, and what is played follows from it in music_prompt.
-    assert first["vad"].tolist() == asked["vad"].tolist() == [0.5, 0.5, 0.5]
+    np.testing.assert_array_equal(first["vad"], overall_vad([[0.0] * 3, [1.0] * 3], [16_000] * 2))
+    np.testing.assert_array_equal(asked["vad"], first["vad"])
     assert first["emotion"].tolist() == asked["emotion"].tolist() == [b"emotion 0"]
     assert len(first["crisis_kind"]) == 2 * len(gentle)
 

@@ -573,14 +573,15 @@ def test_the_whole_that_is_measured_is_that_of_the_rule(models, recordings):
         return [RecognisedSegment(0, 16_000, "one"), RecognisedSegment(16_000, len(waveform), "")]
 
     heard = hear(models, found, transcribe)
-    assert [lengths.tolist() for lengths in heard.lengths] == [[16_000, 32_000], [16_000, 24_000]]
+    assert [course.lengths.tolist() for course in heard.courses] == [[16_000, 32_000], [16_000, 24_000]]
+    assert [course.texts for course in heard.courses] == [("one", ""), ("one", "")]
     assert heard.transcripts == ("one", "one")
     for rule in OverallRule:
-        expected = [
-            overall_vad(vad, length, rule) for vad, length in zip(heard.segment_vad, heard.lengths, strict=True)
-        ]
-        np.testing.assert_allclose(heard.vad(rule), expected)
-    np.testing.assert_allclose(heard.vad(), heard.vad(SERVED))
+        for course, whole in zip(heard.courses, heard.wholes(rule), strict=True):
+            np.testing.assert_allclose(whole.vad, overall_vad(course.vad, course.lengths, rule), rtol=1e-6)
+            np.testing.assert_allclose(whole.shares @ course.vad, whole.vad)
+    for served, named in zip(heard.wholes(), heard.wholes(SERVED), strict=True):
+        np.testing.assert_array_equal(served.vad, named.vad)
 
 
 def test_speech_of_other_stories_is_refused(models, recordings, tmp_path):

@@ -5,19 +5,26 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from pathlib import Path
 
 import pytest
 
+import attune_training.data
 from attune_training.config import DIMENSIONS
 from attune_training.data.corpus import CorpusError, default_split, open_corpus
 from attune_training.data.diaries import plain_text
 from attune_training.data.empathic import distressed_valence
 from attune_training.data.norms import category_vad, felt_vad
 from attune_training.data.splits import SplitError, check_test_kept, parse_split_policy
+from attune_training.emotion_choice.embedding import embed
+from attune_training.evaluation.stories.reading import NARRATIONS_FILE, NEGATIONS_FILE, STORIES_FILE, shipped_file
 from tests.unit.test_training_corpora import problems
+
+SHIPPED = (STORIES_FILE, NARRATIONS_FILE, NEGATIONS_FILE)
+MOST_ALIKE = 0.6001  # cosine; the texts were chosen by .6, and arithmetic differs from machine to machine
 
 DIARIES = "user_id,text_id,text,timestamp,collection_phase,is_words,valence,arousal\n"
 
@@ -275,3 +282,13 @@ def test_bad_rows_of_written_texts_are_listed(tmp_path, row, reason):
     path.write_text(WRITTEN + row + "\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=re.escape(reason)):
         open_corpus("written", path)
+
+
+@pytest.mark.slow
+def test_no_written_text_retells_what_is_measured_by():
+    """Half a minute: the sentence embeddings of all of them."""
+    [written] = Path(attune_training.data.__file__).parent.glob("written.csv")
+    trained = [utterance.transcript for utterance in open_corpus("written", written).utterances]
+    measured = [row["text"] for name in SHIPPED for row in csv.DictReader(shipped_file(name).open(encoding="utf-8"))]
+    likeness = (embed(trained) @ embed(measured).T).max(axis=1)
+    assert not [text for text, like in zip(trained, likeness, strict=True) if like > MOST_ALIKE]

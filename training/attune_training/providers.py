@@ -32,6 +32,7 @@ __all__ = [
     "is_cut_off",
     "octant_of",
     "overall_rules",
+    "overall_shares",
     "overall_vad",
     "read_choice",
     "segmenter",
@@ -135,6 +136,13 @@ def served_overall_rule() -> str:
     """
     rule: str = _module("overall").SERVED
     return rule
+
+
+def overall_shares(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: str | None = None) -> npt.NDArray[np.float64]:
+    """Return how much each segment counts in the whole, [S], with the sum 1; arguments and errors: `overall_vad`."""
+    module = _module("overall")
+    found: npt.NDArray[np.float64] = module.shares(vad, num_samples, module.OverallRule(rule or module.SERVED))
+    return found
 
 
 def overall_vad(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: str | None = None) -> npt.NDArray[np.float32]:

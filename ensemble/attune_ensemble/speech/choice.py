@@ -4,7 +4,7 @@ VAD decides the region, as in the paper: the emotion classifier's probabilities,
 Within it the words decide: probabilities from a linear layer over the sentence embedding. The two are multiplied, each
 with an exponent that was fitted, with all else in here, by `attune train emotion-choice`.
 
-Letters: N texts, K emotions, D width of a sentence embedding.
+Letters: N texts, S segments of a narration, K emotions, D width of a sentence embedding.
 """
 
 from __future__ import annotations
@@ -72,6 +72,21 @@ class EmotionChoice:
         joint = combined(from_vad, self.words_probabilities(embeddings), self.vad_exponent, self.words_exponent)
         alone = combined(from_vad, np.ones_like(from_vad), self.vad_exponent, 0.0)
         return np.where(has_words, joint, alone)
+
+    def whole_probabilities(self, from_vad: Array, embeddings: Array, shares: npt.ArrayLike) -> Array:
+        """Return the probabilities [K] of a narration as a whole.
+
+        `from_vad` [K] is of its VAD as a whole. Its words are those of its segments, `embeddings` [S, D], zero where
+        there are none: the mean of their log probabilities by the segments' `shares` [S] in the whole. Of words that
+        are embedded together, only as many as the sentence encoder reads would count, and the first as much as the
+        last.
+        """
+        weights = np.asarray(shares, np.float64) * np.any(embeddings, axis=1)
+        if not weights.any():
+            return combined(from_vad[None], np.ones_like(from_vad[None]), self.vad_exponent, 0.0)[0]
+        log_words = np.log(np.maximum(self.words_probabilities(embeddings), _SMALLEST))
+        from_words = np.exp(weights / weights.sum() @ log_words)
+        return combined(from_vad[None], from_words[None], self.vad_exponent, self.words_exponent)[0]
 
 
 def combined(from_vad: Array, from_words: Array, vad_exponent: float, words_exponent: float) -> Array:

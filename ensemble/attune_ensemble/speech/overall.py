@@ -33,11 +33,11 @@ class OverallRule(StrEnum):
     """All, by length, and the more the later they are and the further from neutral."""
 
 
-SERVED = OverallRule.DURATION
+SERVED = OverallRule.MIXTURE
 """What the server answers with."""
 
 END_S = MAX_SEGMENT_S
-HALF_LIFE_S = 4.0
+HALF_LIFE_S = 12.0
 """In a mixture, a moment counts half as much as one that is so many seconds of speech later."""
 
 Array = npt.NDArray[np.float64]
@@ -55,7 +55,7 @@ def overall_vad(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: OverallRul
     return np.average(values, axis=0, weights=shares(values, num_samples, rule)).astype(np.float32)
 
 
-def shares(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: OverallRule) -> Array:
+def shares(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: OverallRule = SERVED) -> Array:
     """Return how much each segment counts, [S], with the sum 1; arguments and errors are those of `overall_vad`."""
     values, seconds = np.asarray(vad, np.float64), np.asarray(num_samples, np.float64) / SPEECH_SAMPLE_RATE
     if values.ndim != 2 or not len(values) or seconds.shape != values.shape[:1] or not (seconds > 0).all():

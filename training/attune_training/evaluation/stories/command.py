@@ -55,6 +55,7 @@ from attune_training.evaluation.stories.report import (
     speech_markdown,
     stories_markdown,
 )
+from attune_training.evaluation.stories.wholes import wholes_of_texts
 from attune_training.providers import overall_rules, served_overall_rule, transcriber
 from attune_training.synthesis.texts import Recording, Text, find_recordings, read_recordings
 
@@ -89,7 +90,7 @@ def stories(
         spoken = _recordings(speech, told)
         texts = [story.text for story in told]
         chooser = Chooser(emotion_map, choice)
-        answers = answer(chooser, predict_words(model, texts), texts, anchors.labels)
+        answers = answer(chooser, wholes_of_texts(predict_words(model, texts), texts), anchors.labels)
         scores = measure(told, answers, anchors)
         voices = [_hear(name, items, model, chooser, told, anchors) for name, items in spoken.items()]
     record = to_json(scores) | {"speech": {voice.name: _voice_record(voice, scores) for voice in voices}}
@@ -138,7 +139,7 @@ def _hear(
     anchors: Anchors,
 ) -> _Voice:
     heard = hear(model, recordings, transcriber())
-    answers = {rule: answer(chooser, heard.vad(rule), heard.transcripts, anchors.labels) for rule in overall_rules()}
+    answers = {rule: answer(chooser, heard.wholes(rule), anchors.labels) for rule in overall_rules()}
     by_rule = {rule: measure(told, found, anchors) for rule, found in answers.items()}
     return _Voice(name, heard, answers[served_overall_rule()], by_rule)
 

@@ -1,7 +1,4 @@
-"""What is heard in recordings of texts: found, recognised and predicted as it is served.
-
-Dimensions: n recordings, S segments of one.
-"""
+"""What is heard in recordings of texts: found, recognised and predicted as it is served."""
 
 from __future__ import annotations
 
@@ -9,33 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from attune_training.config import DIMENSIONS, NEUTRAL_VAD
 from attune_training.data.utterance import Utterance
 from attune_training.evaluation.command import predict_all_segments, progress_bar
 from attune_training.evaluation.segments import recognised_segments
-from attune_training.evaluation.stories.measures import Array
+from attune_training.evaluation.stories.wholes import Course, Whole
 from attune_training.evaluation.words import WordErrors, word_errors
-from attune_training.providers import Transcribe, overall_vad
+from attune_training.providers import Transcribe
 from attune_training.synthesis.texts import Recording
 
-__all__ = ["Heard", "as_utterances", "hear", "whole_vad"]
+__all__ = ["Heard", "as_utterances", "hear"]
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was heard in n recordings: of each its words, and its segments, VAD [S, 3] and lengths [S] in samples."""
+    """What was heard in n recordings, and how many of their words were wrong."""
 
-    transcripts: tuple[str, ...]
-    segment_vad: tuple[npt.NDArray[np.float32], ...]
-    lengths: tuple[npt.NDArray[np.int64], ...]
+    courses: tuple[Course, ...]
     errors: WordErrors
 
-    def vad(self, rule: str | None = None) -> Array:
-        """Return VAD [n, 3] of the recordings as a whole, by the served rule unless another is named."""
-        return whole_vad(self.segment_vad, self.lengths, rule)
+    @property
+    def transcripts(self) -> tuple[str, ...]:
+        """The words of each recording."""
+        return tuple(" ".join(filter(None, course.texts)) for course in self.courses)
+
+    def wholes(self, rule: str | None = None) -> list[Whole]:
+        """Return the recordings as a whole, by the served rule unless another is named."""
+        return [course.whole(rule) for course in self.courses]
 
 
 def hear(model: Path, recordings: Sequence[Recording], transcribe: Transcribe) -> Heard:
@@ -49,22 +46,13 @@ def hear(model: Path, recordings: Sequence[Recording], transcribe: Transcribe) -
     with progress_bar("recognising speech", len(utterances)) as advance:
         segments = recognised_segments(utterances, transcribe, advance)
     found = predict_all_segments(model, utterances, "both", segments)
-    transcripts = tuple(" ".join(item.transcript for item in cut if item.transcript) for cut in segments)
-    errors = word_errors([recording.text for recording in recordings], transcripts)
-    return Heard(transcripts, tuple(found.columns(DIMENSIONS)), found.lengths, errors)
+    words = [tuple(item.transcript for item in cut) for cut in segments]
+    courses = tuple(map(Course, found.columns(DIMENSIONS), found.lengths, words))
+    heard = [" ".join(filter(None, texts)) for texts in words]
+    return Heard(courses, word_errors([recording.text for recording in recordings], heard))
 
 
 def as_utterances(recordings: Sequence[Recording]) -> list[Utterance]:
     """Return the recordings as utterances, with labels that nothing reads."""
     unknown = (NEUTRAL_VAD,) * 3
     return [Utterance(item.path, item.text, *unknown, speaker=item.voice) for item in recordings]
-
-
-def whole_vad(segment_vad: Sequence[npt.ArrayLike], lengths: Sequence[npt.ArrayLike], rule: str | None = None) -> Array:
-    """Return VAD [n, 3] of n wholes from VAD [S, 3] and lengths [S] of their segments, by the served rule or `rule`.
-
-    Raises:
-        ValueError: there is no such rule.
-    """
-    wholes = [overall_vad(vad, samples, rule) for vad, samples in zip(segment_vad, lengths, strict=True)]
-    return np.stack(wholes).astype(np.float64)

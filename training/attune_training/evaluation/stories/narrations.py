@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from attune_training.config import SAMPLE_RATE
 from attune_training.edge import plain_errors
@@ -18,7 +17,7 @@ from attune_training.emotion_map.clusters import octants_of
 from attune_training.evaluation.stories.answering import Chooser, answer
 from attune_training.evaluation.stories.command import predict_words
 from attune_training.evaluation.stories.families import family_of
-from attune_training.evaluation.stories.hearing import hear, whole_vad
+from attune_training.evaluation.stories.hearing import hear
 from attune_training.evaluation.stories.measures import Answers, Array, Share
 from attune_training.evaluation.stories.options import (
     choice_option,
@@ -38,6 +37,7 @@ from attune_training.evaluation.stories.reading import (
     shipped_file,
     words_of,
 )
+from attune_training.evaluation.stories.wholes import Course
 from attune_training.providers import overall_rules, served_overall_rule, transcriber
 from attune_training.synthesis.texts import Text, find_recordings, read_recordings
 
@@ -45,9 +45,6 @@ __all__ = ["NarrationScores", "measure_narrations", "narrations", "part_lengths"
 
 SCORES_FILE = "narrations.json"
 WORDS_PER_S = 2.5  # of speech that is told, to give parts of a text a length
-
-Course = tuple[Sequence[npt.ArrayLike], Sequence[npt.ArrayLike]]
-"""Of n narrations the segments' VAD [S, 3], and their lengths [S] in samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +115,28 @@ def part_lengths(narration: Narration) -> Array:
     return np.array([len(words_of(part.text)) / WORDS_PER_S * SAMPLE_RATE for part in narration.parts])
 
 
-def _read(model: Path, told: Sequence[Narration]) -> Course:
-    """Return VAD from the words of every part alone."""
-    vad = predict_words(model, [part.text for narration in told for part in narration.parts])
-    ends = np.cumsum([len(narration.parts) for narration in told])
-    return np.split(vad, ends[:-1]), [part_lengths(narration) for narration in told]
+def _read(model: Path, told: Sequence[Narration]) -> list[Course]:
+    """Return what is heard in the words of every part alone."""
+    texts = [tuple(part.text for part in narration.parts) for narration in told]
+    vad = predict_words(model, [text for parts in texts for text in parts])
+    parts = np.split(vad, np.cumsum([len(item) for item in texts])[:-1])
+    return [Course(*item) for item in zip(parts, map(part_lengths, told), texts, strict=True)]
 
 
-def _heard(model: Path, told: Sequence[Narration], speech: Path) -> dict[str, Course]:
+def _heard(model: Path, told: Sequence[Narration], speech: Path) -> dict[str, list[Course]]:
     texts = [Text(narration.id, narration.text) for narration in told]
     transcribe = transcriber()
-    found: dict[str, Course] = {}
+    found: dict[str, list[Course]] = {}
     for voice, recordings in find_recordings(read_recordings(speech), texts).items():
         heard = hear(model, recordings, transcribe)
-        found[f"{voice}, {heard.errors.rate:.1%} of the words wrong"] = (heard.segment_vad, heard.lengths)
+        found[f"{voice}, {heard.errors.rate:.1%} of the words wrong"] = list(heard.courses)
     return found
 
 
-def _score(course: Course, rule: str, told: Sequence[Narration], chooser: Chooser, anchors: Anchors) -> NarrationScores:
-    answers = answer(chooser, whole_vad(*course, rule), [narration.text for narration in told], anchors.labels)
+def _score(
+    courses: Sequence[Course], rule: str, told: Sequence[Narration], chooser: Chooser, anchors: Anchors
+) -> NarrationScores:
+    answers = answer(chooser, [course.whole(rule) for course in courses], anchors.labels)
     return measure_narrations(told, answers, anchors)
 
 
