@@ -29,7 +29,7 @@ from attune_training.evaluation.stories.measures import (
     measure,
     measure_negations,
 )
-from attune_training.evaluation.stories.narrations import measure_narrations, part_lengths
+from attune_training.evaluation.stories.narrations import measure_narrations, spoken_segments
 from attune_training.evaluation.stories.picture import draw_confusion
 from attune_training.evaluation.stories.reading import (
     NARRATIONS_FILE,
@@ -607,18 +607,22 @@ def test_narrations_are_measured_against_what_is_felt_on_the_whole():
     assert scores.distance == pytest.approx((far + 1) / 2)
 
 
-def test_a_part_lasts_as_long_as_its_words_take():
-    assert part_lengths(narration("sad", ("one two three four five", "happy"), ("six", "sad"))) == pytest.approx(
-        [32_000, 6_400]
-    )
+def test_words_are_cut_as_speech_would_be():
+    """At 2.5 words a second 20 words are 8 s."""
+    phrase = "one two three four five six seven,"
+    assert spoken_segments(f"{phrase} {phrase} {phrase} end.") == [f"{phrase} {phrase}", f"{phrase} end."]
+    assert spoken_segments(" No, never! ") == ["No, never!"]
+    without_pauses = " ".join(["word"] * 30)
+    assert spoken_segments(f"Well. {without_pauses} So.") == ["Well.", f"{without_pauses} So."]
+    assert spoken_segments("") == []
 
 
 def test_narrations_are_measured_by_each_rule(models, tmp_path):
     text = run("narrations", "--model", models, "--output", tmp_path / "out")
     record = json.loads((tmp_path / "out" / "narrations.json").read_text())
     assert record["served"] == SERVED
-    assert list(record["scores"]) == ["words by part"]
-    by_rule = record["scores"]["words by part"]
+    assert list(record["scores"]) == ["words alone"]
+    by_rule = record["scores"]["words alone"]
     assert list(by_rule) == list(OverallRule)
     assert len({item["distance"] for item in by_rule.values()}) == len(OverallRule)
     assert all(item["octant"]["count"] == 20 for item in by_rule.values())
@@ -633,7 +637,7 @@ def test_narrations_are_measured_as_they_are_heard(models, recordings, tmp_path,
     read_aloud([Text("a", text)], [Reader("hum", (), lambda text: np.sin(np.arange(48_000) / 9).astype("f4"))], speech)
     hears(monkeypatch, "narrations", words={48_000: ("we went to the sea", "now nobody goes there")})
     arguments = ("narrations", "--model", models, "--data", file, "--speech", speech, "--json")
-    assert list(json.loads(run(*arguments))) == ["words by part", "hum, 10.0% of the words wrong"]
+    assert list(json.loads(run(*arguments))) == ["words alone", "hum, 10.0% of the words wrong"]
 
 
 def test_settings_of_decoding_are_compared(models, recordings, monkeypatch, tmp_path):

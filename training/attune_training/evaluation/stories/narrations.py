@@ -1,10 +1,12 @@
-"""`attune evaluate narrations`: by which rule the parts of a narration tell best what is felt about it all."""
+"""`attune evaluate narrations`: by which rule the segments of a narration tell best what is felt about it all."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from attune_training.config import SAMPLE_RATE
 from attune_training.edge import plain_errors
 from attune_training.emotion_map.anchors import Anchors, read_anchors
 from attune_training.emotion_map.clusters import octants_of
+from attune_training.evaluation.segments import MAX_SEGMENT_S
 from attune_training.evaluation.stories.answering import Chooser, answer
 from attune_training.evaluation.stories.command import predict_words
 from attune_training.evaluation.stories.families import family_of
@@ -41,10 +44,13 @@ from attune_training.evaluation.stories.wholes import Course
 from attune_training.providers import overall_rules, served_overall_rule, transcriber
 from attune_training.synthesis.texts import Text, find_recordings, read_recordings
 
-__all__ = ["NarrationScores", "measure_narrations", "narrations", "part_lengths"]
+__all__ = ["NarrationScores", "measure_narrations", "narrations", "spoken_segments"]
 
 SCORES_FILE = "narrations.json"
-WORDS_PER_S = 2.5  # of speech that is told, to give parts of a text a length
+WORDS_PER_S = 2.5
+"""Of speech that is told, to give written words a length."""
+
+SEGMENT_WORDS = int(MAX_SEGMENT_S * WORDS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +87,11 @@ def narrations(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Compare the rules for the whole of a narration, from the words of its parts, or from recordings of it."""
+    """Compare the rules for the whole of a narration, from its words, or from recordings of it."""
     with plain_errors(threads):
         anchors = read_anchors()
         told = read_narrations(data or shipped_file(NARRATIONS_FILE), anchors.labels)
-        courses = {"words by part": _read(model, told)} | (_heard(model, told, speech) if speech else {})
+        courses = {"words alone": _read(model, told)} | (_heard(model, told, speech) if speech else {})
         scores = {
             name: {rule: _score(course, rule, told, Chooser(emotion_map, choice), anchors) for rule in overall_rules()}
             for name, course in courses.items()
@@ -110,17 +116,31 @@ def measure_narrations(told: Sequence[Narration], answers: Answers, anchors: Anc
     )
 
 
-def part_lengths(narration: Narration) -> Array:
-    """Return how long each part would last, in samples at 16 kHz."""
-    return np.array([len(words_of(part.text)) / WORDS_PER_S * SAMPLE_RATE for part in narration.parts])
+def spoken_segments(text: str) -> list[str]:
+    """Return the text cut at its punctuation, where pauses would be, into pieces of about 8 s at most.
+
+    A piece without punctuation may be longer.
+    """
+    pieces = [""]
+    for phrase in re.split(r"(?<=[.!?,;:])\s+", text.strip()):
+        joined = f"{pieces[-1]} {phrase}".strip()
+        if len(words_of(joined)) <= SEGMENT_WORDS:
+            pieces[-1] = joined
+        else:
+            pieces.append(phrase)
+    return [piece for piece in pieces if piece]
 
 
 def _read(model: Path, told: Sequence[Narration]) -> list[Course]:
-    """Return what is heard in the words of every part alone."""
-    texts = [tuple(part.text for part in narration.parts) for narration in told]
-    vad = predict_words(model, [text for parts in texts for text in parts])
-    parts = np.split(vad, np.cumsum([len(item) for item in texts])[:-1])
-    return [Course(*item) for item in zip(parts, map(part_lengths, told), texts, strict=True)]
+    """Return what is heard in the words alone, cut as speech would be."""
+    cut = [tuple(piece for part in narration.parts for piece in spoken_segments(part.text)) for narration in told]
+    vad = np.split(predict_words(model, list(chain(*cut))), np.cumsum([len(pieces) for pieces in cut])[:-1])
+    return [Course(rows, _lengths(pieces), pieces) for rows, pieces in zip(vad, cut, strict=True)]
+
+
+def _lengths(texts: Sequence[str]) -> Array:
+    """Return how long each would last, in samples at 16 kHz."""
+    return np.array([len(words_of(text)) / WORDS_PER_S * SAMPLE_RATE for text in texts])
 
 
 def _heard(model: Path, told: Sequence[Narration], speech: Path) -> dict[str, list[Course]]:

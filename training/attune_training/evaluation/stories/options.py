@@ -18,6 +18,7 @@ __all__ = [
     "json_option",
     "model_option",
     "output_option",
+    "shipped_choice",
     "shipped_emotion_map",
     "speech_option",
     "threads_option",
@@ -34,10 +35,15 @@ def shipped_emotion_map() -> Path:
     return shipped_model().parent / "emotion_map"
 
 
+def shipped_choice() -> Path:
+    """Return the folder of the choice of an emotion that ships."""
+    return shipped_model().parent / "emotion_choice"
+
+
 def _choice(context: click.Context, option: click.Parameter, value: str | None) -> Path | None:
     if value == BY_VAD:
         return None
-    folder = Path(value) if value else shipped_model().parent / "emotion_choice"
+    folder = Path(value) if value else shipped_choice()
     if not folder.is_dir():
         raise click.BadParameter(f"{folder} is not a folder", context, option)
     return folder
