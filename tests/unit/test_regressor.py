@@ -31,7 +31,7 @@ from transformers import (
 from attune_training.config import (
     RegressorConfig,
     embedded_config,
-    embedded_mpnet_config,
+    embedded_minilm_config,
     paper_config,
     tiny_config,
 )
@@ -356,11 +356,11 @@ def test_embedded_model_has_the_papers_shape():
 
 
 def test_config_of_a_model_saved_before_mpnet_is_read_as_berts():
-    config = embedded_config("valence")
+    config = embedded_minilm_config("valence")
     raw = json.loads(config.to_json())
     del raw["text"]["kind"], raw["lora"]["text_layers"]
     assert RegressorConfig.from_json(json.dumps(raw)) == config
-    mpnet = embedded_mpnet_config("valence")
+    mpnet = embedded_config("valence")
     assert RegressorConfig.from_json(mpnet.to_json()) == mpnet
 
 

@@ -35,7 +35,7 @@ __all__ = [
     "architecture_configs",
     "config_from_json",
     "embedded_config",
-    "embedded_mpnet_config",
+    "embedded_minilm_config",
     "paper_config",
     "tiny_config",
 ]
@@ -316,14 +316,18 @@ def _checked(kind: type, raw: object, added: Mapping[str, object] | None = None)
 
 
 def embedded_config(target: Target) -> RegressorConfig:
-    """Return the `embedded` profile's model: Whisper base's encoder and all-MiniLM-L6-v2."""
-    return RegressorConfig(target, lower_text_layers=True)
+    """Return the `embedded` profile's model: Whisper base's encoder and all-mpnet-base-v2, of the size of BERT-base.
 
-
-def embedded_mpnet_config(target: Target) -> RegressorConfig:
-    """Return the `embedded` profile's model with all-mpnet-base-v2, of the size of BERT-base, in MiniLM's place."""
+    Adapters are in the last six of mpnet's twelve layers.
+    """
     text = TextTowerConfig("mpnet", 768, num_layers=12, num_heads=12, feedforward=3072, vocab_size=30_527)
-    return RegressorConfig(target, text=text, lora=LoraSettings().for_text("mpnet"), lower_text_layers=True)
+    lora = LoraSettings(text_layers=6).for_text("mpnet")
+    return RegressorConfig(target, text=text, lora=lora, lower_text_layers=True)
+
+
+def embedded_minilm_config(target: Target) -> RegressorConfig:
+    """Return the `embedded` profile's model with all-MiniLM-L6-v2, a fifth of the size, in mpnet's place."""
+    return RegressorConfig(target, lower_text_layers=True)
 
 
 def paper_config(target: Target) -> RegressorConfig:

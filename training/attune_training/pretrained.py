@@ -1,7 +1,7 @@
 """The pretrained towers by name: their configurations, pinned weights and tokenizer.
 
-`embedded`: Whisper base's encoder and all-MiniLM-L6-v2. `embedded-mpnet`: all-mpnet-base-v2 in MiniLM's place,
-twice as wide and twice as deep. `paper`: HuBERT-base and BERT-base-uncased (section III-C2). `tiny`: small, with random
+`embedded`: Whisper base's encoder and all-mpnet-base-v2. `embedded-minilm`: all-MiniLM-L6-v2 in mpnet's place, half as
+wide and half as deep. `paper`: HuBERT-base and BERT-base-uncased (section III-C2). `tiny`: small, with random
 weights from a fixed seed, for trying a command in seconds.
 """
 
@@ -25,7 +25,7 @@ from attune_training.config import (
     Target,
     architecture_configs,
     embedded_config,
-    embedded_mpnet_config,
+    embedded_minilm_config,
     paper_config,
     tiny_config,
 )
@@ -36,17 +36,17 @@ from attune_weights import fetch
 
 __all__ = ["ReadyModel", "TowersName", "build", "load"]
 
-TowersName = Literal["embedded", "embedded-mpnet", "paper", "tiny"]
+TowersName = Literal["embedded", "embedded-minilm", "paper", "tiny"]
 
 _CONFIGS: dict[TowersName, Callable[[Target], RegressorConfig]] = {
     "embedded": embedded_config,
-    "embedded-mpnet": embedded_mpnet_config,
+    "embedded-minilm": embedded_minilm_config,
     "paper": paper_config,
     "tiny": tiny_config,
 }
 _WEIGHTS: dict[TowersName, tuple[str, str]] = {
-    "embedded": ("whisper-base-ct2", "all-minilm-l6-v2"),
-    "embedded-mpnet": ("whisper-base-ct2", "all-mpnet-base-v2"),
+    "embedded": ("whisper-base-ct2", "all-mpnet-base-v2"),
+    "embedded-minilm": ("whisper-base-ct2", "all-minilm-l6-v2"),
     "paper": ("hubert-base-ls960", "bert-base-uncased"),
 }
 """Names of the weights of the audio and of the text tower; the others' are random."""
