@@ -12,8 +12,11 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import CrisisKind
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME, NUMBER, Alphabet
+from attune_ensemble.speech.crisis.grammar import Anything, Letters, Node, PatternError, parse
+from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
-__all__ = ["GAP", "KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
+__all__ = ["KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
@@ -21,11 +24,23 @@ WORDS_FILE = Path(__file__).with_name("words.yaml")
 KINDS = tuple(kind.value for kind in CrisisKind)
 """What a flag may say, in the order in which flags at one place are told."""
 
-GAP = r"[\s,…—–-]"
-"""What may stand between two words of a pattern, besides fillers."""
-
-_PIECE = re.compile(r"\{([a-z_]+)\}")
-_LISTS = ("fillers", "denials", "denial_ends_at", "not_denials", "taken_back", "settings", "trivial", "earnest")
+_MOST_FILLERS = 4  # in one gap
+_BUILT_IN: dict[str, Node] = {
+    "word": Letters(frozenset({ANY_WORD})),
+    "name": Letters(frozenset({NAME})),
+    "any": Anything(),
+}
+_LISTS = (
+    "fillers",
+    "not_names",
+    "denials",
+    "denial_ends_at",
+    "not_denials",
+    "taken_back",
+    "settings",
+    "trivial",
+    "earnest",
+)
 _FIELDS = (*_LISTS, "pieces", "denial_reach", "speaker", "own_words", "kinds")
 
 
@@ -43,8 +58,12 @@ class KindWords:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All of `words.yaml`, compiled. `denial` and `speaker` are searched in the words before a find, up to it."""
+    """All of `words.yaml`, compiled: patterns of the tokens that `alphabet` makes of a text.
 
+    `denial` and `speaker` are searched in the tokens before a find, up to it; `taken_back` matches those after it.
+    """
+
+    alphabet: Alphabet
     kinds: dict[str, KindWords]
     fillers: re.Pattern[str]
     denial: re.Pattern[str]
@@ -61,86 +80,92 @@ class Vocabulary:
 def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
     """The vocabulary in `path`, read and compiled once.
 
-    Raises `VocabularyError`, naming the place, for a missing or unknown field, a pattern that is no text or no regular
-    expression, an unknown piece, or one that holds itself.
+    Raises `VocabularyError`, naming the place, for a missing or unknown field, a pattern that is no text or is not
+    written in the patterns' language, an unknown piece, or one that holds itself.
     """
     document = _read(path)
-    compiler = _Compiler(document, path.name)
-    whole = compiler.any_of
-    return Vocabulary(
-        kinds={kind: _kind_words(kind, document["kinds"][kind], compiler, path.name) for kind in KINDS},
-        fillers=whole("fillers"),
-        denial=compiler.denial(),
-        not_denials=whole("not_denials"),
-        taken_back=re.compile(rf"{GAP}*(?:{compiler.alternatives('taken_back')})\b", re.IGNORECASE),
-        settings=whole("settings"),
-        trivial=whole("trivial"),
-        earnest=whole("earnest"),
-        speaker=re.compile(rf"\b{compiler.source(document['speaker'], 'speaker')}{GAP}*$", re.IGNORECASE),
-        own_words=compiler.pattern(document["own_words"], "own_words"),
+    reader = _Reader(document, path.name)
+    lists = ("not_denials", "settings", "trivial", "earnest")
+    expressions = {
+        "fillers": f"{GAP_SIGNS}?{reader.fillers}{GAP_SIGNS}?",
+        "denial": reader.denial(),
+        "taken_back": f"{GAP_SIGNS}?{reader.any_of('taken_back')}",
+        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{GAP_SIGNS}?\Z",
+        "own_words": reader.expression(document["own_words"], "own_words"),
+        **{field: reader.any_of(field) for field in lists},
+    }
+    kinds = {kind: _kind_words(kind, document["kinds"][kind], reader, path.name) for kind in KINDS}
+    return Vocabulary(  # compiled when all words are known
+        alphabet=reader.alphabet,
+        kinds={
+            kind: KindWords(tuple(map(reader.compiled, patterns)), reader.compiled(alike))
+            for kind, (patterns, alike) in kinds.items()
+        },
+        **{field: reader.compiled(expression) for field, expression in expressions.items()},
     )
 
 
-def _kind_words(kind: str, entry: Any, compiler: _Compiler, source: str) -> KindWords:
+def _kind_words(kind: str, entry: Any, reader: _Reader, source: str) -> tuple[list[str], str]:
+    """The expressions of the patterns of a kind, and that of all that only sounds like it."""
     where = f"{source}, {kind}"
     fields = ("patterns", "only_sounds_like")
     _require(isinstance(entry, dict) and set(entry) == set(fields), where, f"must have exactly {' and '.join(fields)}")
     for field in fields:
         _require_texts(entry[field], f"{where}, {field}")
-    alike = "|".join(compiler.source(text, f"{kind}, only_sounds_like") for text in entry["only_sounds_like"])
-    return KindWords(
-        patterns=tuple(compiler.pattern(text, f"{kind}, patterns") for text in entry["patterns"]),
-        only_sounds_like=compiler.compiled(rf"\b(?:{alike})(?!\w)", f"{kind}, only_sounds_like"),
-    )
+    patterns, alike = ([reader.expression(text, f"{kind}, {field}") for text in entry[field]] for field in fields)
+    return patterns, "|".join(alike)
 
 
-class _Compiler:
-    """Turns the file's way of writing a pattern into a regular expression."""
+class _Reader:
+    """Turns the file's way of writing a pattern into regular expressions of tokens."""
 
     def __init__(self, document: dict[str, Any], source: str) -> None:
+        self.alphabet = Alphabet(document["not_names"])
         self._document = document
         self._source = source
-        fillers = "|".join(filler.replace(" ", r"\s+") for filler in document["fillers"])
-        self._gap = rf"(?:{GAP}+(?:(?:{fillers})\b{GAP}+)*)"
+        self._pieces: dict[str, Node] = dict(_BUILT_IN)
+        self._translator = Translator(self.alphabet)
+        self.fillers = self.any_of("fillers")
+        gap = f"{GAP_SIGNS}(?:{self.fillers}{GAP_SIGNS}){{0,{_MOST_FILLERS}}}"
+        self._translator = Translator(self.alphabet, gap)
+        for name in document["pieces"]:
+            self._piece(name, "pieces", ())
 
-    def source(self, text: str, where: str, within: tuple[str, ...] = ()) -> str:
-        """The regular expression of a pattern: pieces put in, spaces turned into gaps."""
-
-        def piece(found: re.Match[str]) -> str:
-            name = found[1]
+    def _piece(self, name: str, where: str, within: tuple[str, ...]) -> Node:
+        if name not in self._pieces:
             known = name in self._document["pieces"] and name not in within
             _require(known, f"{self._source}, {where}", f"no piece {{{name}}} can stand here")
-            return self.source(self._document["pieces"][name], f"pieces, {name}", (*within, name))
+            self._pieces[name] = self._tree(self._document["pieces"][name], f"pieces, {name}", (*within, name))
+        return self._pieces[name]
 
-        spaced = " ".join(text.split()).replace(" ", "\0")
-        return _PIECE.sub(piece, spaced).replace("\0", self._gap)
-
-    def pattern(self, text: str, where: str) -> re.Pattern[str]:
+    def _tree(self, text: str, where: str, within: tuple[str, ...] = ()) -> Node:
         try:
-            return self.compiled(rf"\b(?:{self.source(text, where)})(?!\w)", where)
-        except VocabularyError as error:
-            raise VocabularyError(f"{error}: {text}") from error
+            return parse(" ".join(text.split()), lambda name: self._piece(name, where, within))
+        except PatternError as error:
+            raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def alternatives(self, field: str) -> str:
-        return "|".join(self.source(text, field) for text in self._document[field])
+    def expression(self, text: str, where: str) -> str:
+        """The regular expression of a pattern."""
+        tree = self._tree(text, where)
+        try:
+            return self._translator.closed(tree)
+        except PatternError as error:
+            raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def any_of(self, field: str) -> re.Pattern[str]:
-        return self.compiled(rf"\b(?:{self.alternatives(field)})\b", field)
+    def any_of(self, field: str) -> str:
+        """The regular expression of any of the patterns in a list."""
+        return f"(?:{'|'.join(self.expression(text, field) for text in self._document[field])})"
 
-    def denial(self) -> re.Pattern[str]:
+    def denial(self) -> str:
         """A denial and the words that it reaches over, up to the end of what is searched."""
-        ends = self.alternatives("denial_ends_at")
         reach = self._document["denial_reach"]
         _require(type(reach) is int and reach >= 0, self._source, "denial_reach must be a number of words")
-        return self.compiled(
-            rf"(?<![\w'])(?:{self.alternatives('denials')})(?:\s+(?!(?:{ends})\b)[\w']+){{0,{reach}}}\s*$", "denials"
-        )
+        word = f"(?!{self.any_of('denial_ends_at')})(?:{ANY_LETTERS}{{1,5}}|{NUMBER})"
+        return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?: {word}){{0,{reach}}} ?\Z"
 
-    def compiled(self, expression: str, where: str) -> re.Pattern[str]:
-        try:
-            return re.compile(expression, re.IGNORECASE)
-        except re.error as error:
-            raise VocabularyError(f"{self._source}, {where}: not a regular expression: {error}") from error
+    def compiled(self, expression: str) -> re.Pattern[str]:
+        """Compiled, when all words are known."""
+        return re.compile(self.alphabet.resolve(expression))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -154,6 +179,8 @@ def _read(path: Path) -> dict[str, Any]:
         _require_texts(document[field], f"{path.name}, {field}")
     pieces = document["pieces"]
     _require(isinstance(pieces, dict), path.name, "pieces must be names with patterns")
+    for name in _BUILT_IN.keys() & pieces.keys():
+        raise VocabularyError(f"{path.name}, pieces: {{{name}}} is built in")
     _require_texts([*pieces.values(), document["speaker"], document["own_words"]], f"{path.name}, pieces and speaker")
     kinds = document["kinds"]
     _require(isinstance(kinds, dict) and set(kinds) == set(KINDS), path.name, f"kinds must be {', '.join(KINDS)}")
