@@ -15,13 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["ANY_LETTERS", "ANY_WORD", "NAME", "NUMBER", "Alphabet", "Tokens"]
+__all__ = ["ANY_LETTERS", "ANY_WORD", "NAME_MARK", "NUMBER", "Alphabet", "Tokens"]
 
 ANY_WORD = "\0"
 """In a word: at least one letter, whichever (`fantasi\\0`, `\\0ty`); alone, any word."""
-
-NAME = "\1"
-"""Alone: a capitalised word that is none of the `not_names`."""
 
 NUMBER = "0"
 """The token of a number, or of a word that is not all letters from a to z."""
@@ -33,11 +30,12 @@ _SPACED = re.compile(r"\s+|-")
 _PLAIN_NAME = re.compile(r"[A-Z][a-z]+")
 _LETTERS = re.compile(r"[a-z]+")
 
-# Characters of words, all in the basic plane: those of words that may stand for a name lie _NAMES further on.
-_FIRST, _NAMES = 0x3400, 0x5000
-_LAST = _FIRST + _NAMES - 1
+_FIRST, _LAST = 0x3400, 0xD7FF  # characters of words, all in the basic plane
 
-ANY_LETTERS = f"[{chr(_FIRST)}-{chr(_LAST + _NAMES)}{_APOSTROPHE}]"
+NAME_MARK = "~"
+"""An empty token after a word that may be a name."""
+
+ANY_LETTERS = f"[{chr(_FIRST)}-{chr(_LAST)}{_APOSTROPHE}]"
 """A token of a word of letters: the word, or a part of it, or an apostrophe in it."""
 
 
@@ -74,17 +72,16 @@ class Alphabet:
         self._next = _FIRST + 1  # the first is any word that no pattern names
 
     def cls(self, words: Iterable[str]) -> str:
-        """A regular expression of one token that is one of the `words`, lower case, `ANY_WORD` and `NAME` in them."""
+        """A regular expression of one token that is one of the `words`, lower case, `ANY_WORD` in them."""
         chars = set()
-        parts = []
+        affixes = []
         for word in words:
-            if word == NAME:
-                parts.append(f"{chr(_FIRST + _NAMES)}-{chr(_LAST + _NAMES)}")
-            elif ANY_WORD in word:
-                parts.append(chr(self._intern(word, self._affixes)))  # replaced when all words are known
+            if ANY_WORD in word:
+                affixes.append(chr(self._intern(word, self._affixes)))  # replaced when all words are known
             else:
                 chars.add(self._intern(word, self._words))
-        return f"[{''.join(sorted(parts))}{_ranges(chars | {char + _NAMES for char in chars})}]"
+        inside = "".join(sorted(affixes)) + _ranges(chars)
+        return inside if len(inside) == 1 and not affixes else f"[{inside}]"
 
     def _intern(self, word: str, known: dict[str, int]) -> int:
         if word not in known:
@@ -103,7 +100,7 @@ class Alphabet:
             known = {code for word, code in self._words.items() if whole.fullmatch(word)}
             known |= {code for other, code in self._affixes.items() if whole.fullmatch(other.replace(ANY_WORD, "zz"))}
             known.add(char)
-            table[char] = _ranges(known | {code + _NAMES for code in known})
+            table[char] = _ranges(known)
         return table
 
     def resolve(self, expression: str) -> str:
@@ -125,8 +122,10 @@ class Alphabet:
                 return NUMBER
             found = self._affix_pattern.fullmatch(lower)
             code = self._affix_chars[found.lastindex - 1] if found and found.lastindex else _FIRST
-        is_name = _PLAIN_NAME.fullmatch(word) and lower not in self._not_names
-        return chr(code + _NAMES if is_name else code)
+        return chr(code)
+
+    def _may_be_name(self, word: str) -> bool:
+        return bool(_PLAIN_NAME.fullmatch(word)) and word.lower() not in self._not_names
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a text. Takes time in proportion to its length."""
@@ -136,6 +135,10 @@ class Alphabet:
             ends.append(found.end())
             if found[1]:
                 chars.append(self._char(found[1]))
+                if self._may_be_name(found[1]):
+                    chars.append(NAME_MARK)
+                    starts.append(found.end())
+                    ends.append(found.end())
             elif found[2]:
                 chars.append(_SPACE if _SPACED.fullmatch(found[2]) else _COMMA)
             else:

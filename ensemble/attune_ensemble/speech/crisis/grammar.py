@@ -14,6 +14,7 @@ __all__ = [
     "Gap",
     "Letters",
     "Look",
+    "Name",
     "Node",
     "PatternError",
     "Repeat",
@@ -44,6 +45,11 @@ class Signs:
 @dataclass(frozen=True, slots=True, eq=False)
 class Anything:
     """Up to ten words or so, whichever, within the sentence."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Name:
+    """A word with a capital letter."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +97,7 @@ class Alternatives:
     nodes: tuple[Node, ...]
 
 
-Node = Letters | Signs | Anything | Gap | End | Look | Repeat | Chain | Alternatives
+Node = Letters | Signs | Anything | Name | Gap | End | Look | Repeat | Chain | Alternatives
 
 _MOST_JOINED = 2000
 _LEXEMES = re.compile(

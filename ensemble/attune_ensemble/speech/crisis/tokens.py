@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, Alphabet
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, Alphabet
 from attune_ensemble.speech.crisis.grammar import (
     Alternatives,
     Anything,
@@ -19,20 +19,22 @@ from attune_ensemble.speech.crisis.grammar import (
     Gap,
     Letters,
     Look,
+    Name,
     Node,
     Repeat,
     Signs,
     joined,
 )
 
-__all__ = ["ANYTHING", "GAP_SIGNS", "MOST_REPEATED", "Translator"]
+__all__ = ["GAP_SIGNS", "MOST_REPEATED", "Translator"]
 
 MOST_REPEATED = 8
 """How often what may be repeated without a bound is."""
 
-GAP_SIGNS = "[ ,]"
-ANYTHING = "[^.]{0,20}"
-_END = r"(?![^.])"
+GAP_SIGNS = f"[ ,{NAME_MARK}]{{1,2}}"
+_MARK = f"{NAME_MARK}?"
+_ANYTHING = "[^.]{0,20}"
+_END = rf"{_MARK}(?![^.])"
 _NOTHING = Letters(frozenset({""}))
 
 
@@ -66,9 +68,11 @@ class Translator:
             case Letters(texts):
                 return self._word(texts)
             case Signs(signs):
-                return f"[{signs}]"
+                return _MARK + (signs if len(signs) == 1 else f"[{signs}]")
+            case Name():
+                return f"{ANY_LETTERS}{NAME_MARK}"
             case Anything():
-                return ANYTHING
+                return _ANYTHING
             case Gap(optional):
                 return f"(?:{self._gap})?" if optional else self._gap
             case End():

@@ -12,8 +12,8 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import CrisisKind
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME, NUMBER, Alphabet
-from attune_ensemble.speech.crisis.grammar import Anything, Letters, Node, PatternError, parse
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, NUMBER, Alphabet
+from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
 from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
 __all__ = ["KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
@@ -27,7 +27,7 @@ KINDS = tuple(kind.value for kind in CrisisKind)
 _MOST_FILLERS = 4  # in one gap
 _BUILT_IN: dict[str, Node] = {
     "word": Letters(frozenset({ANY_WORD})),
-    "name": Letters(frozenset({NAME})),
+    "name": Name(),
     "any": Anything(),
 }
 _LISTS = (
@@ -87,10 +87,10 @@ def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
     reader = _Reader(document, path.name)
     lists = ("not_denials", "settings", "trivial", "earnest")
     expressions = {
-        "fillers": f"{GAP_SIGNS}?{reader.fillers}{GAP_SIGNS}?",
+        "fillers": f"(?:{GAP_SIGNS})?{reader.fillers}(?:{GAP_SIGNS})?",
         "denial": reader.denial(),
-        "taken_back": f"{GAP_SIGNS}?{reader.any_of('taken_back')}",
-        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{GAP_SIGNS}?\Z",
+        "taken_back": f"(?:{GAP_SIGNS})?{reader.any_of('taken_back')}",
+        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}(?:{GAP_SIGNS})?\Z",
         "own_words": reader.expression(document["own_words"], "own_words"),
         **{field: reader.any_of(field) for field in lists},
     }
@@ -125,7 +125,7 @@ class _Reader:
         self._source = source
         self._pieces: dict[str, Node] = dict(_BUILT_IN)
         self._translator = Translator(self.alphabet)
-        self.fillers = self.any_of("fillers")
+        self.fillers = f"(?:{self.expression('|'.join(document['fillers']), 'fillers')})"
         gap = f"{GAP_SIGNS}(?:{self.fillers}{GAP_SIGNS}){{0,{_MOST_FILLERS}}}"
         self._translator = Translator(self.alphabet, gap)
         for name in document["pieces"]:
@@ -161,7 +161,8 @@ class _Reader:
         reach = self._document["denial_reach"]
         _require(type(reach) is int and reach >= 0, self._source, "denial_reach must be a number of words")
         word = f"(?!{self.any_of('denial_ends_at')})(?:{ANY_LETTERS}{{1,5}}|{NUMBER})"
-        return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?: {word}){{0,{reach}}} ?\Z"
+        space = f"{NAME_MARK}? "
+        return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?:{space}{word}){{0,{reach}}}(?:{space})?\Z"
 
     def compiled(self, expression: str) -> re.Pattern[str]:
         """Compiled, when all words are known."""
