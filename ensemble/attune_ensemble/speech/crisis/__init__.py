@@ -43,7 +43,14 @@ import numpy as np
 from attune_client.protocol.models import CRISIS_KIND, CRISIS_PLACE
 from attune_client.protocol.tensors import Tensors, bytes_tensor
 from attune_ensemble.speech.crisis.alphabet import Tokens
-from attune_ensemble.speech.crisis.vocabulary import KINDS, WORDS_FILE, Vocabulary, VocabularyError, load_vocabulary
+from attune_ensemble.speech.crisis.vocabulary import (
+    KINDS,
+    WORDS_FILE,
+    TokenPattern,
+    Vocabulary,
+    VocabularyError,
+    load_vocabulary,
+)
 
 __all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "crisis_tensors", "find_crisis"]
 
@@ -143,10 +150,10 @@ def _spans(narration: _Narration, kind: str) -> Iterator[tuple[int, int]]:
     """First token and the one after the last, of all that is found of a kind and not explained away."""
     chars = narration.tokens.chars
     words = narration.vocabulary.kinds[kind]
-    finds = [found.span() for pattern in words.patterns for found in pattern.finditer(chars)]
+    finds = dict.fromkeys(narration.all_of(words.patterns))
     if finds:
-        alike = _Cover(found.span() for found in words.only_sounds_like.finditer(chars))
-        for span in dict.fromkeys(finds):
+        alike = _Cover(_merge(narration.all_of(words.only_sounds_like)))
+        for span in finds:
             if not alike.overlaps(span) and not narration.explains(span, kind):
                 yield span
 
@@ -158,6 +165,13 @@ class _Narration:
         self.tokens = tokens
         self.vocabulary = vocabulary
         self._said = cache(self._search)
+        self._present = frozenset(tokens.chars)
+
+    def all_of(self, patterns: Iterable[TokenPattern]) -> Iterator[tuple[int, int]]:
+        """Where any of the patterns stands, pattern by pattern."""
+        for pattern in patterns:
+            if pattern.may_be_in(self._present):
+                yield from (found.span() for found in pattern.compiled.finditer(self.tokens.chars))
 
     def explains(self, span: tuple[int, int], kind: str) -> bool:
         """Whether the rest of the sentence takes away what was found: a denial, a film, a trivial reason."""
@@ -170,27 +184,27 @@ class _Narration:
             return False
         if kind == "harm_to_others" and self._said("trivial", sentence):
             return True
-        if vocabulary.speaker.search(chars, max(sentence[0], start - _SEARCHED_BEFORE), start):
+        if vocabulary.speaker.compiled.search(chars, max(sentence[0], start - _SEARCHED_BEFORE), start):
             return False
-        own = kind != "harm_to_others" and vocabulary.own_words.search(chars, start, end)
+        own = kind != "harm_to_others" and vocabulary.own_words.compiled.search(chars, start, end)
         return self._said("settings", sentence) and not own
 
     def _search(self, field: str, sentence: tuple[int, int]) -> bool:
-        pattern: re.Pattern[str] = getattr(self.vocabulary, field)
-        return bool(pattern.search(self.tokens.chars, *sentence))
+        pattern: TokenPattern = getattr(self.vocabulary, field)
+        return bool(pattern.compiled.search(self.tokens.chars, *sentence))
 
     @cached_property
     def _open(self) -> str:
         """The tokens, in which what only looks like a denial is commas."""
-        return self.vocabulary.not_denials.sub(lambda words: "," * len(words[0]), self.tokens.chars)
+        return self.vocabulary.not_denials.compiled.sub(lambda words: "," * len(words[0]), self.tokens.chars)
 
     def _denied(self, span: tuple[int, int], sentence: tuple[int, int]) -> bool:
         """Whether what was found is denied, and not taken back by what comes after it."""
         before = self._open[max(sentence[0], span[0] - _SEARCHED_BEFORE) : span[0]]
-        plain = self.vocabulary.fillers.sub(" ", before)
-        if not self.vocabulary.denial.search(plain):
+        plain = self.vocabulary.fillers.compiled.sub(" ", before)
+        if not self.vocabulary.denial.compiled.search(plain):
             return False
-        return not self.vocabulary.taken_back.match(self.tokens.chars, span[1], sentence[1])
+        return not self.vocabulary.taken_back.compiled.match(self.tokens.chars, span[1], sentence[1])
 
 
 class _Cover:

@@ -83,6 +83,10 @@ class Alphabet:
         inside = "".join(sorted(affixes)) + _ranges(chars)
         return inside if len(inside) == 1 and not affixes else f"[{inside}]"
 
+    def chars(self, words: Iterable[str]) -> frozenset[str]:
+        """The characters of words, none of them with `ANY_WORD`."""
+        return frozenset(chr(self._intern(word, self._words)) for word in words)
+
     def _intern(self, word: str, known: dict[str, int]) -> int:
         if word not in known:
             if self._next > _LAST:

@@ -88,6 +88,22 @@ class Translator:
             case Chain(nodes):
                 return "".join(self._run(run) for run in self._runs(nodes))
 
+    def needs(self, node: Node) -> list[frozenset[str]]:
+        """Of each of these sets, one word stands in whatever the node matches."""
+        match node:
+            case Letters(texts) if "" not in texts and not any(ANY_WORD in text for text in texts):
+                return [texts]
+            case Repeat(inner, least, _, _) if least > 0:
+                return self.needs(inner)
+            case Alternatives(nodes):
+                branches = [self.needs(inner) for inner in nodes]
+                return [frozenset().union(*(min(sets, key=len) for sets in branches))] if all(branches) else []
+            case Chain(nodes):
+                alone = [run[0] for run in self._runs(nodes) if len(run) == 1]
+                return [words for inner in alone for words in self.needs(inner)]
+            case _:
+                return []
+
     def _word(self, texts: frozenset[str]) -> str:
         """One word of these, or none if the empty text is among them."""
         words = texts - {""}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_M
 from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
 from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
-__all__ = ["KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
+__all__ = ["KINDS", "WORDS_FILE", "KindWords", "TokenPattern", "Vocabulary", "VocabularyError", "load_vocabulary"]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
@@ -24,6 +25,7 @@ WORDS_FILE = Path(__file__).with_name("words.yaml")
 KINDS = tuple(kind.value for kind in CrisisKind)
 """What a flag may say, in the order in which flags at one place are told."""
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is there
 _MOST_FILLERS = 4  # in one gap
 _BUILT_IN: dict[str, Node] = {
     "word": Letters(frozenset({ANY_WORD})),
@@ -48,72 +50,84 @@ class VocabularyError(AttuneError):
     """The file of the crisis rule's words cannot be used as it is."""
 
 
+@dataclass(frozen=True)
+class TokenPattern:
+    """A pattern of tokens. It is compiled when the first text needs it, which most of those people send never do."""
+
+    expression: str
+    needs: tuple[frozenset[str], ...]
+    alphabet: Alphabet
+
+    def may_be_in(self, chars: Set[str]) -> bool:
+        """Whether a text of these tokens can hold it at all."""
+        return not any(need.isdisjoint(chars) for need in self.needs)
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The regular expression."""
+        return re.compile(self.alphabet.resolve(self.expression))
+
+
 @dataclass(frozen=True, slots=True)
 class KindWords:
     """Of one kind: the patterns that find it, and those that only sound like it."""
 
-    patterns: tuple[re.Pattern[str], ...]
-    only_sounds_like: re.Pattern[str]
+    patterns: tuple[TokenPattern, ...]
+    only_sounds_like: tuple[TokenPattern, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All of `words.yaml`, compiled: patterns of the tokens that `alphabet` makes of a text.
+    """All of `words.yaml`: patterns of the tokens that `alphabet` makes of a text.
 
     `denial` and `speaker` are searched in the tokens before a find, up to it; `taken_back` matches those after it.
     """
 
     alphabet: Alphabet
     kinds: dict[str, KindWords]
-    fillers: re.Pattern[str]
-    denial: re.Pattern[str]
-    not_denials: re.Pattern[str]
-    taken_back: re.Pattern[str]
-    settings: re.Pattern[str]
-    trivial: re.Pattern[str]
-    earnest: re.Pattern[str]
-    speaker: re.Pattern[str]
-    own_words: re.Pattern[str]
+    fillers: TokenPattern
+    denial: TokenPattern
+    not_denials: TokenPattern
+    taken_back: TokenPattern
+    settings: TokenPattern
+    trivial: TokenPattern
+    earnest: TokenPattern
+    speaker: TokenPattern
+    own_words: TokenPattern
 
 
 @cache
 def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
-    """The vocabulary in `path`, read and compiled once.
+    """The vocabulary in `path`, read once.
 
     Raises `VocabularyError`, naming the place, for a missing or unknown field, a pattern that is no text or is not
     written in the patterns' language, an unknown piece, or one that holds itself.
     """
     document = _read(path)
     reader = _Reader(document, path.name)
-    lists = ("not_denials", "settings", "trivial", "earnest")
+    gap = f"(?:{GAP_SIGNS})?"
     expressions = {
-        "fillers": f"(?:{GAP_SIGNS})?{reader.fillers}(?:{GAP_SIGNS})?",
+        "fillers": f"{gap}{reader.fillers}{gap}",
         "denial": reader.denial(),
-        "taken_back": f"(?:{GAP_SIGNS})?{reader.any_of('taken_back')}",
-        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}(?:{GAP_SIGNS})?\Z",
+        "taken_back": f"{gap}{reader.any_of('taken_back')}",
+        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{gap}\Z",
         "own_words": reader.expression(document["own_words"], "own_words"),
-        **{field: reader.any_of(field) for field in lists},
+        **{field: reader.any_of(field) for field in ("not_denials", "settings", "trivial", "earnest")},
     }
-    kinds = {kind: _kind_words(kind, document["kinds"][kind], reader, path.name) for kind in KINDS}
-    return Vocabulary(  # compiled when all words are known
+    return Vocabulary(
         alphabet=reader.alphabet,
-        kinds={
-            kind: KindWords(tuple(map(reader.compiled, patterns)), reader.compiled(alike))
-            for kind, (patterns, alike) in kinds.items()
-        },
-        **{field: reader.compiled(expression) for field, expression in expressions.items()},
+        kinds={kind: _kind_words(kind, document["kinds"][kind], reader, path.name) for kind in KINDS},
+        **{field: TokenPattern(expression, (), reader.alphabet) for field, expression in expressions.items()},
     )
 
 
-def _kind_words(kind: str, entry: Any, reader: _Reader, source: str) -> tuple[list[str], str]:
-    """The expressions of the patterns of a kind, and that of all that only sounds like it."""
+def _kind_words(kind: str, entry: Any, reader: _Reader, source: str) -> KindWords:
     where = f"{source}, {kind}"
     fields = ("patterns", "only_sounds_like")
     _require(isinstance(entry, dict) and set(entry) == set(fields), where, f"must have exactly {' and '.join(fields)}")
     for field in fields:
         _require_texts(entry[field], f"{where}, {field}")
-    patterns, alike = ([reader.expression(text, f"{kind}, {field}") for text in entry[field]] for field in fields)
-    return patterns, "|".join(alike)
+    return KindWords(*(tuple(reader.pattern(text, f"{kind}, {field}") for text in entry[field]) for field in fields))
 
 
 class _Reader:
@@ -146,9 +160,14 @@ class _Reader:
 
     def expression(self, text: str, where: str) -> str:
         """The regular expression of a pattern."""
+        return self.pattern(text, where).expression
+
+    def pattern(self, text: str, where: str) -> TokenPattern:
+        """A pattern, and what a text needs for it."""
         tree = self._tree(text, where)
         try:
-            return self._translator.closed(tree)
+            needs = tuple(self.alphabet.chars(words) for words in self._translator.needs(tree))
+            return TokenPattern(self._translator.closed(tree), needs, self.alphabet)
         except PatternError as error:
             raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
@@ -164,14 +183,10 @@ class _Reader:
         space = f"{NAME_MARK}? "
         return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?:{space}{word}){{0,{reach}}}(?:{space})?\Z"
 
-    def compiled(self, expression: str) -> re.Pattern[str]:
-        """Compiled, when all words are known."""
-        return re.compile(self.alphabet.resolve(expression))
-
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise VocabularyError(f"cannot read the words of the crisis rule {path}: {error}") from error
     well_formed = isinstance(document, dict) and set(document) == set(_FIELDS)
