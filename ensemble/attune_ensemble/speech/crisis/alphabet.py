@@ -60,7 +60,7 @@ class Tokens:
 
 
 class Alphabet:
-    """Which character stands for which word. Words that no pattern names share one, but for what they begin or end with.
+    """Which character stands for which word. Words that no pattern names share one for each beginning or ending.
 
     Words are taken in while patterns are read (`cls`); `resolve` puts in what is only known when all are read.
     """
@@ -112,21 +112,21 @@ class Alphabet:
         return expression.translate(self._parts)
 
     @cached_property
-    def _affix_pattern(self) -> re.Pattern[str]:
-        """One group for each affix, longest first, so that the more special one is taken."""
+    def _affix_finder(self) -> tuple[re.Pattern[str], list[int]]:
+        """A group for each beginning or ending, longest first so that the more special one is taken; their characters."""
         ordered = sorted(self._affixes, key=lambda affix: (-len(affix), affix))
-        self._affix_chars = [self._affixes[affix] for affix in ordered]
-        return re.compile("|".join(f"({_affix(affix).pattern})" for affix in ordered) or r"(?!)")
+        groups = "|".join(f"({_affix(affix).pattern})" for affix in ordered) or "(?!)"
+        return re.compile(groups), [self._affixes[affix] for affix in ordered]
 
     def _char(self, word: str) -> str:
         lower = word.lower()
-        code = self._words.get(lower)
-        if code is None:
-            if not _LETTERS.fullmatch(lower):
-                return NUMBER
-            found = self._affix_pattern.fullmatch(lower)
-            code = self._affix_chars[found.lastindex - 1] if found and found.lastindex else _FIRST
-        return chr(code)
+        if lower in self._words:
+            return chr(self._words[lower])
+        if not _LETTERS.fullmatch(lower):
+            return NUMBER
+        pattern, chars = self._affix_finder
+        found = pattern.fullmatch(lower)
+        return chr(chars[found.lastindex - 1] if found and found.lastindex else _FIRST)
 
     def _may_be_name(self, word: str) -> bool:
         return bool(_PLAIN_NAME.fullmatch(word)) and word.lower() not in self._not_names
@@ -150,7 +150,7 @@ class Alphabet:
         return Tokens("".join(chars), starts, ends)
 
 
-_SINGLE = {stop: _STOP for stop in ".!?;\n"} | {"'": _APOSTROPHE, ":": ":", '"': '"'}
+_SINGLE = dict.fromkeys(".!?;\n", _STOP) | {"'": _APOSTROPHE, ":": ":", '"': '"'}
 
 
 def _affix(affix: str) -> re.Pattern[str]:

@@ -107,7 +107,10 @@ _LEXEMES = re.compile(
 
 
 def parse(text: str, piece: Callable[[str], Node]) -> Node:
-    """The tree of a pattern; `piece` gives that of a `{name}`. Raises `PatternError` for what is not in the language."""
+    """The tree of a pattern; `piece` gives that of a `{piece}`.
+
+    Raises `PatternError` for what is not in the language.
+    """
     lexemes = []
     place = 0
     while place < len(text):

@@ -17,7 +17,7 @@ from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_M
 from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
 from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
-__all__ = ["KINDS", "WORDS_FILE", "KindWords", "TokenPattern", "Vocabulary", "VocabularyError", "load_vocabulary"]
+__all__ = ["BUILT_IN", "KINDS", "WORDS_FILE", "KindWords", "TokenPattern", "Vocabulary", "VocabularyError", "load_vocabulary"]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
@@ -27,11 +27,13 @@ KINDS = tuple(kind.value for kind in CrisisKind)
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is there
 _MOST_FILLERS = 4  # in one gap
-_BUILT_IN: dict[str, Node] = {
+BUILT_IN: dict[str, Node] = {
     "word": Letters(frozenset({ANY_WORD})),
     "name": Name(),
     "any": Anything(),
 }
+"""The pieces that are there without being told in the file."""
+
 _LISTS = (
     "fillers",
     "not_names",
@@ -137,7 +139,7 @@ class _Reader:
         self.alphabet = Alphabet(document["not_names"])
         self._document = document
         self._source = source
-        self._pieces: dict[str, Node] = dict(_BUILT_IN)
+        self._pieces: dict[str, Node] = dict(BUILT_IN)
         self._translator = Translator(self.alphabet)
         self.fillers = f"(?:{self.expression('|'.join(document['fillers']), 'fillers')})"
         gap = f"{GAP_SIGNS}(?:{self.fillers}{GAP_SIGNS}){{0,{_MOST_FILLERS}}}"
@@ -195,7 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
         _require_texts(document[field], f"{path.name}, {field}")
     pieces = document["pieces"]
     _require(isinstance(pieces, dict), path.name, "pieces must be names with patterns")
-    for name in _BUILT_IN.keys() & pieces.keys():
+    for name in BUILT_IN.keys() & pieces.keys():
         raise VocabularyError(f"{path.name}, pieces: {{{name}}} is built in")
     _require_texts([*pieces.values(), document["speaker"], document["own_words"]], f"{path.name}, pieces and speaker")
     kinds = document["kinds"]
