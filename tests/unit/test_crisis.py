@@ -335,7 +335,10 @@ def test_the_language_of_patterns(pattern, text, words):
         (lambda d: d["kinds"]["suicide"].pop("patterns"), "suicide: must have exactly patterns and only_sounds_like"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append(False), "suicide, patterns: must be texts"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("(oops"), r"suicide, patterns: not a pattern: .*: \(oops"),
-        (lambda d: d["kinds"]["suicide"]["patterns"].append("a.b"), r"suicide, patterns: not a pattern: not understood"),
+        (
+            lambda d: d["kinds"]["suicide"]["patterns"].append("a.b"),
+            r"suicide, patterns: not a pattern: not understood",
+        ),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("a)"), r"not a pattern: a closing bracket"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("?a"), r"not a pattern: nothing for \? to repeat"),
         (lambda d: d["pieces"].update(word="x"), r"pieces: \{word\} is built in"),

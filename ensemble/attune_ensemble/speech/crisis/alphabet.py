@@ -113,7 +113,7 @@ class Alphabet:
 
     @cached_property
     def _affix_finder(self) -> tuple[re.Pattern[str], list[int]]:
-        """A group for each beginning or ending, longest first so that the more special one is taken; their characters."""
+        """A group for each beginning or ending, the longest first, which are the most special; their characters."""
         ordered = sorted(self._affixes, key=lambda affix: (-len(affix), affix))
         groups = "|".join(f"({_affix(affix).pattern})" for affix in ordered) or "(?!)"
         return re.compile(groups), [self._affixes[affix] for affix in ordered]

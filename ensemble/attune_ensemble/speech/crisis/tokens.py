@@ -53,7 +53,7 @@ class _Form:
 class Translator:
     """Turns trees of patterns into regular expressions of tokens; `gap` is what stands between words.
 
-    Words are whole tokens, so pieces of words that stand side by side ("any", an optional gap, "more") are joined first.
+    Words are whole tokens, so pieces of words side by side ("any", an optional gap, "more") are joined first.
     """
 
     def __init__(self, alphabet: Alphabet, gap: str = GAP_SIGNS) -> None:

@@ -17,7 +17,16 @@ from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_M
 from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
 from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
-__all__ = ["BUILT_IN", "KINDS", "WORDS_FILE", "KindWords", "TokenPattern", "Vocabulary", "VocabularyError", "load_vocabulary"]
+__all__ = [
+    "BUILT_IN",
+    "KINDS",
+    "WORDS_FILE",
+    "KindWords",
+    "TokenPattern",
+    "Vocabulary",
+    "VocabularyError",
+    "load_vocabulary",
+]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
