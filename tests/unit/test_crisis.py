@@ -27,13 +27,13 @@ SETS = {
     "second": (66, 177),
     "third": (40, 145),
     "fresh": (40, 120),
-    "fifth": (119, 395),
-    "sixth": (69, 315),
+    "fifth": (120, 400),
+    "sixth": (70, 320),
 }
 HELD_OUT = ("held_out", "sixth")
 # What the rule is worth on sentences that it was not made with, and from other hands: a little below what was measured.
-UNSEEN_RECALL = {"sixth": 0.5}
-UNSEEN_FALSE_ALARMS = {"sixth": 0.03}
+UNSEEN_RECALL = {"sixth": 0.33}
+UNSEEN_FALSE_ALARMS = {"sixth": 0.025}
 
 
 def sentences(half, name):
@@ -80,10 +80,11 @@ def test_false_alarms(name):
 
 def test_few_of_the_held_out_sentences_are_in_another_set():
     files = (*KINDS, "lookalikes")
-    held_out = {line for file in files for line in sentences("held_out", file)}
-    others = {line for name in SETS if name != "held_out" for file in files for line in sentences(name, file)}
-    assert not held_out & {line for file in files for line in sentences("", file)}
-    assert len(held_out & others) <= 8  # two people who speak plainly say the same now and then
+    of_set = {name: {line for file in files for line in sentences(name, file)} for name in SETS}
+    assert not of_set["held_out"] & of_set[""]
+    others = set().union(*(lines for name, lines in of_set.items() if name != "held_out"))
+    assert len(of_set["held_out"] & others) <= 8  # two people who speak plainly say the same now and then
+    assert not of_set["sixth"] & set().union(*(lines for name, lines in of_set.items() if name != "sixth"))
 
 
 def test_lower_case_without_punctuation():
