@@ -22,8 +22,9 @@ Limits. It is a list of patterns, not an understanding: it will miss what is sai
 silence, in a voice, or in words that were heard wrongly; and it will flag some that mean nothing of the kind, irony
 above all. It knows English alone, and no more than a sentence at a time, also one that goes on over pauses. So no
 flag does not mean no danger, and a flag is never a diagnosis, a measure of risk, or a reason to alarm anybody else.
-Of 120 plain sentences that it had not seen it found 98, of 210 that tell it as people do, much of it indirect, 74; most
-figures in tests/unit/test_crisis.py are of sentences that it was mended by, and flatter it (tests/data/crisis/README.md).
+Of 120 plain sentences that it had not seen it found 98, of 210 that tell it as people do, much of it indirect, 74. Most
+figures in tests/unit/test_crisis.py are of sentences that it was mended by, and flatter it; tests/data/crisis/README.md
+tells them apart.
 
 Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds no more than the words that they gave.
 """
