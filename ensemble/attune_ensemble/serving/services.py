@@ -156,7 +156,7 @@ def _rules(host: Host) -> Rules:
     from attune_ensemble.speech.choice import choice_named
     from attune_ensemble.speech.crisis import crisis_tensors
 
-    crisis_tensors([])  # compiles the patterns, for some seconds, which no request should wait for
+    crisis_tensors([])  # reads the patterns, which no request should wait for
     labels = [emotion.label for emotion in load_emotions()]
     choice = choice_named(host.settings["emotion_choice"], host.folder / host.settings["weights"], labels)
     return Rules(labels, crisis_tensors, choice)

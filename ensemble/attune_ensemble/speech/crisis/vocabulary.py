@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,20 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import CrisisKind
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, NUMBER, Alphabet
+from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
+from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
-__all__ = ["GAP", "KINDS", "WORDS_FILE", "KindWords", "Vocabulary", "VocabularyError", "load_vocabulary"]
+__all__ = [
+    "BUILT_IN",
+    "KINDS",
+    "WORDS_FILE",
+    "KindWords",
+    "TokenPattern",
+    "Vocabulary",
+    "VocabularyError",
+    "load_vocabulary",
+]
 
 WORDS_FILE = Path(__file__).with_name("words.yaml")
 """The patterns that ship with Attune."""
@@ -21,11 +34,26 @@ WORDS_FILE = Path(__file__).with_name("words.yaml")
 KINDS = tuple(kind.value for kind in CrisisKind)
 """What a flag may say, in the order in which flags at one place are told."""
 
-GAP = r"[\s,…—–-]"
-"""What may stand between two words of a pattern, besides fillers."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast, where it is there
+_MOST_FILLERS = 4  # in one gap
+BUILT_IN: dict[str, Node] = {
+    "word": Letters(frozenset({ANY_WORD})),
+    "name": Name(),
+    "any": Anything(),
+}
+"""The pieces that are there without being told in the file."""
 
-_PIECE = re.compile(r"\{([a-z_]+)\}")
-_LISTS = ("fillers", "denials", "denial_ends_at", "not_denials", "taken_back", "settings", "trivial", "earnest")
+_LISTS = (
+    "fillers",
+    "not_names",
+    "denials",
+    "denial_ends_at",
+    "not_denials",
+    "taken_back",
+    "settings",
+    "trivial",
+    "earnest",
+)
 _FIELDS = (*_LISTS, "pieces", "denial_reach", "speaker", "own_words", "kinds")
 
 
@@ -33,119 +61,143 @@ class VocabularyError(AttuneError):
     """The file of the crisis rule's words cannot be used as it is."""
 
 
+@dataclass(frozen=True)
+class TokenPattern:
+    """A pattern of tokens. It is compiled when the first text needs it, which most of those people send never do."""
+
+    expression: str
+    needs: tuple[frozenset[str], ...]
+    alphabet: Alphabet
+
+    def may_be_in(self, chars: Set[str]) -> bool:
+        """Whether a text of these tokens can hold it at all."""
+        return not any(need.isdisjoint(chars) for need in self.needs)
+
+    @cached_property
+    def compiled(self) -> re.Pattern[str]:
+        """The regular expression."""
+        return re.compile(self.alphabet.resolve(self.expression))
+
+
 @dataclass(frozen=True, slots=True)
 class KindWords:
     """Of one kind: the patterns that find it, and those that only sound like it."""
 
-    patterns: tuple[re.Pattern[str], ...]
-    only_sounds_like: re.Pattern[str]
+    patterns: tuple[TokenPattern, ...]
+    only_sounds_like: tuple[TokenPattern, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """All of `words.yaml`, compiled. `denial` and `speaker` are searched in the words before a find, up to it."""
+    """All of `words.yaml`: patterns of the tokens that `alphabet` makes of a text.
 
+    `denial` and `speaker` are searched in the tokens before a find, up to it; `taken_back` matches those after it.
+    """
+
+    alphabet: Alphabet
     kinds: dict[str, KindWords]
-    fillers: re.Pattern[str]
-    denial: re.Pattern[str]
-    not_denials: re.Pattern[str]
-    taken_back: re.Pattern[str]
-    settings: re.Pattern[str]
-    trivial: re.Pattern[str]
-    earnest: re.Pattern[str]
-    speaker: re.Pattern[str]
-    own_words: re.Pattern[str]
+    fillers: TokenPattern
+    denial: TokenPattern
+    not_denials: TokenPattern
+    taken_back: TokenPattern
+    settings: TokenPattern
+    trivial: TokenPattern
+    earnest: TokenPattern
+    speaker: TokenPattern
+    own_words: TokenPattern
 
 
 @cache
 def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
-    """The vocabulary in `path`, read and compiled once.
+    """The vocabulary in `path`, read once.
 
-    Raises `VocabularyError`, naming the place, for a missing or unknown field, a pattern that is no text or no regular
-    expression, an unknown piece, or one that holds itself.
+    Raises `VocabularyError`, naming the place, for a missing or unknown field, a pattern that is no text or is not
+    written in the patterns' language, an unknown piece, or one that holds itself.
     """
     document = _read(path)
-    compiler = _Compiler(document, path.name)
-    whole = compiler.any_of
+    reader = _Reader(document, path.name)
+    gap = f"(?:{GAP_SIGNS})?"
+    expressions = {
+        "fillers": f"{gap}{reader.fillers}{gap}",
+        "denial": reader.denial(),
+        "taken_back": f"{gap}{reader.any_of('taken_back')}",
+        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{gap}\Z",
+        "own_words": reader.expression(document["own_words"], "own_words"),
+        **{field: reader.any_of(field) for field in ("not_denials", "settings", "trivial", "earnest")},
+    }
     return Vocabulary(
-        kinds={kind: _kind_words(kind, document["kinds"][kind], compiler, path.name) for kind in KINDS},
-        fillers=whole("fillers"),
-        denial=compiler.denial(),
-        not_denials=whole("not_denials"),
-        taken_back=re.compile(rf"{GAP}*(?:{compiler.alternatives('taken_back')})\b", re.IGNORECASE),
-        settings=whole("settings"),
-        trivial=whole("trivial"),
-        earnest=whole("earnest"),
-        speaker=re.compile(rf"\b{compiler.source(document['speaker'], 'speaker')}{GAP}*$", re.IGNORECASE),
-        own_words=compiler.pattern(document["own_words"], "own_words"),
+        alphabet=reader.alphabet,
+        kinds={kind: _kind_words(kind, document["kinds"][kind], reader, path.name) for kind in KINDS},
+        **{field: TokenPattern(expression, (), reader.alphabet) for field, expression in expressions.items()},
     )
 
 
-def _kind_words(kind: str, entry: Any, compiler: _Compiler, source: str) -> KindWords:
+def _kind_words(kind: str, entry: Any, reader: _Reader, source: str) -> KindWords:
     where = f"{source}, {kind}"
     fields = ("patterns", "only_sounds_like")
     _require(isinstance(entry, dict) and set(entry) == set(fields), where, f"must have exactly {' and '.join(fields)}")
     for field in fields:
         _require_texts(entry[field], f"{where}, {field}")
-    alike = "|".join(compiler.source(text, f"{kind}, only_sounds_like") for text in entry["only_sounds_like"])
-    return KindWords(
-        patterns=tuple(compiler.pattern(text, f"{kind}, patterns") for text in entry["patterns"]),
-        only_sounds_like=compiler.compiled(rf"\b(?:{alike})(?!\w)", f"{kind}, only_sounds_like"),
-    )
+    return KindWords(*(tuple(reader.pattern(text, f"{kind}, {field}") for text in entry[field]) for field in fields))
 
 
-class _Compiler:
-    """Turns the file's way of writing a pattern into a regular expression."""
+class _Reader:
+    """Turns the file's way of writing a pattern into regular expressions of tokens."""
 
     def __init__(self, document: dict[str, Any], source: str) -> None:
+        self.alphabet = Alphabet(document["not_names"])
         self._document = document
         self._source = source
-        fillers = "|".join(filler.replace(" ", r"\s+") for filler in document["fillers"])
-        self._gap = rf"(?:{GAP}+(?:(?:{fillers})\b{GAP}+)*)"
+        self._pieces: dict[str, Node] = dict(BUILT_IN)
+        self._translator = Translator(self.alphabet)
+        self.fillers = f"(?:{self.expression('|'.join(document['fillers']), 'fillers')})"
+        gap = f"{GAP_SIGNS}(?:{self.fillers}{GAP_SIGNS}){{0,{_MOST_FILLERS}}}"
+        self._translator = Translator(self.alphabet, gap)
+        for name in document["pieces"]:
+            self._piece(name, "pieces", ())
 
-    def source(self, text: str, where: str, within: tuple[str, ...] = ()) -> str:
-        """The regular expression of a pattern: pieces put in, spaces turned into gaps."""
-
-        def piece(found: re.Match[str]) -> str:
-            name = found[1]
+    def _piece(self, name: str, where: str, within: tuple[str, ...]) -> Node:
+        if name not in self._pieces:
             known = name in self._document["pieces"] and name not in within
             _require(known, f"{self._source}, {where}", f"no piece {{{name}}} can stand here")
-            return self.source(self._document["pieces"][name], f"pieces, {name}", (*within, name))
+            self._pieces[name] = self._tree(self._document["pieces"][name], f"pieces, {name}", (*within, name))
+        return self._pieces[name]
 
-        spaced = " ".join(text.split()).replace(" ", "\0")
-        return _PIECE.sub(piece, spaced).replace("\0", self._gap)
-
-    def pattern(self, text: str, where: str) -> re.Pattern[str]:
+    def _tree(self, text: str, where: str, within: tuple[str, ...] = ()) -> Node:
         try:
-            return self.compiled(rf"\b(?:{self.source(text, where)})(?!\w)", where)
-        except VocabularyError as error:
-            raise VocabularyError(f"{error}: {text}") from error
+            return parse(" ".join(text.split()), lambda name: self._piece(name, where, within))
+        except PatternError as error:
+            raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def alternatives(self, field: str) -> str:
-        return "|".join(self.source(text, field) for text in self._document[field])
+    def expression(self, text: str, where: str) -> str:
+        """The regular expression of a pattern."""
+        return self.pattern(text, where).expression
 
-    def any_of(self, field: str) -> re.Pattern[str]:
-        return self.compiled(rf"\b(?:{self.alternatives(field)})\b", field)
+    def pattern(self, text: str, where: str) -> TokenPattern:
+        """A pattern, and what a text needs for it."""
+        tree = self._tree(text, where)
+        try:
+            needs = tuple(self.alphabet.chars(words) for words in self._translator.needs(tree))
+            return TokenPattern(self._translator.closed(tree), needs, self.alphabet)
+        except PatternError as error:
+            raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def denial(self) -> re.Pattern[str]:
+    def any_of(self, field: str) -> str:
+        """The regular expression of any of the patterns in a list."""
+        return f"(?:{'|'.join(self.expression(text, field) for text in self._document[field])})"
+
+    def denial(self) -> str:
         """A denial and the words that it reaches over, up to the end of what is searched."""
-        ends = self.alternatives("denial_ends_at")
         reach = self._document["denial_reach"]
         _require(type(reach) is int and reach >= 0, self._source, "denial_reach must be a number of words")
-        return self.compiled(
-            rf"(?<![\w'])(?:{self.alternatives('denials')})(?:\s+(?!(?:{ends})\b)[\w']+){{0,{reach}}}\s*$", "denials"
-        )
-
-    def compiled(self, expression: str, where: str) -> re.Pattern[str]:
-        try:
-            return re.compile(expression, re.IGNORECASE)
-        except re.error as error:
-            raise VocabularyError(f"{self._source}, {where}: not a regular expression: {error}") from error
+        word = f"(?!{self.any_of('denial_ends_at')})(?:{ANY_LETTERS}{{1,5}}|{NUMBER})"
+        space = f"{NAME_MARK}? "
+        return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?:{space}{word}){{0,{reach}}}(?:{space})?\Z"
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise VocabularyError(f"cannot read the words of the crisis rule {path}: {error}") from error
     well_formed = isinstance(document, dict) and set(document) == set(_FIELDS)
@@ -154,6 +206,8 @@ def _read(path: Path) -> dict[str, Any]:
         _require_texts(document[field], f"{path.name}, {field}")
     pieces = document["pieces"]
     _require(isinstance(pieces, dict), path.name, "pieces must be names with patterns")
+    for name in BUILT_IN.keys() & pieces.keys():
+        raise VocabularyError(f"{path.name}, pieces: {{{name}}} is built in")
     _require_texts([*pieces.values(), document["speaker"], document["own_words"]], f"{path.name}, pieces and speaker")
     kinds = document["kinds"]
     _require(isinstance(kinds, dict) and set(kinds) == set(KINDS), path.name, f"kinds must be {', '.join(KINDS)}")
