@@ -287,6 +287,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert words[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
+    assert "--env=ATTUNE_OWN_URL=127.0.0.1:8001" in words, "its models find it at the port inside"
     assert f"--model-config-name={profile}" in words[-1]
     check, server = (
         words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
