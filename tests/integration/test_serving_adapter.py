@@ -451,7 +451,7 @@ def test_a_caller_that_dies_stops_the_called_model(client, server):
 
 
 def test_what_plays_when_the_server_stops_is_played_to_its_end(tmp_path, server):
-    """If that is within 10 s: Triton does not count it as in flight, and the launcher waits no longer for its models."""
+    """If that is within 10 s: Triton does not count it as in flight, and the launcher waits no longer for it."""
     options = {"log_file": tmp_path / "log", "models": tuple(TOYS), "exit_timeout_s": 10 * round(WAIT_S)}
     second = Server(server.repository, ports=free_ports(), **options)
     with second, grpc.InferenceServerClient(second.grpc_url) as client, ThreadPoolExecutor(1) as pool:
