@@ -23,7 +23,7 @@ import pytest
 import tritonclient.grpc as grpc
 
 from attune_client import AttuneClient
-from attune_client.protocol.errors import AttuneError, RequestTimeout, ServerBusy
+from attune_client.protocol.errors import AttuneError, InvalidOption, RequestTimeout, ServerBusy
 from attune_client.protocol.models import MUSIC_THERAPY
 from attune_client.protocol.profiles import EMBEDDED
 from attune_client.protocol.tensors import Tensors, bytes_tensor
@@ -42,6 +42,7 @@ HEAD = """
 import numpy as np
 import triton_python_backend_utils as pb_utils
 from attune_client.protocol import models
+from attune_client.protocol.errors import InvalidOption
 from attune_ensemble.serving.adapter import Adapter
 
 class TritonPythonModel:
@@ -58,6 +59,8 @@ class TritonPythonModel:
 
 GENERATOR = f"""{HEAD.format(name="MUSIC_GENERATOR", initialize="")}
     def play(self, inputs, context):
+        if "engine" in inputs:
+            raise InvalidOption("there is no such engine")
         yield {{"engine": "toy", "duration_s": 1, "sample_rate": 24_000, "seed": 1}}
         for index in range(30 if "check_only" not in inputs else 0):
             yield {{"music": np.full((800, 2), index / 30)}}
@@ -67,6 +70,7 @@ GENERATOR = f"""{HEAD.format(name="MUSIC_GENERATOR", initialize="")}
 THERAPY = f"""{HEAD.format(name="MUSIC_THERAPY", initialize="self.call_stream = self.triton.call_stream")}
     def play(self, inputs, context):
         wish = {{"prompt": inputs["text"], "music_spec": inputs["text"]}}
+        wish |= {{name: inputs[name] for name in ("engine",) if name in inputs}}
         check = wish | {{"check_only": np.array([1], np.int32)}}
         list(self.call_stream("music_generator", check, context=context))
         yield from self.call_stream("music_generator", wish, context=context)
@@ -134,6 +138,14 @@ def hurry(client: AttuneClient, chance: random.Random) -> str:
     return "played"
 
 
+def ask_for_what_is_not_there(client: AttuneClient, chance: random.Random) -> str:
+    try:
+        list(client.stream(MUSIC_THERAPY, wish(chance) | {"engine": bytes_tensor("theremin")}))
+    except InvalidOption:
+        return "refused"
+    return "played"
+
+
 def wish(chance: random.Random, **numbers: float) -> Tensors:
     text = chance.choice(["rain on the window, and nobody to wait for", "a quiet evening"])
     return {"text": bytes_tensor(text)} | {name: np.array([value], np.float32) for name, value in numbers.items()}
@@ -144,7 +156,7 @@ def weather(url: str, seed: int, until_s: float) -> Counter[str]:
     chance, seen = random.Random(seed), Counter[str]()
     with AttuneClient(url, timeout_s=SILENCE_S) as client:
         while time.monotonic() < until_s:
-            action = chance.choice([play_to_the_end, give_up, hurry])
+            action = chance.choice([play_to_the_end, give_up, hurry, ask_for_what_is_not_there])
             try:
                 seen[action(client, chance)] += 1
             except ServerBusy:
@@ -160,8 +172,8 @@ def test_a_storm_of_plays_leaves_every_model_at_work(kind, server, busy_machine)
     with ThreadPoolExecutor(CLIENTS) as pool:
         seen = sum(pool.map(lambda seed: weather(server.grpc_url, seed, until_s), range(CLIENTS)), Counter[str]())
     print(kind, dict(seen))
-    assert set(seen) <= {"played", "given up", "timed out", "busy"}
-    assert min(seen[outcome] for outcome in ("played", "given up", "timed out")) > 0
+    assert {"played", "given up", "timed out", "refused"} <= set(seen)
+    assert set(seen) <= {"played", "given up", "timed out", "refused", "busy"}
     assert set(server.process_ids()) == processes
     with AttuneClient(server.grpc_url, timeout_s=SILENCE_S) as client:
         assert play_to_the_end(client, random.Random(0)) == "played"

@@ -261,15 +261,11 @@ class Adapter:
         with self._passed_on(name, context) as more:
             given = _declared_inputs(model, {**inputs, **more})
             responses = own_server.ask(model, given, context.for_stage(name).request_id)
-
-            def produce() -> Iterator[Tensors]:
-                for tensors in responses:
-                    require_sound(model, tensors)
-                    yield tensors
-
             try:
-                with contextlib.closing(_in_background(produce, name, context, timeout_s)) as answers:
-                    yield from filter(None, answers)
+                with contextlib.closing(_in_background(lambda: iter(responses), name, context, timeout_s)) as answers:
+                    for tensors in filter(None, answers):
+                        require_sound(model, tensors)
+                        yield tensors
             finally:
                 responses.abandon()
 
