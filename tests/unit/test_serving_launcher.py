@@ -25,6 +25,7 @@ from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.own_server import OWN_URL
 from attune_ensemble.serving.repository import check_repository
 
 ROOT = Path(__file__).parents[2]
@@ -287,6 +288,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert words[:2] == ["docker", "run"]
     assert f"--volume={repository}:/models" in words
     assert "--publish=127.0.0.1:9001:8001" in words
+    assert "--env=ATTUNE_OWN_URL=127.0.0.1:8001" in words, "its models find it at the port inside"
     assert f"--model-config-name={profile}" in words[-1]
     check, server = (
         words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
@@ -326,6 +328,21 @@ def test_a_model_that_never_unloads_is_not_waited_for_as_long_as_a_request(
     server._end(process)
     assert at_least_s <= time.monotonic() - started_s <= at_most_s
     assert process.returncode == -signal.SIGKILL
+
+
+def test_the_models_are_told_where_their_server_is_whatever_was_inherited(server, monkeypatch):
+    told = {}
+
+    def start(command, *, env, **options):
+        told.update(env)
+        raise ServerUnavailable("far enough")
+
+    monkeypatch.setenv(OWN_URL, "127.0.0.1:1")  # of the server that this one was started from
+    monkeypatch.setattr(server_module.subprocess, "Popen", start)
+    starting = server("server.log")
+    with pytest.raises(ServerUnavailable, match="far enough"):
+        starting.start()
+    assert told[OWN_URL] == starting.grpc_url
 
 
 def test_three_services_need_three_ports(repository):

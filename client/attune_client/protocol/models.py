@@ -278,10 +278,7 @@ MUSIC_GENERATOR = ModelSpec(
         DEADLINE,
         LEASE,
     ),
-    outputs=(
-        *_MUSIC_RESULTS,
-        TensorSpec("error", _BYTES, (1,), "for the calling model of a lease: what ended the music early"),
-    ),
+    outputs=_MUSIC_RESULTS,
     decoupled=True,
 )
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import queue
 import secrets
 import threading
@@ -35,7 +36,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,16 +61,13 @@ from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import Reply, Watch
 
-__all__ = ["ERROR", "LEASE", "Adapter", "Outputs"]
+if TYPE_CHECKING:
+    from attune_ensemble.serving.own_server import OwnServer
+
+__all__ = ["LEASE", "Adapter", "Outputs"]
 
 LEASE = LEASE_INPUT.name
 """The input that tells a model, called by another one, when its caller has given up."""
-
-ERROR = "error"
-"""The output that tells the calling model of a lease what ended a stream.
-
-Once a response has gone out, Triton no longer hands an error response to a calling model, which then waits for ever.
-"""
 
 _MAX_CONCURRENT, _MAX_WAITING = 16, 16
 _CALL_TIMEOUT_S = 300.0
@@ -118,6 +116,7 @@ class Adapter:
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
         self._watch = Watch(spec.name, pb_utils.Logger.log_error)
+        self._own_server: OwnServer | None = None
         self._closing = threading.Event()
         self._publisher: threading.Thread | None = None
         on_gpu = args["model_instance_kind"] == "GPU"
@@ -159,6 +158,8 @@ class Adapter:
         """End the threads: what a model's `finalize` calls, when it answers no more requests."""
         self._closing.set()
         self._watch.close()
+        if self._own_server is not None:
+            self._own_server.close()
         if self._publisher is not None:
             self._publisher.join()
         self._pb.Logger.log_info(f"{self._spec.name}: released")
@@ -225,8 +226,30 @@ class Adapter:
             with contextlib.closing(answers):
                 return next(answers)
 
-    def call_stream(
+    @property
+    def call_stream(self) -> Callable[..., Generator[Tensors, None, None]]:
+        """What calls a model that streams: `call_stream(name, inputs, context=context, timeout_s=None)`.
+
+        It asks at the server's own port (`own_server`) and yields the responses as they come; closing the iterator
+        stops that model. Each response, be it the first or a later one, is waited for as long as `call` waits.
+
+        Raises:
+            ServerUnavailable: nobody answers at that port; where the environment does not tell it, already when
+                this is looked up.
+            RequestCancelled: as `call` does.
+            RequestTimeout: the deadline has passed, or a response did not come in time.
+            AttuneError: as `call` does.
+        """
+        if self._own_server is None:
+            # Here, for it takes 20 MB, and one process alone needs it.
+            from attune_ensemble.serving.own_server import OwnServer, own_url
+
+            self._own_server = OwnServer(own_url(os.environ), self._answered, self._pb.Logger.log_error)
+        return partial(self._call_stream, self._own_server)
+
+    def _call_stream(
         self,
+        own_server: OwnServer,
         name: str,
         inputs: Mapping[str, npt.NDArray[Any]],
         /,
@@ -234,24 +257,17 @@ class Adapter:
         context: CallContext,
         timeout_s: float | None = None,
     ) -> Generator[Tensors, None, None]:
-        """Call a decoupled model and yield its responses as they come; closing the iterator stops that model.
-
-        Each response, be it the first or a later one, is waited for as long as `call` waits for an answer.
-
-        Raises:
-            RequestCancelled: as `call` does.
-            RequestTimeout: the deadline has passed, or a response did not come in time.
-            AttuneError: as `call` does.
-        """
+        model = MODELS[name]
         with self._passed_on(name, context) as more:
-            request = self._request(name, {**inputs, **more}, context.for_stage(name))
-
-            def produce() -> Iterator[Tensors]:
-                # In the other thread: `exec` itself blocks until the first response.
-                return (self._tensors(name, response) for response in request.exec(decoupled=True))
-
-            with contextlib.closing(_in_background(produce, name, context, timeout_s)) as answers:
-                yield from filter(None, answers)
+            given = _declared_inputs(model, {**inputs, **more})
+            responses = own_server.ask(model, given, context.for_stage(name).request_id)
+            try:
+                with contextlib.closing(_in_background(lambda: iter(responses), name, context, timeout_s)) as answers:
+                    for tensors in filter(None, answers):
+                        require_sound(model, tensors)
+                        yield tensors
+            finally:
+                responses.abandon()
 
     @contextlib.contextmanager
     def _passed_on(self, name: str, context: CallContext) -> Iterator[Tensors]:
@@ -347,9 +363,7 @@ class Adapter:
         An error that is not final leaves a calling model, and the server when it stops, waiting for ever.
         """
         try:
-            told = self._told(error, reply.context.request_id)
-            in_band = self._spec.decoupled and reply.on_lease
-            return self._response({ERROR: told.to_wire()}) if in_band else self._error_response(told)
+            return self._error_response(self._told(error, reply.context.request_id))
         except BaseException as unable:
             self._pb.Logger.log_error(f"{self._spec.name}: its error could not be told: {unable!r}")
             return self._error_response(self._unexplained())
@@ -393,7 +407,7 @@ class Adapter:
             model_name=name,
             request_id=context.request_id,
             requested_output_names=[tensor.name for tensor in model.outputs],
-            inputs=[self._pb.Tensor(key, declared_array(model.input(key), value)) for key, value in inputs.items()],
+            inputs=[self._pb.Tensor(key, value) for key, value in _declared_inputs(model, inputs).items()],
             # Without this a model on the GPU would answer with memory that numpy cannot read.
             preferred_memory=self._pb.PreferredMemory(self._pb.TRITONSERVER_MEMORY_CPU, 0),
         )
@@ -403,8 +417,6 @@ class Adapter:
         if response.has_error():
             raise self._answered(name, response.error().message())
         tensors = {tensor.name(): tensor.as_numpy().copy() for tensor in response.output_tensors()}
-        if ERROR in tensors:
-            raise self._answered(name, text_of(tensors[ERROR]))
         require_sound(MODELS[name], tensors)
         return tensors
 
@@ -413,6 +425,10 @@ class Adapter:
         if type(error) is ServerError:
             self._pb.Logger.log_error(f"{self._spec.name}: {name} answered: {message}")
         return error
+
+
+def _declared_inputs(model: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> Tensors:
+    return {name: declared_array(model.input(name), value) for name, value in inputs.items()}
 
 
 def _id_of(request: Any) -> str:

@@ -1,9 +1,10 @@
 """A lease: how a model that calls another one tells it to stop.
 
-Triton 24.10 does not pass a cancellation on to the models that a model calls. So the caller holds an unnamed file in
-memory and sends its token along; the model that works for it looks, again and again, whether the file is still there.
-The file is in no folder, so nobody can foresee, remove or occupy it; only processes of the same user see it (in /proc);
-and the kernel takes it away when the caller dies, however it dies.
+Triton 24.10 does not pass a cancellation on to the models that a model calls, and a call over gRPC (`own_server`) is
+better not cancelled. So the caller holds an unnamed file in memory and sends its token along; the model that works for
+it looks, again and again, whether the file is still there. The file is in no folder, so nobody can foresee, remove or
+occupy it; only processes of the same user see it (in /proc); and the kernel takes it away when the caller dies, however
+it dies.
 """
 
 from __future__ import annotations

@@ -41,11 +41,6 @@ class Reply:
         self._abandoned = False
         self._listeners: list[Callable[[], None]] = []
 
-    @property
-    def on_lease(self) -> bool:
-        """Whether another model asks."""
-        return self._lease is not None
-
     def depend_on(self, lease: str) -> None:
         """Nobody waits any more when this lease ends; InvalidOption if it is no token of ours."""
         is_held(lease)

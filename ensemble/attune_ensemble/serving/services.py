@@ -48,7 +48,7 @@ class Host(Protocol):
 
     @property
     def call_stream(self) -> CallStream:
-        """Calls another model of the repository that streams."""
+        """Calls another model of the repository that streams; `ServerUnavailable` on a host that cannot."""
         ...
 
     def publish(self, meanings: Mapping[str, str], read: Callable[[], Mapping[str, float]]) -> None:
@@ -143,9 +143,10 @@ def _music_therapy(host: Host) -> Service:
     from attune_ensemble.pipeline import play_therapy
 
     rules = _rules(host)
+    call_stream = host.call_stream  # a host that cannot call streams says so now, and not when the first listener comes
 
     def play(inputs: Tensors, *, context: CallContext) -> Generator[Tensors, None, None]:
-        return play_therapy(inputs, rules, host.call, host.call_stream, context=context)
+        return play_therapy(inputs, rules, host.call, call_stream, context=context)
 
     return Service(play)
 

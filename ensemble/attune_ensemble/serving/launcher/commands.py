@@ -23,6 +23,7 @@ from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 from attune_ensemble.serving.launcher.log_file import is_in_use
 from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.own_server import OWN_URL
 from attune_ensemble.serving.repository import check_repository
 
 __all__ = ["container_command", "serve"]
@@ -161,11 +162,13 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
         f"python3 -m attune_ensemble.serving.repository /models {profile} && "
         f"exec tritonserver --model-repository=/models --model-config-name={profile}"
     )
-    published = ((ports.http, 8000), (ports.grpc, 8001), (ports.metrics, 8002))
+    default = Ports()
+    published = ((ports.http, default.http), (ports.grpc, default.grpc), (ports.metrics, default.metrics))
+    environment = NO_TELEMETRY | OFFLINE | {OWN_URL: f"{LOOPBACK}:{default.grpc}"}
     command = ["docker", "run", "--rm", "--gpus=all", "--shm-size=1g"]
     command += [f"--publish={LOOPBACK}:{outside}:{inside}" for outside, inside in published]
     command += [f"--volume={repository.resolve()}:/models", f"--volume={_ROOT}:/attune:ro"]
-    command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
+    command += [f"--env={name}={value}" for name, value in environment.items()]
     command += ["--env=PYTHONPATH=/attune/client:/attune/ensemble", IMAGE, "bash", "-c", serve_line]
     return shlex.join(command)
 

@@ -24,6 +24,7 @@ from typing import Self
 from attune_client.protocol.errors import ServerUnavailable
 from attune_ensemble.serving.launcher.layout import ServerLayout, build_layout, find_package, server_environment
 from attune_ensemble.serving.launcher.log_file import open_log
+from attune_ensemble.serving.own_server import OWN_URL
 from attune_ensemble.serving.repository import check_repository
 from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
@@ -146,6 +147,7 @@ class Server:
             scratch, layout = self._make_scratch()
             # The models' temporary files are deleted with the server.
             environment["TMPDIR"] = str(scratch.path / "tmp")
+            environment[OWN_URL] = self.grpc_url
             # A new session: Ctrl-C in the terminal reaches this process only, which stops the server gracefully.
             self._process = subprocess.Popen(
                 self._command(layout),
