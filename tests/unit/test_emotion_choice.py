@@ -71,12 +71,17 @@ def test_the_words_of_a_whole_are_its_segments_by_their_shares():
     assert choice().whole_probabilities(from_vad, words[[0, 0]], [0.3, 0.7]) == pytest.approx(alone, abs=1e-6)
 
 
-def test_segments_without_words_leave_the_whole_to_the_others():
+def test_words_count_as_much_as_what_has_words_in_the_whole():
     from_vad, silent = table([0.2, 0.7, 0.1])[0], np.zeros((2, 2), np.float32)
     assert choice().whole_probabilities(from_vad, silent, [0.5, 0.5]) == pytest.approx(from_vad, abs=1e-6)
     words = np.array([[0.0, 0.0], [1.0, 0.0]], np.float32)
     alone = choice().probabilities(from_vad[None], words[1:])[0]
-    assert choice().whole_probabilities(from_vad, words, [0.9, 0.1]) == pytest.approx(alone, abs=1e-6)
+    assert choice().whole_probabilities(from_vad, words, [0.0, 1.0]) == pytest.approx(alone, abs=1e-6)
+    # The less of the whole has words, the less they count, down to nothing.
+    glad = [choice().whole_probabilities(from_vad, words, [1 - share, share])[0] for share in (0.0, 1e-9, 0.1, 0.5, 1)]
+    assert glad == sorted(glad)
+    assert glad[0] == pytest.approx(0.2, abs=1e-6)
+    assert glad[1] == pytest.approx(0.2, abs=1e-6)
 
 
 def saved(folder, **record):

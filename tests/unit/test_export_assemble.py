@@ -130,7 +130,7 @@ def test_a_folder_that_is_no_repository_is_refused(tmp_path):
 def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repository, profile, tmp_path):
     """A profile says where models run; which models they are is said by the artifacts."""
     shipped = {part.model: part for part in plan(repository, profile=profile, artifacts=None)}
-    assert shipped["valence"].weights == ("whisper-base-ct2", "all-minilm-l6-v2")
+    assert shipped["valence"].weights == ("whisper-base-ct2", "all-mpnet-base-v2")
     embedded = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None)}
     for model in ("valence", "arousal_dominance", "emotion_classifier", "sentence_encoder"):
         assert shipped[model].fingerprint() == embedded[model].fingerprint(), model
@@ -139,7 +139,7 @@ def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repo
         (tmp_path / model / "config.json").write_text(json.dumps({"audio": {"kind": "hubert"}, "text": {}}))
     given = {part.model: part for part in plan(repository, profile=profile, artifacts=tmp_path)}
     assert given["valence"].weights == ("hubert-base-ls960", "bert-base-uncased")
-    # Its vocabulary is that of MiniLM, whose tokenizer is pinned by its own digest.
+    # BERT's vocabulary is MiniLM's too, whose tokenizer is pinned by its own digest.
     assert given["text_tokenizer"].weights == ("all-minilm-l6-v2",)
 
 
@@ -169,10 +169,12 @@ def test_the_served_tokenizer_is_that_of_the_regressors_and_the_sentence_encoder
         "regressors.json": "all-mpnet-base-v2",
         "sentences.json": "all-minilm-l6-v2",
     }
-    shipped = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None)}
+    (tmp_path / "bert").mkdir()
+    save_configs(tmp_path / "bert", valence="bert", arousal_dominance="bert")
+    others = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=tmp_path / "bert")}
     for model in ("sentence_encoder", "music_prompt"):
-        assert parts[model].fingerprint() == shipped[model].fingerprint(), "whatever the regressors read with"
-    assert parts["text_tokenizer"].fingerprint() != shipped["text_tokenizer"].fingerprint()
+        assert parts[model].fingerprint() == others[model].fingerprint(), "whatever the regressors read with"
+    assert parts["text_tokenizer"].fingerprint() != others["text_tokenizer"].fingerprint()
 
 
 def test_regressors_of_two_vocabularies_are_refused(repository, tmp_path):

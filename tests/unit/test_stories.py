@@ -615,6 +615,7 @@ def test_words_are_cut_as_speech_would_be():
     without_pauses = " ".join(["word"] * 30)
     assert spoken_segments(f"Well. {without_pauses} So.") == ["Well.", f"{without_pauses} So."]
     assert spoken_segments("") == []
+    assert spoken_segments(f"{without_pauses}. ...") == [f"{without_pauses}. ..."]
 
 
 def test_narrations_are_measured_by_each_rule(models, tmp_path):

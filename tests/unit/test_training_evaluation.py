@@ -208,20 +208,33 @@ def speech_is_what_is_loud(monkeypatch):
     monkeypatch.setattr("attune_training.evaluation.segments.segmenter", lambda: find)
 
 
-def whole(values, lengths_s):
-    """By the served rule, from values [S, 2]: arousal and dominance, in the order of the model."""
-    return overall_vad(values, [round(seconds * 16_000) for seconds in lengths_s])
-
-
-def test_a_long_recording_is_evaluated_to_its_end_by_the_served_rule(tmp_path, speech_is_what_is_loud):
-    """The 8 s at its start would say 0.2."""
+def test_a_long_recording_is_evaluated_to_its_end(tmp_path, speech_is_what_is_loud):
+    """The 8 s at its start would say 0.2. A model of some dimensions averages by length."""
     item = recording(tmp_path, (6.0, 0.2), (4.0, 0.0), (2.0, 0.6))
     found = predict(Loudness(), [item, item], collator())
-    [segments] = given_segments([item])
-    tokens = [2 + len(segment.transcript.split()) for segment in segments]
-    expected = whole([[0.2, tokens[0]], [0.6, tokens[1]]], (6.0, 2.0))
-    assert found.column("arousal") == pytest.approx([expected[0]] * 2, abs=1e-4)
-    assert 0.21 < expected[0] < 0.59
+    assert found.column("arousal") == pytest.approx([(6 * 0.2 + 2 * 0.6) / 8] * 2, abs=1e-4)
+
+
+class AllLoudness(Loudness):
+    """A model of all three dimensions, each the same."""
+
+    class Config:
+        output_names = ("valence", "arousal", "dominance")
+
+    config = Config()
+
+    def forward(self, waveform, num_samples, input_ids, attention_mask, audio_present):
+        return super().forward(waveform, num_samples, input_ids, attention_mask, audio_present)[:, [0, 0, 0]]
+
+
+def test_the_whole_is_that_of_the_served_rule(tmp_path, speech_is_what_is_loud):
+    stretches = ((3.0, 0.1), (1.0, 0.0), (5.0, 0.7), (1.0, 0.0), (7.5, 0.4))
+    found = predict(AllLoudness(), [recording(tmp_path, *stretches)], collator())
+    loud = [(seconds, value) for seconds, value in stretches if value]
+    vad = np.array([[value] * 3 for _, value in loud], np.float32)
+    served = overall_vad(vad, [round(seconds * 16_000) for seconds, _ in loud])
+    assert found.column("arousal") == pytest.approx(served[1:2], abs=1e-4)
+    assert abs(served[1] - np.average(vad[:, 1], weights=[seconds for seconds, _ in loud])) > 1e-3
 
 
 def test_words_that_are_given_go_to_the_segments_in_order(tmp_path, speech_is_what_is_loud):
@@ -231,8 +244,7 @@ def test_words_that_are_given_go_to_the_segments_in_order(tmp_path, speech_is_wh
     # Three quarters of the time; the eighth word's middle is at .75 of all words, the edge of the second segment.
     assert [segment.transcript for segment in segments] == ["a b c d e f g", "h i j"]
     # With [CLS] and [SEP]: 9 tokens for 6 s and 5 for 2 s.
-    expected = whole([[0.2, 9], [0.6, 5]], (6.0, 2.0))[1]
-    assert predict(Loudness(), [item], collator()).column("dominance") == pytest.approx([expected])
+    assert predict(Loudness(), [item], collator()).column("dominance") == pytest.approx([(6 * 9 + 2 * 5) / 8])
     assert predict(Loudness(), [item], collator(), inputs="voice").column("dominance") == pytest.approx([2])
     assert predict(Loudness(), [item], collator(), inputs="words").column("dominance") == pytest.approx([12])
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from attune_weights import fetch
 
 __all__ = [
+    "BY_DURATION",
     "GROUP",
     "FindSpeech",
     "ProviderError",
@@ -136,6 +137,10 @@ def served_overall_rule() -> str:
     """
     rule: str = _module("overall").SERVED
     return rule
+
+
+BY_DURATION = "duration"
+"""The rule for the whole that needs not know all dimensions: each segment counts as long as it lasts."""
 
 
 def overall_shares(vad: npt.ArrayLike, num_samples: npt.ArrayLike, rule: str | None = None) -> npt.NDArray[np.float64]:

@@ -77,15 +77,14 @@ class EmotionChoice:
         """Return the probabilities [K] of a narration as a whole.
 
         `from_vad` [K] is of its VAD as a whole. Its words are those of its segments, `embeddings` [S, D], zero where
-        there are none: the mean of their log probabilities by the segments' `shares` [S] in the whole. Of words that
-        are embedded together, only as many as the sentence encoder reads would count, and the first as much as the
-        last.
+        there are none: the mean of their log probabilities by the segments' `shares` [S] in the whole, of sum 1. A
+        segment without words says nothing, so that the words count as much as what has words counts in the whole. Of
+        words that are embedded together, only as many as the sentence encoder reads would count, and the first as much
+        as the last.
         """
         weights = np.asarray(shares, np.float64) * np.any(embeddings, axis=1)
-        if not weights.any():
-            return combined(from_vad[None], np.ones_like(from_vad[None]), self.vad_exponent, 0.0)[0]
         log_words = np.log(np.maximum(self.words_probabilities(embeddings), _SMALLEST))
-        from_words = np.exp(weights / weights.sum() @ log_words)
+        from_words = np.exp(weights @ log_words).astype(np.float32)
         return combined(from_vad[None], from_words[None], self.vad_exponent, self.words_exponent)[0]
 
 

@@ -21,7 +21,7 @@ from attune_training.data.audio import read_speech
 from attune_training.data.batches import Collator, Example, as_int16, length_batches
 from attune_training.data.utterance import Utterance
 from attune_training.evaluation.segments import Segments, given_segments
-from attune_training.providers import overall_vad
+from attune_training.providers import BY_DURATION, overall_vad
 
 __all__ = ["Inputs", "Predictions", "SegmentPredictions", "join", "predict", "predict_segments"]
 
@@ -59,13 +59,17 @@ class SegmentPredictions:
         return [values[:, order] for values in self.values]
 
     def whole(self) -> Predictions:
-        """Return the predictions of the utterances, each from its segments by the served rule."""
+        """Return the predictions of the utterances, each from its segments: by the served rule, or by duration.
+
+        The served rule asks how far a segment is from neutral in all dimensions; a model of some of them cannot tell.
+        """
+        rule = None if set(self.names) == set(DIMENSIONS) else BY_DURATION
         pairs = zip(self.values, self.lengths, strict=True)
         vad = np.array([utterance.vad() for utterance in self.utterances], np.float32)
         return Predictions(
             self.names,
             self.utterances,
-            predicted=np.stack([overall_vad(values, lengths) for values, lengths in pairs]),
+            predicted=np.stack([overall_vad(values, lengths, rule) for values, lengths in pairs]),
             target=vad[:, [DIMENSIONS.index(name) for name in self.names]],
         )
 

@@ -28,7 +28,7 @@ class Heard:
     @property
     def transcripts(self) -> tuple[str, ...]:
         """The words of each recording."""
-        return tuple(" ".join(filter(None, course.texts)) for course in self.courses)
+        return tuple(map(_transcript, self.courses))
 
     def wholes(self, rule: str | None = None) -> list[Whole]:
         """Return the recordings as a whole, by the served rule unless another is named."""
@@ -48,11 +48,15 @@ def hear(model: Path, recordings: Sequence[Recording], transcribe: Transcribe) -
     found = predict_all_segments(model, utterances, "both", segments)
     words = [tuple(item.transcript for item in cut) for cut in segments]
     courses = tuple(map(Course, found.columns(DIMENSIONS), found.lengths, words))
-    heard = [" ".join(filter(None, texts)) for texts in words]
-    return Heard(courses, word_errors([recording.text for recording in recordings], heard))
+    errors = word_errors([recording.text for recording in recordings], [_transcript(course) for course in courses])
+    return Heard(courses, errors)
 
 
 def as_utterances(recordings: Sequence[Recording]) -> list[Utterance]:
     """Return the recordings as utterances, with labels that nothing reads."""
     unknown = (NEUTRAL_VAD,) * 3
     return [Utterance(item.path, item.text, *unknown, speaker=item.voice) for item in recordings]
+
+
+def _transcript(course: Course) -> str:
+    return " ".join(filter(None, course.texts))

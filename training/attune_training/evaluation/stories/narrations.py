@@ -119,12 +119,12 @@ def measure_narrations(told: Sequence[Narration], answers: Answers, anchors: Anc
 def spoken_segments(text: str) -> list[str]:
     """Return the text cut at its punctuation, where pauses would be, into pieces of about 8 s at most.
 
-    A piece without punctuation may be longer.
+    A piece without punctuation may be longer. What has no words is not told alone: it stays with what came before.
     """
     pieces = [""]
     for phrase in re.split(r"(?<=[.!?,;:])\s+", text.strip()):
         joined = f"{pieces[-1]} {phrase}".strip()
-        if len(words_of(joined)) <= SEGMENT_WORDS:
+        if len(words_of(joined)) <= SEGMENT_WORDS or not words_of(phrase):
             pieces[-1] = joined
         else:
             pieces.append(phrase)

@@ -1,4 +1,4 @@
-"""A narration as a whole and its segments, by the served rule for the whole.
+"""A narration as a whole and its segments, by a rule for the whole.
 
 Dimensions: S segments in order; VAD is valence, arousal and dominance on 1..5.
 """
