@@ -117,6 +117,10 @@ def test_lower_case_without_punctuation():
         ("Life's not worth living.", "suicide"),
         ("Life's worth living.", ""),
         ("It's so worth living.", ""),
+        # what a word is shortened to, after a capital and after none
+        ("what's left to live for", "suicide"),
+        ("I think it'll be the last time you hear from me.", "suicide"),
+        ("I wish someone'd kill him", "harm_to_others"),
         # a denial that is open, doubled, of something else, or taken back
         ("I can't promise that I won't hurt myself.", "self_harm"),
         ("I can't stop thinking about killing myself.", "suicide"),
@@ -157,6 +161,17 @@ def test_lower_case_without_punctuation():
         ("I could kill him, and I mean it.", "harm_to_others"),
         ("We'll murder them in the final.", ""),
         ("I hurt her feelings.", ""),
+        # weather, prices, work, jokes, and the same words without them
+        ("We got battered by the storm.", ""),
+        ("We got battered by the wind and the rain.", ""),
+        ("We got battered by the gang.", "harm_to_others"),
+        ("I was beaten on price.", ""),
+        ("I was beaten by my dad.", "harm_to_others"),
+        ("She is going to drown me in paperwork.", ""),
+        ("They will bury me under a mountain of emails.", ""),
+        ("She is going to drown me in the bath.", "harm_to_others"),
+        ("You had me killed with that joke.", ""),
+        ("He had her killed with a knife.", "harm_to_others"),
         # death and grief
         ("My mother died, and I miss her.", ""),
         ("I'm scared that I will die of cancer.", ""),
@@ -333,6 +348,8 @@ def test_the_file_can_be_edited(changed):
         ("zag(?= ?(?:$|[,:]))", "zag it, zag", "zag"),
         ("zag(?: very)* zog", "zag very very very zog", "zag very very very zog"),
         ("{word}'s zag", "Anna's zag", "Anna's zag"),
+        ("zag[SZ]", "one zags", "zags"),
+        ("zag[,:] zog", "zag: zog", "zag: zog"),
     ],
 )
 def test_the_language_of_patterns(pattern, text, words):
@@ -358,6 +375,14 @@ def test_the_language_of_patterns(pattern, text, words):
         ),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("a)"), r"not a pattern: a closing bracket"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("?a"), r"not a pattern: nothing for \? to repeat"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{3,2}"), r"not a pattern: \{3,2\} counts from more"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: zog){0}"), r"not a pattern: \{0\} counts from more"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{1,2}"), r"not a pattern: letters cannot be repeated"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("[a-c] zag"), r"not a pattern: not understood from '\[a-c"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[!?]"), r"not a pattern: not understood from '\[!\?"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[/]"), r"not a pattern: not understood from '\[/"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[?]"), r"not a pattern: not understood from '\[\?"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[,s]"), r"not a pattern: not understood from '\[,s"),
         (lambda d: d["pieces"].update(word="x"), r"pieces: \{word\} is built in"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("{nobody}"), r"no piece \{nobody\} can stand here"),
         (lambda d: d["pieces"].update(part="{part} x"), r"pieces, part: no piece \{part\} can stand here"),
