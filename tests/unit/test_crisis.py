@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis
+from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis, warm_up
 from attune_ensemble.speech.crisis.alphabet import Alphabet
 from attune_ensemble.speech.crisis.grammar import parse
 from attune_ensemble.speech.crisis.tokens import Translator
@@ -294,6 +294,28 @@ def test_no_pattern_is_passed_over_where_it_would_match():
     assert 0 < tried < 120 * len(patterns) / 5
 
 
+def _compiled(vocabulary):
+    patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
+    return sum("compiled" in vars(pattern) for pattern in patterns)
+
+
+def test_the_first_narration_finds_its_patterns_compiled():
+    load_vocabulary.cache_clear()
+    warm_up()
+    vocabulary = load_vocabulary(WORDS_FILE)
+    compiled = _compiled(vocabulary)
+    find_crisis(
+        [
+            "Lately everything feels heavy. I keep thinking about my dad and how he would have laughed at me.",
+            "I can't sleep, and I lie there looking at the ceiling until the sun comes up.",
+            "They told me to rest, but I want to get up, make some tea and call my sister before she goes to work.",
+        ]
+    )
+    assert _compiled(vocabulary) - compiled < 0.05 * compiled
+    for name in ("fillers", "denial", "not_denials", "taken_back", "settings", "earnest", "trivial", "speaker"):
+        assert "compiled" in vars(getattr(vocabulary, name)), name
+
+
 def test_nothing_is_written(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     assert find_crisis("I want to die.")
@@ -376,7 +398,7 @@ def test_the_language_of_patterns(pattern, text, words):
         (lambda d: d["kinds"]["suicide"]["patterns"].append("a)"), r"not a pattern: a closing bracket"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("?a"), r"not a pattern: nothing for \? to repeat"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{3,2}"), r"not a pattern: \{3,2\} counts from more"),
-        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: zog){0}"), r"not a pattern: \{0\} counts from more"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: x){0}"), r"not a pattern: \{0\} counts from more"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{1,2}"), r"not a pattern: letters cannot be repeated"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("[a-c] zag"), r"not a pattern: not understood from '\[a-c"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[!?]"), r"not a pattern: not understood from '\[!\?"),
