@@ -399,6 +399,10 @@ def test_the_language_of_patterns(pattern, text, words):
         (lambda d: d["kinds"]["suicide"]["patterns"].append("?a"), r"not a pattern: nothing for \? to repeat"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{3,2}"), r"not a pattern: \{3,2\} counts from more"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: x){0}"), r"not a pattern: \{0\} counts from more"),
+        (
+            lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: x){1,4294967296}"),
+            r"not a pattern: not understood",
+        ),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{1,2}"), r"not a pattern: letters cannot be repeated"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("[a-c] zag"), r"not a pattern: not understood from '\[a-c"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[!?]"), r"not a pattern: not understood from '\[!\?"),

@@ -115,7 +115,7 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
 def warm_up() -> None:
     """Reads the shipped patterns and compiles those that ordinary speech needs, so that the first text need not wait.
 
-    Takes one to two seconds of a CPU core. Patterns of rarer words are compiled when a text first has them.
+    Takes some two seconds of a CPU core. Patterns of rarer words are compiled when a text first has them.
     """
     for text in _TYPICAL:
         find_crisis(text)

@@ -101,7 +101,7 @@ Node = Letters | Signs | Anything | Name | Gap | End | Look | Repeat | Chain | A
 
 _MOST_JOINED = 2000
 _LEXEMES = re.compile(
-    r"(?P<open>\(\?[:=!])|(?P<close>\))|(?P<bar>\|)|(?P<piece>\{[a-z_]+\})|(?P<count>(?:[?*+]|\{\d+(?:,\d+)?\})\??)"
+    r"(?P<open>\(\?[:=!])|(?P<close>\))|(?P<bar>\|)|(?P<piece>\{[a-z_]+\})|(?P<count>(?:[?*+]|\{\d{1,2}(?:,\d{1,2})?\})\??)"
     r"|(?P<letters>\[[^\W_]+\])|(?P<signs>\[[',:\"]+\])|(?P<end>\$)|(?P<gap> )|(?P<letter>\w)|(?P<sign>[',:\"])"
 )
 
