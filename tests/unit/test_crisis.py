@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis
+from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis, warm_up
 from attune_ensemble.speech.crisis.alphabet import Alphabet
 from attune_ensemble.speech.crisis.grammar import parse
 from attune_ensemble.speech.crisis.tokens import Translator
@@ -105,7 +105,22 @@ def test_lower_case_without_punctuation():
         ("I don't think I'd ever hurt anyone.", ""),
         ("I have no intention of ending my life.", ""),
         ("I'm not suicidal, I'm just sad.", ""),
+        ("I don't think Mum's going to kill herself.", ""),
+        ("I'm not saying that Tom's suicidal.", ""),
+        ("Nobody thinks Anna's suicidal.", ""),
+        ("Nobody said Tom's going to hurt anyone.", ""),
         ("I don't want to kill myself.", ""),
+        # a denial that is part of what is looked for
+        ("It's not worth living.", "suicide"),
+        ("I think it's not worth living.", "suicide"),
+        ("My life's not worth living.", "suicide"),
+        ("Life's not worth living.", "suicide"),
+        ("Life's worth living.", ""),
+        ("It's so worth living.", ""),
+        # what a word is shortened to, after a capital and after none
+        ("what's left to live for", "suicide"),
+        ("I think it'll be the last time you hear from me.", "suicide"),
+        ("I wish someone'd kill him", "harm_to_others"),
         # a denial that is open, doubled, of something else, or taken back
         ("I can't promise that I won't hurt myself.", "self_harm"),
         ("I can't stop thinking about killing myself.", "suicide"),
@@ -146,6 +161,17 @@ def test_lower_case_without_punctuation():
         ("I could kill him, and I mean it.", "harm_to_others"),
         ("We'll murder them in the final.", ""),
         ("I hurt her feelings.", ""),
+        # weather, prices, work, jokes, and the same words without them
+        ("We got battered by the storm.", ""),
+        ("We got battered by the wind and the rain.", ""),
+        ("We got battered by the gang.", "harm_to_others"),
+        ("I was beaten on price.", ""),
+        ("I was beaten by my dad.", "harm_to_others"),
+        ("She is going to drown me in paperwork.", ""),
+        ("They will bury me under a mountain of emails.", ""),
+        ("She is going to drown me in the bath.", "harm_to_others"),
+        ("You had me killed with that joke.", ""),
+        ("He had her killed with a knife.", "harm_to_others"),
         # death and grief
         ("My mother died, and I miss her.", ""),
         ("I'm scared that I will die of cancer.", ""),
@@ -268,6 +294,28 @@ def test_no_pattern_is_passed_over_where_it_would_match():
     assert 0 < tried < 120 * len(patterns) / 5
 
 
+def _compiled(vocabulary):
+    patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
+    return sum("compiled" in vars(pattern) for pattern in patterns)
+
+
+def test_the_first_narration_finds_its_patterns_compiled():
+    load_vocabulary.cache_clear()
+    warm_up()
+    vocabulary = load_vocabulary(WORDS_FILE)
+    compiled = _compiled(vocabulary)
+    find_crisis(
+        [
+            "Lately everything feels heavy. I keep thinking about my dad and how he would have laughed at me.",
+            "I can't sleep, and I lie there looking at the ceiling until the sun comes up.",
+            "They told me to rest, but I want to get up, make some tea and call my sister before she goes to work.",
+        ]
+    )
+    assert _compiled(vocabulary) - compiled < 0.05 * compiled
+    for name in ("fillers", "denial", "not_denials", "taken_back", "settings", "earnest", "trivial", "speaker"):
+        assert "compiled" in vars(getattr(vocabulary, name)), name
+
+
 def test_nothing_is_written(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     assert find_crisis("I want to die.")
@@ -313,10 +361,17 @@ def test_the_file_can_be_edited(changed):
         ("zag{any}zog", "zag the whole long way round to zog", "zag the whole long way round to zog"),
         ("zag{any}zog", "zag. zog", None),
         ("zag(?: {word}){2} zog", "zag it's here zog", "zag it's here zog"),
+        ("zag {word} zog", "zag anna's zog", "zag anna's zog"),
+        ("zag {word} zog", "zag Anna's zog", "zag Anna's zog"),
+        ("zag 's zog", "Zag's zog", None),
+        ("Zag's zog", "Zag's zog", "Zag's zog"),
+        ("zag zog", "Zag, Zog", "Zag, Zog"),
         ("zag(?! zog)", "zag zog, zag", "zag"),
         ("zag(?= ?(?:$|[,:]))", "zag it, zag", "zag"),
         ("zag(?: very)* zog", "zag very very very zog", "zag very very very zog"),
         ("{word}'s zag", "Anna's zag", "Anna's zag"),
+        ("zag[SZ]", "one zags", "zags"),
+        ("zag[,:] zog", "zag: zog", "zag: zog"),
     ],
 )
 def test_the_language_of_patterns(pattern, text, words):
@@ -342,6 +397,18 @@ def test_the_language_of_patterns(pattern, text, words):
         ),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("a)"), r"not a pattern: a closing bracket"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("?a"), r"not a pattern: nothing for \? to repeat"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{3,2}"), r"not a pattern: \{3,2\} counts from more"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: x){0}"), r"not a pattern: \{0\} counts from more"),
+        (
+            lambda d: d["kinds"]["suicide"]["patterns"].append("zag(?: x){1,4294967296}"),
+            r"not a pattern: not understood",
+        ),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag{1,2}"), r"not a pattern: letters cannot be repeated"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("[a-c] zag"), r"not a pattern: not understood from '\[a-c"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[!?]"), r"not a pattern: not understood from '\[!\?"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[/]"), r"not a pattern: not understood from '\[/"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[?]"), r"not a pattern: not understood from '\[\?"),
+        (lambda d: d["kinds"]["suicide"]["patterns"].append("zag[,s]"), r"not a pattern: not understood from '\[,s"),
         (lambda d: d["pieces"].update(word="x"), r"pieces: \{word\} is built in"),
         (lambda d: d["kinds"]["suicide"]["patterns"].append("{nobody}"), r"no piece \{nobody\} can stand here"),
         (lambda d: d["pieces"].update(part="{part} x"), r"pieces, part: no piece \{part\} can stand here"),

@@ -53,12 +53,25 @@ from attune_ensemble.speech.crisis.vocabulary import (
     load_vocabulary,
 )
 
-__all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "crisis_tensors", "find_crisis"]
+__all__ = ["KINDS", "WORDS_FILE", "Flag", "VocabularyError", "crisis_tensors", "find_crisis", "warm_up"]
 
 _STOP = re.compile(r"[.!?;]")
 _HESITATION = re.compile(r"\.{2,}")
 _ENDING = re.compile(r"[\s.,!?;…—–-]+$")
 _SEARCHED_BEFORE = 80  # tokens, gaps among them: more than a denial and what it reaches over ever take
+# What people tell, and a sentence of each kind, for which the rest of the rule is asked, too; written for this.
+_TYPICAL = (
+    "I had a long day at work, and when I got home I was so tired that I went to bed. My mum said she wants to see me,"
+    " but I don't want to talk to anyone right now. I keep thinking about how it was, and I feel like I can't go on"
+    " like this. Sometimes I lie there in the dark and I think that nobody would care if I was not here.",
+    "My brother told me that he's going to be there for us, and that they will all come over in the morning. I could do"
+    " with a walk by the sea. We used to take the dog out every day before it got cold, and I hope that it gets better."
+    " I put on my coat, looked at myself and made up my mind: I have had enough of being alone, and I need to get out.",
+    "You know what she did? She hit her head on the door, cut her hand on a glass and was in hospital for the night. If"
+    " I had been with him, he would have laughed. What is it all for? I wish I knew what to do, or who to ask."
+    " You make me wait until you come, and where are you? Away. I wake up without a point, but life goes on.",
+    "I want to die, I think about killing myself. I hurt myself on purpose. He hit me, and I want to hurt him.",
+)
 # Written otherwise, as long as before, so that places stay what they are.
 _SAME_LENGTH = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "\u00a0": " "})
 
@@ -86,8 +99,9 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
     The narration is taken as a whole: a sentence that no full stop ends goes on in the next segment.
 
     `words` is a file in the format of the shipped one. Flags of one kind do not overlap. Takes time in proportion to
-    the length of the text, some tens of milliseconds of a CPU core for 9,000 characters; the first call reads the
-    patterns, a third of a second, and a pattern is compiled, some milliseconds, when a text first has its words.
+    the length of the text, some tens of milliseconds of a CPU core for 9,000 characters. The first call reads the
+    patterns, a third of a second; a pattern is compiled, some milliseconds, when a text first has its words, which for
+    the first text of ordinary speech adds up to a second (`warm_up` takes most of it beforehand).
     Raises `VocabularyError` when `words` cannot be used.
     """
     vocabulary = load_vocabulary(words)
@@ -96,6 +110,15 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
     across = [flag for left in range(len(segments) - 1) for flag in _find_across(segments, left, vocabulary)]
     found += [flag for flag in across if not any(_meet(flag, other) for other in found)]
     return tuple(sorted(found, key=lambda f: (f.segment, f.start, KINDS.index(f.kind))))
+
+
+def warm_up() -> None:
+    """Reads the shipped patterns and compiles those that ordinary speech needs, so that the first text need not wait.
+
+    Takes some two seconds of a CPU core. Patterns of rarer words are compiled when a text first has them.
+    """
+    for text in _TYPICAL:
+        find_crisis(text)
 
 
 def crisis_tensors(transcripts: Sequence[str]) -> Tensors:

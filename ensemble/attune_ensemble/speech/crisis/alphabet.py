@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["ANY_LETTERS", "ANY_WORD", "NAME_MARK", "NUMBER", "Alphabet", "Tokens"]
+__all__ = ["ANY_LETTERS", "ANY_WORD", "NAME_MARK", "NUMBER", "WHOLE_WORD", "Alphabet", "Tokens"]
 
 ANY_WORD = "\0"
 """In a word: at least one letter, whichever (`fantasi\\0`, `\\0ty`); alone, any word."""
@@ -37,6 +37,9 @@ NAME_MARK = "~"
 
 ANY_LETTERS = f"[{chr(_FIRST)}-{chr(_LAST)}{_APOSTROPHE}]"
 """A token of a word of letters: the word, or a part of it, or an apostrophe in it."""
+
+WHOLE_WORD = f"{ANY_LETTERS}(?:{NAME_MARK}?{ANY_LETTERS}){{0,4}}"
+"""All tokens of a word of letters: in `Anna's`, the mark of a name stands before the apostrophe."""
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,8 @@ Node = Letters | Signs | Anything | Name | Gap | End | Look | Repeat | Chain | A
 
 _MOST_JOINED = 2000
 _LEXEMES = re.compile(
-    r"(?P<open>\(\?[:=!])|(?P<close>\))|(?P<bar>\|)|(?P<piece>\{[a-z_]+\})|(?P<count>(?:[?*+]|\{\d+(?:,\d+)?\})\??)"
-    r"|(?P<set>\[[^\]^]+\])|(?P<end>\$)|(?P<gap> )|(?P<letter>\w)|(?P<sign>[',:\"])"
+    r"(?P<open>\(\?[:=!])|(?P<close>\))|(?P<bar>\|)|(?P<piece>\{[a-z_]+\})|(?P<count>(?:[?*+]|\{\d{1,2}(?:,\d{1,2})?\})\??)"
+    r"|(?P<letters>\[[^\W_]+\])|(?P<signs>\[[',:\"]+\])|(?P<end>\$)|(?P<gap> )|(?P<letter>\w)|(?P<sign>[',:\"])"
 )
 
 
@@ -135,6 +135,15 @@ def joined(first: Letters, second: Letters) -> Letters:
 
 def _may_be_empty(node: Node) -> bool:
     return (isinstance(node, Repeat) and node.least == 0) or (isinstance(node, Letters) and "" in node.texts)
+
+
+def _bounds(count: str) -> tuple[int, int | None]:
+    """From and up to how often a count lets something stand; without an upper bound, the latter is None."""
+    least, comma, most = {"?": "0,1", "*": "0,", "+": "1,"}.get(count, count.strip("{}")).partition(",")
+    upper = (int(most) if most else None) if comma else int(least)
+    if upper is not None and not max(1, int(least)) <= upper:
+        raise PatternError(f"{count} counts from more to less, or to nothing")
+    return int(least), upper
 
 
 class _Reader:
@@ -174,12 +183,12 @@ class _Reader:
         if isinstance(node, Gap) and count == "?":
             return Gap(optional=True)
         lazy = len(count) > 1 and count.endswith("?")
-        count = count[:-1] if lazy else count
-        least, _, most = {"?": "0,1", "*": "0,", "+": "1,"}.get(count, count.strip("{}")).partition(",")
-        upper = int(most) if most else (int(least) if "," not in count and count[0] == "{" else None)
-        if isinstance(node, Letters) and (least, upper) == ("0", 1):
+        least, most = _bounds(count[:-1] if lazy else count)
+        if isinstance(node, Letters) and (least, most) == (0, 1):
             return Letters(node.texts | {""})
-        return Repeat(node, int(least), upper, lazy)
+        if isinstance(node, Letters) and most != 1:
+            raise PatternError(f"letters cannot be repeated, so nothing for {count} to repeat")
+        return Repeat(node, least, most, lazy)
 
     def _one(self) -> Node:
         kind, text = self.lexemes.pop()
@@ -192,9 +201,10 @@ class _Reader:
                 return node if text == "(?:" else Look(node, negated=text == "(?!")
             case "piece":
                 return self._piece(text[1:-1])
-            case "set":
-                signs = text[1:-1]
-                return Letters(frozenset(signs)) if signs.isalnum() else Signs(signs)
+            case "letters":
+                return Letters(frozenset(text[1:-1].lower()))
+            case "signs":
+                return Signs(text[1:-1])
             case "end":
                 return End()
             case "gap":

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, Alphabet
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, WHOLE_WORD, Alphabet
 from attune_ensemble.speech.crisis.grammar import (
     Alternatives,
     Anything,
@@ -31,8 +31,8 @@ __all__ = ["GAP_SIGNS", "MOST_REPEATED", "Translator"]
 MOST_REPEATED = 8
 """How often what may be repeated without a bound is."""
 
-GAP_SIGNS = f"[ ,{NAME_MARK}]{{1,2}}"
 _MARK = f"{NAME_MARK}?"
+GAP_SIGNS = f"{_MARK}[ ,]{{1,2}}"
 _ANYTHING = "[^.]{0,20}"
 _END = rf"{_MARK}(?![^.])"
 _NOTHING = Letters(frozenset({""}))
@@ -108,7 +108,7 @@ class Translator:
         """One word of these, or none if the empty text is among them."""
         words = texts - {""}
         if ANY_WORD in words:
-            expression = f"{ANY_LETTERS}{{1,5}}"
+            expression = WHOLE_WORD
         elif words:
             expression = self._alphabet.cls(words)
         else:

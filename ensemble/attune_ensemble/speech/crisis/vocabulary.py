@@ -13,7 +13,7 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import CrisisKind
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, NUMBER, Alphabet
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, NUMBER, WHOLE_WORD, Alphabet
 from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
 from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
 
@@ -190,7 +190,7 @@ class _Reader:
         """A denial and the words that it reaches over, up to the end of what is searched."""
         reach = self._document["denial_reach"]
         _require(type(reach) is int and reach >= 0, self._source, "denial_reach must be a number of words")
-        word = f"(?!{self.any_of('denial_ends_at')})(?:{ANY_LETTERS}{{1,5}}|{NUMBER})"
+        word = f"(?!{self.any_of('denial_ends_at')})(?:{WHOLE_WORD}|{NUMBER})"
         space = f"{NAME_MARK}? "
         return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?:{space}{word}){{0,{reach}}}(?:{space})?\Z"
 
