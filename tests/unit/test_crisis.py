@@ -424,3 +424,32 @@ def test_what_is_wrong_with_the_file_is_named(changed, change, message):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(VocabularyError, match=r"cannot read the words .*none\.yaml"):
         find_crisis("x", tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "The midwife put my son into my arms, and I have never felt so much love in my life.",
+        "She ran into my arms at the airport.",
+        "My father took me into his arms and I cried.",
+        "The nurse put a drip into my arm.",
+        "They drew blood and put a needle in my arm.",
+        "The cat dug her claws into my leg.",
+        "The tattoo artist carved a line into my arm.",
+        "My son hit his head on the table.",
+    ],
+)
+def test_an_embrace_a_nurse_a_pet_and_an_accident_are_no_self_harm(sentence):
+    assert kinds_of(sentence) == set()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "I hit my head on the wall over and over until it bled.",
+        "I dug the blade into my arms again last night.",
+        "I put a cigarette out on my arm on purpose.",
+    ],
+)
+def test_what_only_resembles_them_is(sentence):
+    assert "self_harm" in kinds_of(sentence)
