@@ -449,6 +449,12 @@ def test_an_embrace_a_nurse_a_pet_and_an_accident_are_no_self_harm(sentence):
         "I hit my head on the wall over and over until it bled.",
         "I dug the blade into my arms again last night.",
         "I put a cigarette out on my arm on purpose.",
+        "The drip was in when I cut my arms.",
+        "After the blood test I cut my arms on purpose.",
+        "My cat sat there while I cut my arms.",
+        "I cut deep into my arms last night.",
+        "I put the razor into my arms.",
+        "When I can't cope I hit my head on the wall over and over.",
     ],
 )
 def test_what_only_resembles_them_is(sentence):
