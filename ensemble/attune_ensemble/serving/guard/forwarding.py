@@ -73,32 +73,22 @@ class Upstream:
     def _method(self, kind: str, name: str) -> Any:
         return getattr(self._channel, kind)(f"/{SERVICE}/{name}")
 
-    def abandon(self, call: Any, *, at_once: bool) -> None:
-        """Nobody needs the rest of a call. Unless `at_once`, what works for it was told so by its lease, and the call
-        is cancelled only when it has not ended by itself for a while.
+    def linger(self, call: Any, working: asyncio.Future[Any]) -> None:
+        """Let a call that nobody needs any more, and the work with it, end by themselves; cancel what does not.
 
         A request whose call is cancelled at the moment of its end is now and then never released by Triton 2.51, which
         then cannot unload its model.
         """
-        if call.done():
-            return
-        if at_once:
-            call.cancel()
-            return
-        task = asyncio.ensure_future(self._linger(call))
+        task = asyncio.ensure_future(self._linger(call, working))
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
 
-    async def _linger(self, call: Any) -> None:
-        try:
-            async with asyncio.timeout(self._settings.linger_s):
-                if hasattr(call, "read"):
-                    async for _ in call:
-                        pass
-                else:
-                    await call
-        except (grpc.aio.AioRpcError, TimeoutError, asyncio.CancelledError):
-            call.cancel()
+    async def _linger(self, call: Any, working: asyncio.Future[Any]) -> None:
+        await asyncio.wait({working}, timeout=self._settings.linger_s)
+        call.cancel()  # does nothing to one that has ended
+        await asyncio.wait({working})
+        if not working.cancelled():
+            working.exception()  # nobody else looks at it
 
     async def close(self) -> None:
         """End every call and the connection."""

@@ -210,10 +210,7 @@ class Service(grpc.GenericRpcHandler):
                 if flight.signature.decoupled:
                     raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
                 call = flight.upstream.infer(flight.message)
-                try:
-                    return bytes(await flight.wait_for(call))
-                finally:
-                    flight.abandon(call)
+                return bytes(await flight.wait_for(call, _awaited(call)))
 
         return await _told(answer(), context)
 
@@ -235,10 +232,7 @@ class Service(grpc.GenericRpcHandler):
             request = _parsed(service_pb2.ModelInferRequest, message)
             with self._taken(request, message, context) as flight:
                 call = flight.upstream.stream(flight.message)
-                try:
-                    await flight.wait_for(_pump(call, flight, write))
-                finally:
-                    flight.abandon(call)
+                await flight.wait_for(call, _pump(call, flight, write))
         except AttuneError as error:
             await write(_error_response(error, request))
 
@@ -304,6 +298,7 @@ class _Flight:
     def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
         self.lease = lease
+        self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
 
     @property
@@ -316,33 +311,46 @@ class _Flight:
         if not self._ended.done():
             self._ended.set_result(error)
 
-    async def wait_for(self, work: Awaitable[Any]) -> Any:
-        """The result of the work; raises the error by which the request was ended before."""
-        working = asyncio.ensure_future(_awaited(work))
+    async def wait_for(self, call: Any, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of the work with a call; raises the error by which the request was ended before."""
+        working = asyncio.ensure_future(work)
         try:
             await asyncio.wait({working, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            raise self._ended.result()
+            if not working.done():
+                raise self._ended.result()
+            return working.result()
         finally:
-            working.cancel()
+            self.is_over = True
+            if not working.done():
+                self._abandon(call, working)
 
-    def abandon(self, call: Any) -> None:
-        """Give up what is left of a call: by the lease, where its model looks at one."""
-        if self.lease is not None:
+    def _abandon(self, call: Any, working: asyncio.Future[Any]) -> None:
+        """Give up the rest: by the lease, where the model looks at one."""
+        if self.lease is None:
+            call.cancel()
+        else:
             self.lease.end()
-        self.upstream.abandon(call, at_once=self.lease is None)
+        self.upstream.linger(call, working)
 
 
-async def _awaited(work: Awaitable[Any]) -> Any:
-    return await work
+async def _awaited(call: Any) -> bytes:
+    return bytes(await call)
 
 
 async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Hand on the responses of a stream, each when the client has room for it; the model is told how many were."""
+    """Hand on the responses of a stream, each when the client has room for it; the model is told how many were.
+
+    What comes after the request is over is dropped.
+    """
     count = 0
     async for response in call:
-        await write(_without_internals(response, flight.model))
+        if flight.is_over:
+            continue
+        try:
+            await write(_without_internals(response, flight.model))
+        except Exception:  # whatever grpc raises where nobody is there any more
+            if not flight.is_over:
+                raise
         count += 1
         if flight.lease is not None:
             flight.lease.taken(count)
