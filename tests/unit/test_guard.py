@@ -11,7 +11,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import ServerBusy, ServerUnavailable, from_wire
-from attune_ensemble.serving.guard import Guard, GuardSettings
+from attune_ensemble.serving.guard import Guard, GuardSettings, service
 from attune_ensemble.serving.launcher.server import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
 
@@ -143,7 +143,7 @@ def test_stopping_twice_and_starting_anew_at_the_same_port_works(guard, upstream
         (floats(1.0, shape=[1, -1]), "of shape [any, any], not [1, any]"),
         (floats(1.0, 1.0, 1.0, 1.0, 1.0, shape=[5, 1]), "at most 4 rows"),
         (words("counter", "1"), "call ModelStreamInfer"),
-        (words("slow", "go", model_version="7"), "has the version 1"),
+        (words("slow", "go", model_version="7"), "is served in version 1"),
     ],
 )
 def test_what_no_model_takes_is_refused_with_a_reason(stub, upstream, request_, told):
@@ -330,6 +330,20 @@ def test_a_dead_stub_of_the_server_is_told_without_its_internals(stub):
     error = failure(lambda: stub.ModelInfer(words("slow", "fails")))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert error.details() == "server_unavailable: slow stopped while it worked on the request; it is started again"
+
+
+def test_a_fault_of_the_guard_shows_no_trace(guard, stub, told, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("secret of ours")
+
+    monkeypatch.setattr(service, "check_request", broken)
+    error = failure(lambda: stub.ModelInfer(floats(1.0)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    (response,) = stub.ModelStreamInfer(iter([words("counter", "1", id="mine")]))
+    assert response.infer_response.id == "mine"
+    for message in (error.details(), response.error_message):
+        assert message == "server_error: the request failed; see the server's log"
+    assert "secret of ours" in told[-1][1]["error"]
 
 
 def test_figures_count_what_became_of_requests(guard, stub, upstream):

@@ -47,12 +47,12 @@ class Upstream:
     async def signatures(self) -> dict[str, Signature]:
         """The signature of every model that is ready."""
         answer = await self.ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True).SerializeToString())
-        names = [model.name for model in service_pb2.RepositoryIndexResponse.FromString(answer).models]
-        return {name: await self._signature(name) for name in names}
+        index = service_pb2.RepositoryIndexResponse.FromString(answer)
+        return {model.name: await self._signature(model.name, model.version) for model in index.models}
 
-    async def _signature(self, name: str) -> Signature:
+    async def _signature(self, name: str, version: str) -> Signature:
         answer = await self.ask("ModelConfig", service_pb2.ModelConfigRequest(name=name).SerializeToString())
-        return signature_of(service_pb2.ModelConfigResponse.FromString(answer).config)
+        return signature_of(service_pb2.ModelConfigResponse.FromString(answer).config, version)
 
     async def ask(self, method: str, message: bytes) -> bytes:
         """The answer to a question about the server or its models; `grpc.aio.AioRpcError` as it comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -167,7 +168,7 @@ class Service(grpc.GenericRpcHandler):
             ready = self.refusal is None and name in self._signatures and self._loss_of(name) is None
             return bytes(service_pb2.ModelReadyResponse(ready=ready).SerializeToString())
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     async def _index(self, message: bytes, context: Context) -> bytes:
         async def answer() -> bytes:
@@ -178,7 +179,7 @@ class Service(grpc.GenericRpcHandler):
                     model.state, model.reason = "UNAVAILABLE", str(error)
             return bytes(index.SerializeToString())
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     def _asking(self, method: str) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
         async def ask(message: bytes, context: Context) -> bytes:
@@ -187,7 +188,7 @@ class Service(grpc.GenericRpcHandler):
                     raise InvalidRequest(f"{method} takes at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
                 return await self._require_upstream().ask(method, message)
 
-            return await _told(answer(), context)
+            return await self._told(answer(), context)
 
         return ask
 
@@ -212,7 +213,7 @@ class Service(grpc.GenericRpcHandler):
                 call = flight.upstream.infer(flight.message)
                 return bytes(await flight.wait_for(call, _awaited(call)))
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     async def _stream(self, requests: Any, context: Context) -> None:
         """Every request of a stream is worked for at once; their responses come as they are made."""
@@ -227,14 +228,38 @@ class Service(grpc.GenericRpcHandler):
                 group.create_task(self._stream_one(bytes(message), context, write))
 
     async def _stream_one(self, message: bytes, context: Context, write: Callable[[bytes], Awaitable[None]]) -> None:
-        request = service_pb2.ModelInferRequest()
+        request_id, model = "", ""
         try:
             request = _parsed(service_pb2.ModelInferRequest, message)
+            request_id, model = request.id, request.model_name
             with self._taken(request, message, context) as flight:
                 call = flight.upstream.stream(flight.message)
                 await flight.wait_for(call, _pump(call, flight, write))
         except AttuneError as error:
-            await write(_error_response(error, request))
+            await write(_error_response(error, request_id, model))
+        except Exception as error:
+            await write(_error_response(self._unexplained(error), request_id, model))
+
+    async def _told(self, answer: Awaitable[bytes], context: Context) -> bytes:
+        """The answer; an error ends the call with its status and, where it says so, when to try again."""
+        try:
+            return await answer
+        except AttuneError as error:
+            told = error
+        except grpc.aio.AioRpcError as error:
+            told = raised(error, "the server")
+        except Exception as error:
+            told = self._unexplained(error)
+        if isinstance(told, ServerBusy) and told.retry_after_s is not None:
+            context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
+        code = next(code for kind, code in _STATUS if isinstance(told, kind))
+        await context.abort(code, told.to_wire())
+        raise AssertionError("abort raises")
+
+    def _unexplained(self, error: Exception) -> ServerError:
+        """What a client may know of a fault of ours; the operator is told the rest."""
+        self._tell("guard_failed", error="".join(traceback.format_exception(error)))
+        return ServerError("the request failed; see the server's log")
 
     @contextmanager
     def _taken(self, request: service_pb2.ModelInferRequest, message: bytes, context: Context) -> Iterator[_Flight]:
@@ -278,8 +303,10 @@ class Service(grpc.GenericRpcHandler):
             raise InvalidRequest(
                 f"there is no model {quote(request.model_name)}; there are {', '.join(sorted(self._signatures))}"
             )
-        if request.model_version not in ("", "1"):
-            raise InvalidRequest(f"{signature.name} has the version 1, not {quote(request.model_version)}")
+        if request.model_version and request.model_version != signature.version:
+            raise InvalidRequest(
+                f"{signature.name} is served in version {signature.version}, not {quote(request.model_version)}"
+            )
         check_request(request, signature)
         if (error := self._loss_of(signature.name)) is not None:
             raise error
@@ -364,10 +391,10 @@ def _without_internals(response: bytes, model: str) -> bytes:
     return bytes(parsed.SerializeToString())
 
 
-def _error_response(error: AttuneError, request: service_pb2.ModelInferRequest) -> bytes:
+def _error_response(error: AttuneError, request_id: str, model: str) -> bytes:
     response = service_pb2.ModelStreamInferResponse(error_message=error.to_wire())
-    response.infer_response.id = request.id
-    response.infer_response.model_name = request.model_name
+    response.infer_response.id = request_id
+    response.infer_response.model_name = model
     return bytes(response.SerializeToString())
 
 
@@ -376,21 +403,6 @@ def _parsed(kind: Any, message: bytes) -> Any:
         return kind.FromString(message)
     except DecodeError:
         raise InvalidRequest(f"these {len(message)} bytes are no {kind.DESCRIPTOR.name} of the protocol") from None
-
-
-async def _told(answer: Awaitable[bytes], context: Context) -> bytes:
-    """The answer; an error ends the call with its status and, where it says so, when to try again."""
-    try:
-        return await answer
-    except AttuneError as error:
-        told = error
-    except grpc.aio.AioRpcError as error:
-        told = raised(error, "the server")
-    if isinstance(told, ServerBusy) and told.retry_after_s is not None:
-        context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
-    code = next(code for kind, code in _STATUS if isinstance(told, kind))
-    await context.abort(code, told.to_wire())
-    raise ServerError("abort raises")
 
 
 def _client_of(context: Context) -> str:
