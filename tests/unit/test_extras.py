@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 ENSEMBLE = "ensemble/attune_ensemble"
+CHAOS = f"{ENSEMBLE}/chaos"
 LAUNCHER = f"{ENSEMBLE}/serving/launcher"
 MUSICGEN = f"{ENSEMBLE}/music/musicgen"
 BENCHMARK = f"{MUSICGEN}/benchmark"
@@ -36,10 +37,10 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             ENSEMBLE,
             f"{LAUNCHER}/numpy_bridge.py",
         ),
-        (LAUNCHER, MUSICGEN),
+        (CHAOS, LAUNCHER, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
-    "serve": ((LAUNCHER, "export/attune_weights"), ()),
+    "serve": ((CHAOS, LAUNCHER, "export/attune_weights"), ()),
     "train": (("training", "export", BENCHMARK), ()),
 }
 
