@@ -3,8 +3,8 @@
     for file in mutated_files(recordings, count=500, seed=1):
         answer = analyse(file.encoded)
 
-Each is a WAV, FLAC, MP3, OGG or AIFF file that was cut, flipped, shuffled or mixed with another one; whose header claims
-what no recording is; that expands to hours; or that holds a file within a file.
+Each is a WAV, FLAC, MP3, OGG or AIFF file that was cut, flipped, shuffled or mixed with another one; whose header
+claims what no recording is; that expands to hours; or that holds a file within a file.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Whole:
     """Encodes an excerpt of one of the recordings."""
 
     def __init__(self, recordings: Sequence[Waveform], others: Mapping[str, bytes], chance: Generator) -> None:
-        recording = recordings[chance.integers(len(recordings))]
+        recording = recordings[int(chance.integers(len(recordings)))]
         start = int(chance.integers(max(1, len(recording) - round(_EXCERPT_S * _RATE))))
         self.samples = recording[start : start + round(_EXCERPT_S * _RATE)]
         self._others = others

@@ -272,7 +272,7 @@ def _as_raw(message: Message, model: ModelSpec) -> None:
 
 def _mixed(draw: Draw, model: ModelSpec, message: Message) -> str:
     _as_raw(message, model)
-    index, tensor = _any_input(draw, message)
+    _, tensor = _any_input(draw, message)
     spec = model.input(tensor.name)
     getattr(tensor.contents, _CONTENTS[spec.dtype]).extend(_sound_value(spec).ravel().tolist())
     return f"{tensor.name} has both"
