@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from attune_client.protocol import bounds
 from attune_client.protocol.models import LEASE, MODELS
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec, bytes_tensor
 
-__all__ = ["BadRequest", "bad_requests", "drawn", "requests_of", "whole_request"]
+__all__ = ["BadRequest", "bad_requests", "drawn", "request_with", "requests_of", "whole_request"]
 
 Message = Any  # a ModelInferRequest of protobuf, whose classes are made at run time
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -98,9 +98,14 @@ def requests_of(draw: Draw, models: tuple[ModelSpec, ...] = tuple(MODELS.values(
 
 def whole_request(model: ModelSpec, *, raw: bool = True) -> Message:
     """A request that the model answers, with the inputs that it needs and one of those that it may be given."""
+    return request_with(model, {tensor.name: _sound_value(tensor) for tensor in _given(model)}, raw=raw)
+
+
+def request_with(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]], *, raw: bool = True) -> Message:
+    """A request with these inputs, each without the batch."""
     message = service_pb2.ModelInferRequest(model_name=model.name)
-    for tensor in _given(model):
-        _add(message, model, tensor, _sound_value(tensor), raw=raw)
+    for name, value in values.items():
+        _add(message, model, model.input(name), value, raw=raw)
     return message
 
 
