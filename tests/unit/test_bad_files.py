@@ -93,6 +93,24 @@ def test_bombs_are_refused_before_they_expand():
     assert seen["AudioTooLong"] >= 6
 
 
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [
+        (b"RIFF\0\0\0\0WAVE", bytes(8)),
+        (b"FORM\0\0\0\0AIFF", bytes(8)),
+        (b"RF64\0\0\0\0WAVE", bytes(8)),
+        (b"caff\0\1\0\0", bytes(12)),
+        (b"\0\0\0\x08ftyp", b"\0\0\0\x08free"),
+    ],
+)
+def test_a_file_of_a_million_empty_parts_is_refused_without_counting_them(head, part):
+    file = MutatedFile("parts", head + part * 2**20)
+    before_s = processor_s()
+    with pytest.raises(errors.UnreadableAudio, match="parts; no recording"):
+        decode_speech(file.encoded)
+    assert processor_s() - before_s < 0.5
+
+
 @pytest.mark.parametrize(("container", "codec"), [("matroska", "flac"), ("matroska", "wavpack"), ("tta", "tta")])
 def test_a_bomb_in_a_container_of_the_other_decoder_is_refused_alike(container, codec):
     long = with_pyav(np.zeros(900 * 8_000, np.float32), 8_000, container, codec)
