@@ -40,7 +40,8 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (CHAOS, LAUNCHER, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
-    "serve": ((CHAOS, LAUNCHER, "export/attune_weights"), ()),
+    "serve": ((LAUNCHER, "export/attune_weights"), ()),
+    "chaos": ((CHAOS,), ()),
     "train": (("training", "export", BENCHMARK), ()),
 }
 
