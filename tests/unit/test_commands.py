@@ -600,7 +600,23 @@ def test_where_to_find_help_is_shown_once_for_the_country(crisis, monkeypatch, c
         monkeypatch.setenv(name, value)
     result = attune(*command, *options)
     assert result.exit_code == 0, result.output
-    assert helped(result) == notice_lines(country)
+    told = helped(result)
+    assert told[-len(notice_lines(country)) :] == notice_lines(country)
+    assert told[: -len(notice_lines(country))] == (["This is about speech.wav."] if "analyse" in command else [])
+
+
+def test_the_notice_names_the_recordings_that_it_is_about(crisis, monkeypatch):
+    class OfSome(FakeAsyncClient):
+        async def analyse(self, audio, **options):
+            return replace(SPEECH, crisis=CRISIS if "calm" not in audio.name else ())
+
+    monkeypatch.setattr(analysis, "AsyncAttuneClient", OfSome)
+    for name in ("calm.wav", "late.wav"):
+        Path(name).write_bytes(Path("speech.wav").read_bytes())
+    several = helped(attune("analyse", "late.wav", "calm.wav", "speech.wav"))
+    assert several == ["This is about late.wav, speech.wav.", *notice_lines(None)]
+    assert helped(attune("analyse", "speech.wav")) == notice_lines(None)
+    assert helped(attune("analyse", "calm.wav", "calm.wav")) == []
 
 
 @pytest.mark.parametrize("command", [["play", "speech.wav"], ["analyse", "speech.wav"]])

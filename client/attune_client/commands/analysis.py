@@ -93,7 +93,7 @@ def analyse(
             printer.heading("file", audio_name(outcome.path))
             printer.rows(*_outcome_rows(outcome))
         if any(outcome.has_crisis for outcome in outcomes):
-            printer.paragraphs(HELP_LABEL, crisis_notice(country))
+            printer.paragraphs(HELP_LABEL, _places(outcomes) + crisis_notice(country))
     if any(outcome.failed for outcome in outcomes):
         raise SystemExit(1)
 
@@ -114,6 +114,14 @@ async def _analyse_all(
                     return _Analysed(path, error)
 
         return list(await asyncio.gather(*(one(path) for path in paths)))
+
+
+def _places(outcomes: list[_Analysed]) -> str:
+    """Return a line that names the recordings whose words speak of a crisis; nothing for the only recording."""
+    if len(outcomes) == 1:
+        return ""
+    names = dict.fromkeys(audio_name(outcome.path) for outcome in outcomes if outcome.has_crisis)
+    return f"This is about {', '.join(names)}.\n"
 
 
 def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:
