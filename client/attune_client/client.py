@@ -96,7 +96,7 @@ class BaseClient(ABC):
         Args:
             audio: a recording: encoded bytes, a path, or a file open for reading bytes.
             text: query for retrieval; together with `spec`, the prompt for an engine that takes one.
-            emotion: one of the 40 emotions; `vad` may refine it.
+            emotion: one of the 40 emotions, in any case; `vad` may shade it, and never turns it into another.
             vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest emotion is used.
             spec: musical specification, without retrieval: a `MusicSpec`, or its fields as mapping or JSON.
             duration_s: seconds of music, 1..600; 30 if left out.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.checks import check_complete, check_sources, check_text, check_vad
+from attune_client.protocol.checks import check_complete, check_emotion, check_sources, check_text, check_vad
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import (
     CRISIS_KIND,
@@ -231,7 +231,10 @@ def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallCon
         vad = np.array(check_vad(inputs["vad"]), np.float32)
         probabilities = _classify(vad[None], EMOTION_PROBABILITIES.name, call, context)  # a wish is what it is
         return {"vad": vad} | _emotion_outputs(probabilities[0], rules.labels)
-    return _selected(inputs, "emotion", "vad")
+    if "emotion" in inputs:
+        label = check_emotion(text_of(inputs["emotion"]), rules.labels)
+        return {"emotion": bytes_tensor(label)} | _selected(inputs, "vad")
+    return {}
 
 
 def _selected(tensors: Tensors, *names: str) -> Tensors:

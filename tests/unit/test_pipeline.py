@@ -388,8 +388,8 @@ def test_a_generator_that_says_nothing_is_an_error(silent_from):
     ("inputs", "searched", "told"),
     [
         ({"text": bytes_tensor("rain")}, [b"text"], set()),
-        ({"emotion": bytes_tensor("calm")}, [b"emotion"], {"emotion"}),
-        ({"emotion": bytes_tensor("calm"), "vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad"}),
+        ({"emotion": bytes_tensor("Emotion 3")}, [b"emotion"], {"emotion"}),
+        ({"emotion": bytes_tensor("emotion 3"), "vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad"}),
         ({"vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad", "emotion_probabilities", "emotion_labels"}),
         ({"music_spec": bytes_tensor("{}")}, [b"music_spec"], set()),
         ({"music_spec": bytes_tensor("{}"), "text": bytes_tensor("rain")}, [b"music_spec", b"text"], set()),
@@ -401,8 +401,15 @@ def test_a_wish_needs_no_recording(inputs, searched, told):
     assert "speech_to_text" not in [name for name, _ in server.calls]
     assert first["prompt"].tolist() == searched
     assert {"transcript", "emotion", "vad", "emotion_probabilities", "emotion_labels"} & set(first) == told
-    if list(inputs) == ["vad"]:
+    if "emotion" in told:
         assert first["emotion"].tolist() == [b"emotion 3"]
+
+
+def test_an_unknown_emotion_is_refused_before_anything_is_asked():
+    responses, server, _generator = therapy(emotion=bytes_tensor("emotion x"))
+    with pytest.raises(InvalidOption, match=r"'emotion x' is not one of the 40 emotions \(perhaps emotion"):
+        next(responses)
+    assert server.calls == []
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,12 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.command()
 @click.argument("audio", required=False, type=AUDIO_FILE)
 @click.option("--text", type=Words(), help="Music for these words, in place of a recording.")
-@click.option("--emotion", type=Words(), help="Music for one of the 40 emotions; --vad may shade it.")
+@click.option(
+    "--emotion",
+    type=Words(),
+    help="Music for one of the 40 emotions, which the README lists, in any case; --vad may shade it, and never turns "
+    "it into another.",
+)
 @click.option(
     "--vad", type=Numbers(("V", "A", "D"), *VAD_LIMITS), help="Music for valence, arousal, dominance, each 1 to 5."
 )
