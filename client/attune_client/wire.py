@@ -88,7 +88,10 @@ def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
     """
     encoded = _read_audio(audio)
     if len(encoded) > MAX_AUDIO_BYTES:
-        raise AudioTooLong(f"the recording has more than {MAX_AUDIO_BYTES // 2**20:,} MiB, the largest that is sent")
+        raise AudioTooLong(
+            f"the recording has more than {MAX_AUDIO_BYTES // 2**20:,} MiB, the largest that is sent: encode it as "
+            "FLAC or OGG, or with fewer samples a second"
+        )
     return bytes_tensor(encoded)
 
 

@@ -63,6 +63,8 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
         parameters["weights"] = exported_name(model.weights, profile)
     if settings.places is not None:
         parameters |= {name: str(value) for name, value in asdict(settings.places).items()}
+    if model.spec.calls:
+        parameters["calls"] = ",".join(model.spec.calls)  # what is out of service while one of these is away
     return parameters
 
 

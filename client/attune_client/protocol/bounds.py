@@ -7,8 +7,11 @@ from __future__ import annotations
 
 # --- the recording ---
 
-MAX_AUDIO_BYTES = 2**30
-"""Largest recording that a client sends: `MAX_SPEECH_S` of 32-bit stereo at 192 kHz are 0.86 of it."""
+MAX_MESSAGE_BYTES = 2**27
+"""Largest request that a server takes, 128 MiB: it is in memory several times while it is worked at."""
+
+MAX_AUDIO_BYTES = MAX_MESSAGE_BYTES - 2**20
+"""Largest recording that a client sends: `MAX_SPEECH_S` of 16-bit stereo at 48 kHz are 0.87 of it."""
 
 MAX_SPEECH_S = 600.0
 """Longest recording that is accepted, in seconds."""

@@ -265,6 +265,7 @@ MUSIC_PROMPT = ModelSpec(
     "music_prompt",
     inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE),
     outputs=_PROMPT_RESULTS,
+    calls=(TEXT_TOKENIZER.name, SENTENCE_ENCODER.name),
 )
 
 MUSIC_GENERATOR = ModelSpec(
@@ -282,7 +283,12 @@ MUSIC_GENERATOR = ModelSpec(
     decoupled=True,
 )
 
-SPEECH_EMOTION = ModelSpec("speech_emotion", inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE), outputs=_SPEECH_RESULTS)
+SPEECH_EMOTION = ModelSpec(
+    "speech_emotion",
+    inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE),
+    outputs=_SPEECH_RESULTS,
+    calls=(SPEECH_TO_TEXT.name, EMOTION_RECOGNITION.name, EMOTION_CLASSIFIER.name),
+)
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
@@ -297,6 +303,7 @@ MUSIC_THERAPY = ModelSpec(
         *_MUSIC_RESULTS,
     ),
     decoupled=True,
+    calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),
 )
 
 MODELS: dict[str, ModelSpec] = {

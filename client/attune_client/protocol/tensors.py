@@ -77,6 +77,8 @@ class ModelSpec:
 
     `steps` make it an ensemble: the models that it runs, in an order in which each finds its inputs. A tensor keeps its
     name all the way through, from the ensemble's inputs over the steps' own to its outputs.
+
+    `calls` are the models that it calls by itself while it works, by name.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ModelSpec:
     max_batch_size: int = 0
     decoupled: bool = False
     steps: tuple[ModelSpec, ...] = ()
+    calls: tuple[str, ...] = ()
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""

@@ -1,0 +1,82 @@
+"""What a model takes and answers, read from its configuration in the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tritonclient.grpc import model_config_pb2
+
+from attune_client.protocol.models import LEASE
+
+__all__ = ["CALLS", "Input", "Signature", "dependents", "signature_of"]
+
+CALLS = "calls"
+"""Parameter of a model's configuration: the models that it calls by itself, by name, with commas between."""
+
+_BYTES = "BYTES"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input: its datatype by the protocol's name, its shape without the batch (-1: any size)."""
+
+    datatype: str
+    dims: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One model, as the guard has to know it.
+
+    `max_batch` 0 means no batch dimension. `takes_lease`: it has an input for a lease, which is the guard's to fill.
+    `at_work` and `waiting`: how many requests it works at, and how many more it lets wait; None where it says nothing.
+    `uses`: the models without which it cannot answer.
+    """
+
+    name: str
+    inputs: Mapping[str, Input]
+    outputs: frozenset[str]
+    version: str
+    max_batch: int = 0
+    decoupled: bool = False
+    takes_lease: bool = False
+    at_work: int | None = None
+    waiting: int = 0
+    uses: frozenset[str] = field(default_factory=frozenset)
+
+
+def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Signature:
+    """The signature of that version of a model with that configuration."""
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    inputs = {tensor.name: _input(tensor) for tensor in config.input}
+    steps = {step.model_name for step in config.ensemble_scheduling.step}
+    called = set(filter(None, parameters.get(CALLS, "").split(",")))
+    return Signature(
+        config.name,
+        {name: each for name, each in inputs.items() if name != LEASE.name},
+        frozenset(tensor.name for tensor in config.output),
+        version,
+        max_batch=config.max_batch_size,
+        decoupled=config.model_transaction_policy.decoupled,
+        takes_lease=LEASE.name in inputs,
+        at_work=int(parameters["max_concurrent"]) if "max_concurrent" in parameters else None,
+        waiting=int(parameters.get("max_waiting", 0)),
+        uses=frozenset(steps | called),
+    )
+
+
+def _input(tensor: model_config_pb2.ModelInput) -> Input:
+    name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+    return Input(_BYTES if name == "STRING" else name, tuple(tensor.dims), tensor.optional)
+
+
+def dependents(models: Iterable[str], signatures: Mapping[str, Signature]) -> set[str]:
+    """Those models, and every one that cannot answer without one of them."""
+    found = set(models)
+    while True:
+        more = {name for name, each in signatures.items() if each.uses & found} - found
+        if not more:
+            return found
+        found |= more
