@@ -34,10 +34,9 @@ from attune_ensemble.serving.adapter import Adapter
 from attune_ensemble.serving.lease import is_held
 from attune_ensemble.serving.own_server import OWN_URL, OwnServer, Responses, own_url
 from attune_ensemble.serving.services import create_service
+from tests.fake_stub import ARGS, WAIT_S, FakePb, FakeRequest, make, outcome, text, wait_until
 from tests.fake_triton import Answer, FakeTriton, Tensors, inputs_of
-from tests.unit.test_serving_adapter import ARGS, FakePb, FakeRequest, make, outcome, text
 
-WAIT_S = 5.0
 FORGOTTEN_S = 60.0
 CHUNK = {"music": np.zeros((8, 2), np.float32)}
 
@@ -71,13 +70,6 @@ def asking() -> Iterator[Callable[[Answer], Asking]]:
     for asked in begun:
         asked.own_server.close()
         asked.triton.stop()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.01)
 
 
 # --- what is said ---
