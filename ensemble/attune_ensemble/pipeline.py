@@ -176,7 +176,7 @@ def play_therapy(
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
     Where words of a recording, or of a text to make music for, speak of a crisis, the first response tells the emotion
-    as it was heard, and description, prompt and music are gentle.
+    as it was heard, and description, prompt and music are gentle. A recording is taken out of `inputs`.
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
     engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon, and
@@ -223,7 +223,8 @@ def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallConte
 def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], rules, call, inputs.get("other_languages"), context=context)
+        # Out of the inputs, so that nobody keeps a recording, of up to a gigabyte, while its music is listened to.
+        return recognise_speech(inputs.pop("audio"), rules, call, inputs.get("other_languages"), context=context)
     # Beside a specification a text is the prompt of an engine, often one that was written here.
     if "text" in inputs and "music_spec" not in inputs:
         return rules.find_crisis([check_text("text", text_of(inputs["text"]))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -276,6 +278,19 @@ def test_therapy_tells_everything_first_and_closes_the_music():
     assert set(next(responses)) == {"music"}
     responses.close()
     assert generator.closed == 2
+
+
+def test_nobody_keeps_the_recording_while_its_music_is_listened_to():
+    audio = np.array([b"a recording"], dtype=np.object_)
+    recording = weakref.ref(audio)
+    server = FakeServer(2)
+    responses, _server, _generator = therapy(server=server, audio=audio)
+    del audio
+    assert recording() is not None
+    next(responses)
+    server.calls.clear()  # which remembers the inputs
+    assert recording() is None
+    responses.close()
 
 
 @pytest.mark.parametrize("words", ["{} word", "I want to die."])
