@@ -50,12 +50,14 @@ class Rules:
 
     `labels` are the 40 emotions in the classifier's order; `find_crisis` makes, of the transcripts of a narration's
     segments, the tensors `crisis_kind` and `crisis_place`. `choice` chooses an emotion by VAD and words; None is the
-    paper's way, the most probable one by VAD.
+    paper's way, the most probable one by VAD. Segments are recognised `segments_per_call` at a time: what is under way
+    when a request is given up is worked through, and the next ones are not begun.
     """
 
     labels: Sequence[str]
     find_crisis: Callable[[Sequence[str]], Tensors]
     choice: EmotionChoice | None = None
+    segments_per_call: int = REGRESSOR_MAX_BATCH
 
 
 def recognise_speech(
@@ -76,7 +78,7 @@ def recognise_speech(
     option = {} if other_languages is None else {"other_languages": other_languages}
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
-    segment_vad = _recognise_segments(speech, call, context)
+    segment_vad = _recognise_segments(speech, rules.segments_per_call, call, context)
     lengths = speech["num_samples"][:, 0]
     vad = overall_vad(segment_vad, lengths)
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
@@ -103,12 +105,11 @@ def recognise_speech(
     }
 
 
-def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
-    """VAD [S, 3] of all segments: one batch, or several where there are more than a batch holds."""
+def _recognise_segments(speech: Tensors, most: int, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
+    """VAD [S, 3] of all segments, at most so many of them in one batch."""
     rows = ("waveform", "num_samples", "transcript")
     batches = [
-        {name: speech[name][start : start + REGRESSOR_MAX_BATCH] for name in rows}
-        for start in range(0, len(speech["waveform"]), REGRESSOR_MAX_BATCH)
+        {name: speech[name][start : start + most] for name in rows} for start in range(0, len(speech["waveform"]), most)
     ]
     parts = [call("emotion_recognition", batch, context=context) for batch in batches]
     return np.concatenate([part["vad"] for part in parts])

@@ -108,7 +108,8 @@ def bart(weights: str) -> Served:
 
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 PUBLIC = places("16", "16")
-CHOICE = {"emotion_choice": "vad_and_words"}
+CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
+CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
 AHEAD = {"ahead_bytes": "8388608"}
 ENSEMBLE = Served("", "", "")
 
@@ -138,8 +139,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.gpu"),
         "music_generator": musicgen("musicgen.gpu"),
-        "speech_emotion": python(weights="choice.gpu", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.gpu", **CHOICE, **AHEAD, **places("96", "16")),
+        "speech_emotion": python(weights="choice.gpu", **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.gpu", **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
@@ -151,8 +152,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.tensorrt"),
         "music_generator": musicgen("musicgen.tensorrt"),
-        "speech_emotion": python(weights="choice.tensorrt", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.tensorrt", **CHOICE, **AHEAD, **places("96", "16")),
+        "speech_emotion": python(weights="choice.tensorrt", **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.tensorrt", **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
 }
 """Every model in every profile. A new parameter is written down here too, so that no profile gets it unseen."""
