@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,6 +97,21 @@ def test_one_batch_carries_all_segments_of_two_minutes():
     outputs = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
     assert [name for name, _ in server.calls] == ["speech_to_text", "emotion_recognition", "emotion_classifier"]
     assert outputs["segment_vad"].shape == (16, 3)
+
+
+def test_a_long_narration_goes_in_small_batches_and_no_further_one_is_begun_for_nobody():
+    server = FakeServer(37)
+    whole = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
+    small = FakeServer(37)
+    outputs = recognise_speech(AUDIO, replace(RULES, segments_per_call=4), small, context=UNLIMITED)
+    np.testing.assert_array_equal(outputs["segment_vad"], whole["segment_vad"])
+    sizes = [len(inputs["waveform"]) for name, inputs in small.calls if name == "emotion_recognition"]
+    assert sizes == [4] * 9 + [1]
+    given_up = FakeServer(37)
+    context = CallContext(is_cancelled=lambda: len(given_up.calls) > 2)  # during the second batch
+    with pytest.raises(RequestCancelled):
+        recognise_speech(AUDIO, replace(RULES, segments_per_call=4), given_up, context=context)
+    assert [name for name, _ in given_up.calls] == ["speech_to_text", "emotion_recognition", "emotion_recognition"]
 
 
 def choice(words_exponent=1.0, unsure_below=0.3):
@@ -276,6 +294,19 @@ def test_therapy_tells_everything_first_and_closes_the_music():
     assert set(next(responses)) == {"music"}
     responses.close()
     assert generator.closed == 2
+
+
+def test_nobody_keeps_the_recording_while_its_music_is_listened_to():
+    audio = np.array([b"a recording"], dtype=np.object_)
+    recording = weakref.ref(audio)
+    server = FakeServer(2)
+    responses, _server, _generator = therapy(server=server, audio=audio)
+    del audio
+    assert recording() is not None
+    next(responses)
+    server.calls.clear()  # which remembers the inputs
+    assert recording() is None
+    responses.close()
 
 
 @pytest.mark.parametrize("words", ["{} word", "I want to die."])

@@ -96,6 +96,7 @@ def musicgen(weights: str) -> Served:
         numerics="bfloat16",
         slots="16",
         queue="64",
+        ahead_bytes="33554432",
         **places("112", "0"),
     )
 
@@ -107,12 +108,14 @@ def bart(weights: str) -> Served:
 
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 PUBLIC = places("16", "16")
-CHOICE = {"emotion_choice": "vad_and_words"}
+CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
+CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
+AHEAD = {"ahead_bytes": "8388608"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
-        "speech_to_text": whisper("KIND_CPU", "31", compute_type="int8", beam_size="1", threads="2"),
+        "speech_to_text": whisper("KIND_CPU", "79", compute_type="int8", beam_size="1", threads="2"),
         "text_tokenizer": python(weights="tokenizers"),
         "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
@@ -120,9 +123,11 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
-        "music_generator": python(weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **PUBLIC),
+        "music_generator": python(
+            weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **AHEAD, **places("80", "16")
+        ),
         "speech_emotion": python(weights="choice", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice", **CHOICE, **PUBLIC),
+        "music_therapy": python(weights="choice", **CHOICE, **AHEAD, **places("64", "16")),
     },
     "configs/gpu.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
@@ -134,8 +139,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.gpu"),
         "music_generator": musicgen("musicgen.gpu"),
-        "speech_emotion": python(weights="choice.gpu", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.gpu", **CHOICE, **places("96", "16")),
+        "speech_emotion": python(weights="choice.gpu", **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.gpu", **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
@@ -147,8 +152,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.tensorrt"),
         "music_generator": musicgen("musicgen.tensorrt"),
-        "speech_emotion": python(weights="choice.tensorrt", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.tensorrt", **CHOICE, **places("96", "16")),
+        "speech_emotion": python(weights="choice.tensorrt", **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.tensorrt", **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
 }
 """Every model in every profile. A new parameter is written down here too, so that no profile gets it unseen."""
