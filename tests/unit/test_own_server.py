@@ -30,11 +30,10 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.models import MUSIC_GENERATOR
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.call import CallContext
-from attune_ensemble.serving.adapter import Adapter
 from attune_ensemble.serving.lease import is_held
 from attune_ensemble.serving.own_server import OWN_URL, OwnServer, Responses, own_url
 from attune_ensemble.serving.services import create_service
-from tests.fake_stub import ARGS, WAIT_S, FakePb, FakeRequest, make, outcome, text, wait_until
+from tests.fake_stub import WAIT_S, FakePb, FakeRequest, make, outcome, text, wait_until
 from tests.fake_triton import Answer, FakeTriton, Tensors, inputs_of
 
 FORGOTTEN_S = 60.0
@@ -300,7 +299,7 @@ def test_a_storm_of_calls_in_one_process_forgets_nobody(monkeypatch):
     generator = Generator()
     triton = FakeTriton(generator, workers=128)
     monkeypatch.setenv(OWN_URL, triton.url)
-    adapter = Adapter(MUSIC_GENERATOR, ARGS, FakePb())
+    adapter = make(FakePb(), MUSIC_GENERATOR)
     ends = {"short": {"whole"}, "busy": {"ServerBusy"}, "long": {"RequestCancelled"}, "dead": {"RequestTimeout"}}
 
     def play(inputs: Tensors, *, context: CallContext) -> Iterator[dict[str, Any]]:
