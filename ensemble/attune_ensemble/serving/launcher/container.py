@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from attune_client.protocol.errors import ServerUnavailable
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import Profile
 from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports
 
@@ -44,4 +45,5 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     command = ["docker", "run", "--rm", "--init", "--gpus=all", "--shm-size=1g", f"--stop-timeout={_DRAIN_S}"]
     command += [f"--publish={LOOPBACK}:{outside}:{port}" for outside, port in published]
     command += [f"--volume={repository.resolve()}:/models:ro", f"--volume={_ROOT}:/attune:ro"]
+    command += [f"--env={name}={value}" for name, value in (NO_TELEMETRY | OFFLINE).items()]
     return shlex.join([*command, IMAGE, "bash", "-c", serve_line])

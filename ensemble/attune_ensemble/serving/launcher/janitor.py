@@ -30,9 +30,6 @@ _POLL_S = 0.02
 
 def main(folder: Path, mark: str) -> None:
     """Wait until standard input ends, then clear away what is left."""
-    # A signal to stop may reach every process of a control group, and this one is needed after its owner.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     while os.read(sys.stdin.fileno(), 4096):
         pass
     clear(folder, mark)

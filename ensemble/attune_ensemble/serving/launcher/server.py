@@ -54,6 +54,7 @@ _LOG_LINES = 15
 _PREFIX = "attune-serve-"
 _PRIVATE = 0o600
 _JANITOR_S = 15.0
+_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Time limit for loading all models; the server's default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
@@ -333,8 +334,15 @@ def _start_janitor(folder: Path, mark: str) -> subprocess.Popen[bytes]:
     """Start the process that ends all processes with that mark, and removes the folder, when this one is gone."""
     command = [sys.executable, "-I", "-S", janitor.__file__, str(folder), mark]
     quiet = subprocess.DEVNULL
-    # A session of its own: no signal of a terminal reaches it. It holds nothing that others wait for.
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True)
+    # It inherits which signals are blocked: one to stop may reach every process of a control group, and this one is
+    # needed after its owner. It has a session of its own, and holds nothing that others wait for.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_STOP)
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _require_short(path: Path) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import click
 
-from attune_client.failures import INTERRUPTED
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
@@ -35,7 +34,7 @@ from attune_ensemble.serving.supervisor.times import Times
 __all__ = ["DEFAULT_LOG", "EXIT_CODES", "default_log", "run", "serve"]
 
 DEFAULT_LOG = Path("out/server.log")
-_NO_PROGRAM = 127
+_INTERRUPTED, _NO_PROGRAM = 130, 127
 _CONFIGURATION, _GAVE_UP, _UNAVAILABLE = os.EX_CONFIG, os.EX_SOFTWARE, os.EX_UNAVAILABLE
 _PORT = click.IntRange(1, 65535)
 
@@ -151,7 +150,7 @@ def run(supervisor: Supervisor, command: tuple[str, ...]) -> int:
     with _signals(supervisor.ask_to_stop):
         supervisor.start()
         if not supervisor.status.is_ready and not supervisor.is_alive():
-            return INTERRUPTED if command else 0
+            return _INTERRUPTED if command else 0
         if not command:
             supervisor.wait()
     if command:
