@@ -47,12 +47,12 @@ class Upstream:
     async def signatures(self) -> dict[str, Signature]:
         """The signature of every model that is ready."""
         answer = await self.ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(ready=True).SerializeToString())
-        names = [model.name for model in service_pb2.RepositoryIndexResponse.FromString(answer).models]
-        return {name: await self._signature(name) for name in names}
+        index = service_pb2.RepositoryIndexResponse.FromString(answer)
+        return {model.name: await self._signature(model.name, model.version) for model in index.models}
 
-    async def _signature(self, name: str) -> Signature:
+    async def _signature(self, name: str, version: str) -> Signature:
         answer = await self.ask("ModelConfig", service_pb2.ModelConfigRequest(name=name).SerializeToString())
-        return signature_of(service_pb2.ModelConfigResponse.FromString(answer).config)
+        return signature_of(service_pb2.ModelConfigResponse.FromString(answer).config, version)
 
     async def ask(self, method: str, message: bytes) -> bytes:
         """The answer to a question about the server or its models; `grpc.aio.AioRpcError` as it comes."""
@@ -73,32 +73,22 @@ class Upstream:
     def _method(self, kind: str, name: str) -> Any:
         return getattr(self._channel, kind)(f"/{SERVICE}/{name}")
 
-    def abandon(self, call: Any, *, at_once: bool) -> None:
-        """Nobody needs the rest of a call. Unless `at_once`, what works for it was told so by its lease, and the call
-        is cancelled only when it has not ended by itself for a while.
+    def linger(self, call: Any, working: asyncio.Future[Any]) -> None:
+        """Let a call that nobody needs any more, and the work with it, end by themselves; cancel what does not.
 
         A request whose call is cancelled at the moment of its end is now and then never released by Triton 2.51, which
         then cannot unload its model.
         """
-        if call.done():
-            return
-        if at_once:
-            call.cancel()
-            return
-        task = asyncio.ensure_future(self._linger(call))
+        task = asyncio.ensure_future(self._linger(call, working))
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
 
-    async def _linger(self, call: Any) -> None:
-        try:
-            async with asyncio.timeout(self._settings.linger_s):
-                if hasattr(call, "read"):
-                    async for _ in call:
-                        pass
-                else:
-                    await call
-        except (grpc.aio.AioRpcError, TimeoutError, asyncio.CancelledError):
-            call.cancel()
+    async def _linger(self, call: Any, working: asyncio.Future[Any]) -> None:
+        await asyncio.wait({working}, timeout=self._settings.linger_s)
+        call.cancel()  # does nothing to one that has ended
+        await asyncio.wait({working})
+        if not working.cancelled():
+            working.exception()  # nobody else looks at it
 
     async def close(self) -> None:
         """End every call and the connection."""

@@ -20,6 +20,8 @@ __all__ = ["Guard"]
 _T = TypeVar("_T")
 _START_S = 10.0
 _STOP_S = 5.0
+_LAST_BYTES_S = 1.0
+"""For what was answered just now to reach its client."""
 
 
 class Guard:
@@ -63,7 +65,7 @@ class Guard:
     async def _run(self, tell_begun: Callable[[BaseException | None], None]) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._service = Service(self._settings, self._tell)
-        server = grpc.aio.server(options=_options(self._settings))
+        server = grpc.aio.server(options=_options(self._settings), maximum_concurrent_rpcs=self._settings.max_calls)
         server.add_generic_rpc_handlers((self._service,))
         try:
             if not server.add_insecure_port(self.address):
@@ -74,7 +76,7 @@ class Guard:
             return
         tell_begun(None)
         await self._stopping.wait()
-        await server.stop(grace=0)
+        await server.stop(grace=_LAST_BYTES_S)
         if self._upstream is not None:
             await self._upstream.close()
 

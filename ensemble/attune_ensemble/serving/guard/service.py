@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -167,7 +168,7 @@ class Service(grpc.GenericRpcHandler):
             ready = self.refusal is None and name in self._signatures and self._loss_of(name) is None
             return bytes(service_pb2.ModelReadyResponse(ready=ready).SerializeToString())
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     async def _index(self, message: bytes, context: Context) -> bytes:
         async def answer() -> bytes:
@@ -178,7 +179,7 @@ class Service(grpc.GenericRpcHandler):
                     model.state, model.reason = "UNAVAILABLE", str(error)
             return bytes(index.SerializeToString())
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     def _asking(self, method: str) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
         async def ask(message: bytes, context: Context) -> bytes:
@@ -187,7 +188,7 @@ class Service(grpc.GenericRpcHandler):
                     raise InvalidRequest(f"{method} takes at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
                 return await self._require_upstream().ask(method, message)
 
-            return await _told(answer(), context)
+            return await self._told(answer(), context)
 
         return ask
 
@@ -210,12 +211,9 @@ class Service(grpc.GenericRpcHandler):
                 if flight.signature.decoupled:
                     raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
                 call = flight.upstream.infer(flight.message)
-                try:
-                    return bytes(await flight.wait_for(call))
-                finally:
-                    flight.abandon(call)
+                return bytes(await flight.wait_for(call, _awaited(call)))
 
-        return await _told(answer(), context)
+        return await self._told(answer(), context)
 
     async def _stream(self, requests: Any, context: Context) -> None:
         """Every request of a stream is worked for at once; their responses come as they are made."""
@@ -230,17 +228,38 @@ class Service(grpc.GenericRpcHandler):
                 group.create_task(self._stream_one(bytes(message), context, write))
 
     async def _stream_one(self, message: bytes, context: Context, write: Callable[[bytes], Awaitable[None]]) -> None:
-        request = service_pb2.ModelInferRequest()
+        request_id, model = "", ""
         try:
             request = _parsed(service_pb2.ModelInferRequest, message)
+            request_id, model = request.id, request.model_name
             with self._taken(request, message, context) as flight:
                 call = flight.upstream.stream(flight.message)
-                try:
-                    await flight.wait_for(_pump(call, flight, write))
-                finally:
-                    flight.abandon(call)
+                await flight.wait_for(call, _pump(call, flight, write))
         except AttuneError as error:
-            await write(_error_response(error, request))
+            await write(_error_response(error, request_id, model))
+        except Exception as error:
+            await write(_error_response(self._unexplained(error), request_id, model))
+
+    async def _told(self, answer: Awaitable[bytes], context: Context) -> bytes:
+        """The answer; an error ends the call with its status and, where it says so, when to try again."""
+        try:
+            return await answer
+        except AttuneError as error:
+            told = error
+        except grpc.aio.AioRpcError as error:
+            told = raised(error, "the server")
+        except Exception as error:
+            told = self._unexplained(error)
+        if isinstance(told, ServerBusy) and told.retry_after_s is not None:
+            context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
+        code = next(code for kind, code in _STATUS if isinstance(told, kind))
+        await context.abort(code, told.to_wire())
+        raise AssertionError("abort raises")
+
+    def _unexplained(self, error: Exception) -> ServerError:
+        """What a client may know of a fault of ours; the operator is told the rest."""
+        self._tell("guard_failed", error="".join(traceback.format_exception(error)))
+        return ServerError("the request failed; see the server's log")
 
     @contextmanager
     def _taken(self, request: service_pb2.ModelInferRequest, message: bytes, context: Context) -> Iterator[_Flight]:
@@ -284,8 +303,10 @@ class Service(grpc.GenericRpcHandler):
             raise InvalidRequest(
                 f"there is no model {quote(request.model_name)}; there are {', '.join(sorted(self._signatures))}"
             )
-        if request.model_version not in ("", "1"):
-            raise InvalidRequest(f"{signature.name} has the version 1, not {quote(request.model_version)}")
+        if request.model_version and request.model_version != signature.version:
+            raise InvalidRequest(
+                f"{signature.name} is served in version {signature.version}, not {quote(request.model_version)}"
+            )
         check_request(request, signature)
         if (error := self._loss_of(signature.name)) is not None:
             raise error
@@ -304,6 +325,7 @@ class _Flight:
     def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
         self.lease = lease
+        self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
 
     @property
@@ -316,33 +338,46 @@ class _Flight:
         if not self._ended.done():
             self._ended.set_result(error)
 
-    async def wait_for(self, work: Awaitable[Any]) -> Any:
-        """The result of the work; raises the error by which the request was ended before."""
-        working = asyncio.ensure_future(_awaited(work))
+    async def wait_for(self, call: Any, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of the work with a call; raises the error by which the request was ended before."""
+        working = asyncio.ensure_future(work)
         try:
             await asyncio.wait({working, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                return working.result()
-            raise self._ended.result()
+            if not working.done():
+                raise self._ended.result()
+            return working.result()
         finally:
-            working.cancel()
+            self.is_over = True
+            if not working.done():
+                self._abandon(call, working)
 
-    def abandon(self, call: Any) -> None:
-        """Give up what is left of a call: by the lease, where its model looks at one."""
-        if self.lease is not None:
+    def _abandon(self, call: Any, working: asyncio.Future[Any]) -> None:
+        """Give up the rest: by the lease, where the model looks at one."""
+        if self.lease is None:
+            call.cancel()
+        else:
             self.lease.end()
-        self.upstream.abandon(call, at_once=self.lease is None)
+        self.upstream.linger(call, working)
 
 
-async def _awaited(work: Awaitable[Any]) -> Any:
-    return await work
+async def _awaited(call: Any) -> bytes:
+    return bytes(await call)
 
 
 async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Hand on the responses of a stream, each when the client has room for it; the model is told how many were."""
+    """Hand on the responses of a stream, each when the client has room for it; the model is told how many were.
+
+    What comes after the request is over is dropped.
+    """
     count = 0
     async for response in call:
-        await write(_without_internals(response, flight.model))
+        if flight.is_over:
+            continue
+        try:
+            await write(_without_internals(response, flight.model))
+        except Exception:  # whatever grpc raises where nobody is there any more
+            if not flight.is_over:
+                raise
         count += 1
         if flight.lease is not None:
             flight.lease.taken(count)
@@ -356,10 +391,10 @@ def _without_internals(response: bytes, model: str) -> bytes:
     return bytes(parsed.SerializeToString())
 
 
-def _error_response(error: AttuneError, request: service_pb2.ModelInferRequest) -> bytes:
+def _error_response(error: AttuneError, request_id: str, model: str) -> bytes:
     response = service_pb2.ModelStreamInferResponse(error_message=error.to_wire())
-    response.infer_response.id = request.id
-    response.infer_response.model_name = request.model_name
+    response.infer_response.id = request_id
+    response.infer_response.model_name = model
     return bytes(response.SerializeToString())
 
 
@@ -368,21 +403,6 @@ def _parsed(kind: Any, message: bytes) -> Any:
         return kind.FromString(message)
     except DecodeError:
         raise InvalidRequest(f"these {len(message)} bytes are no {kind.DESCRIPTOR.name} of the protocol") from None
-
-
-async def _told(answer: Awaitable[bytes], context: Context) -> bytes:
-    """The answer; an error ends the call with its status and, where it says so, when to try again."""
-    try:
-        return await answer
-    except AttuneError as error:
-        told = error
-    except grpc.aio.AioRpcError as error:
-        told = raised(error, "the server")
-    if isinstance(told, ServerBusy) and told.retry_after_s is not None:
-        context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
-    code = next(code for kind, code in _STATUS if isinstance(told, kind))
-    await context.abort(code, told.to_wire())
-    raise ServerError("abort raises")
 
 
 def _client_of(context: Context) -> str:

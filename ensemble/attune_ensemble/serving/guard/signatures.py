@@ -38,6 +38,7 @@ class Signature:
     name: str
     inputs: Mapping[str, Input]
     outputs: frozenset[str]
+    version: str
     max_batch: int = 0
     decoupled: bool = False
     takes_lease: bool = False
@@ -46,8 +47,8 @@ class Signature:
     uses: frozenset[str] = field(default_factory=frozenset)
 
 
-def signature_of(config: model_config_pb2.ModelConfig) -> Signature:
-    """The signature of a model with that configuration."""
+def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Signature:
+    """The signature of that version of a model with that configuration."""
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     inputs = {tensor.name: _input(tensor) for tensor in config.input}
     steps = {step.model_name for step in config.ensemble_scheduling.step}
@@ -56,6 +57,7 @@ def signature_of(config: model_config_pb2.ModelConfig) -> Signature:
         config.name,
         {name: each for name, each in inputs.items() if name != LEASE.name},
         frozenset(tensor.name for tensor in config.output),
+        version,
         max_batch=config.max_batch_size,
         decoupled=config.model_transaction_policy.decoupled,
         takes_lease=LEASE.name in inputs,

@@ -1,0 +1,368 @@
+"""The guard in front of a server that blocks, streams and dies: `pytest tests/unit/test_guard.py`."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from attune_client.protocol.errors import ServerBusy, ServerUnavailable, from_wire
+from attune_ensemble.serving.guard import Guard, GuardSettings, service
+from attune_ensemble.serving.launcher.server import free_ports
+from tests.fake_upstream import FakeUpstream, lease_of
+
+SOON_S = 5.0
+GONE = ServerUnavailable("slow died")
+
+
+@pytest.fixture
+def upstream(tmp_path):
+    server = FakeUpstream(tmp_path)
+    yield server
+    server.release.set()
+    server.close()
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def guard(upstream, told):
+    settings = GuardSettings(max_message_bytes=2**16, large_bytes=2**12, large_places=1, linger_s=0.5)
+    guard = Guard(f"127.0.0.1:{free_ports().grpc}", settings, lambda event, **fields: told.append((event, fields)))
+    guard.start()
+    guard.open(upstream.url)
+    yield guard
+    guard.stop()
+
+
+def channel_to(guard, **options):
+    # A pool of its own makes a connection of its own: another client.
+    return grpc.insecure_channel(guard.address, options=[("grpc.use_local_subchannel_pool", 1), *options.items()])
+
+
+@pytest.fixture
+def stub(guard):
+    with channel_to(guard) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def words(model, word, **more):
+    request = service_pb2.ModelInferRequest(model_name=model, **more)
+    request.inputs.add(name="word", datatype="BYTES", shape=[1]).contents.bytes_contents.append(word.encode())
+    return request
+
+
+def floats(*values, model="echo", shape=None):
+    request = service_pb2.ModelInferRequest(model_name=model)
+    request.inputs.add(name="x", datatype="FP32", shape=shape or [1, len(values)])
+    request.raw_input_contents.append(struct.pack(f"<{len(values)}f", *values))
+    return request
+
+
+def until(condition):
+    deadline_s = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def failure(call):
+    with pytest.raises(grpc.RpcError) as raised:
+        call()
+    return raised.value
+
+
+def test_a_request_reaches_the_server_as_it_came(stub, upstream):
+    request = floats(1.0, 2.0)
+    request.id = "mine"
+    assert stub.ModelInfer(request).id == "mine"
+    assert upstream.seen == [request]
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_lease_is_added_to_what_can_hold_one(stub, upstream, raw):
+    request = words("slow", "go")
+    if raw:
+        request.inputs[0].ClearField("contents")
+        request.raw_input_contents.append(struct.pack("<I", 2) + b"go")
+    upstream.release.set()
+    stub.ModelInfer(request)
+    token = lease_of(upstream.seen[0])
+    assert token is not None
+    assert token.count("-") == 2
+    assert upstream.seen[0].inputs[0] == request.inputs[0]
+
+
+def test_a_client_cannot_bring_a_lease(stub):
+    request = words("slow", "go")
+    request.inputs.add(name="lease", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"1-2-3")
+    assert "slow has no input 'lease'" in failure(lambda: stub.ModelInfer(request)).details()
+
+
+def test_until_it_is_opened_everything_is_refused(tmp_path):
+    guard = Guard(f"127.0.0.1:{free_ports().grpc}", GuardSettings(), lambda event, **fields: None)
+    guard.start()
+    try:
+        with channel_to(guard) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            error = failure(lambda: stub.ModelInfer(floats(1.0)))
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert isinstance(from_wire(error.details()), ServerUnavailable)
+            assert stub.ServerLive(service_pb2.ServerLiveRequest()).live
+            assert not stub.ServerReady(service_pb2.ServerReadyRequest()).ready
+    finally:
+        guard.stop()
+
+
+def test_a_port_in_use_is_told(guard):
+    with pytest.raises(ServerUnavailable, match="cannot be listened at"):
+        Guard(guard.address, GuardSettings(), lambda event, **fields: None).start()
+
+
+def test_stopping_twice_and_starting_anew_at_the_same_port_works(guard, upstream):
+    guard.stop()
+    guard.stop()
+    again = Guard(guard.address, GuardSettings(), lambda event, **fields: None)
+    again.start()
+    again.open(upstream.url)
+    again.stop()
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        (floats(1.0, model="nobody"), "there is no model 'nobody'"),
+        (floats(1.0, shape=[1, 2**62]), "has 18446744073709551616 bytes as FP32, not 4"),
+        (floats(1.0, shape=[1, -1]), "of shape [any, any], not [1, any]"),
+        (floats(1.0, 1.0, 1.0, 1.0, 1.0, shape=[5, 1]), "at most 4 rows"),
+        (words("counter", "1"), "call ModelStreamInfer"),
+        (words("slow", "go", model_version="7"), "is served in version 1"),
+    ],
+)
+def test_what_no_model_takes_is_refused_with_a_reason(stub, upstream, request_, told):
+    error = failure(lambda: stub.ModelInfer(request_))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert told in error.details()
+    assert not upstream.seen
+
+
+def test_bytes_that_are_no_message_are_refused(guard):
+    with channel_to(guard) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        error = failure(lambda: call(b"\xff\xff\xff"))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "3 bytes are no ModelInferRequest" in error.details()
+
+
+def test_a_message_that_is_too_large_is_refused(stub):
+    error = failure(lambda: stub.ModelInfer(floats(*[0.0] * 20_000)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub: stub.RepositoryModelUnload(service_pb2.RepositoryModelUnloadRequest(model_name="slow")),
+        lambda stub: stub.SystemSharedMemoryRegister(service_pb2.SystemSharedMemoryRegisterRequest(name="x")),
+        lambda stub: stub.LogSettings(service_pb2.LogSettingsRequest()),
+        lambda stub: stub.TraceSetting(service_pb2.TraceSettingRequest()),
+    ],
+)
+def test_what_is_the_operators_is_closed(stub, call):
+    assert failure(lambda: call(stub)).code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_dead_model_ends_what_waits_for_it_and_what_depends_on_it(guard, stub, upstream):
+    unary = stub.ModelInfer.future(words("slow", "go"))
+    stream = stub.ModelStreamInfer(iter([words("counter", "2")]))
+    assert [next(stream).infer_response.id for _ in range(2)] == ["0", "1"]
+    until(lambda: guard.in_flight() == 2)
+    started_s = time.monotonic()
+    guard.lose({"slow"}, GONE)
+    assert failure(unary.result).details() == GONE.to_wire()
+    assert [response.error_message for response in stream] == [GONE.to_wire()]
+    assert time.monotonic() - started_s < 1.0
+    until(lambda: guard.in_flight() == 0)
+    assert failure(lambda: stub.ModelInfer(words("slow", "go"))).details() == GONE.to_wire()
+    index = {model.name: model.state for model in stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models}
+    assert index == {"echo": "READY", "slow": "UNAVAILABLE", "counter": "UNAVAILABLE"}
+    assert not stub.ServerReady(service_pb2.ServerReadyRequest()).ready
+    assert stub.ModelReady(service_pb2.ModelReadyRequest(name="echo")).ready
+    assert stub.ModelInfer(floats(1.0))
+    guard.regain({"slow"})
+    upstream.release.set()
+    assert stub.ModelInfer(words("slow", "go"))
+
+
+def test_a_dead_server_ends_everything_and_a_new_one_goes_on(guard, stub, upstream, tmp_path):
+    unary = stub.ModelInfer.future(words("slow", "go"))
+    until(lambda: guard.in_flight() == 1)
+    upstream.die()
+    error = failure(unary.result)
+    assert isinstance(from_wire(error.details()), ServerUnavailable)
+    guard.close(ServerUnavailable("the server is started again"))
+    assert "started again" in failure(lambda: stub.ModelInfer(floats(1.0))).details()
+    (tmp_path / "again").mkdir()
+    again = FakeUpstream(tmp_path / "again")
+    try:
+        guard.open(again.url)
+        assert stub.ModelInfer(floats(1.0))
+    finally:
+        again.close()
+
+
+def test_while_it_drains_what_is_in_flight_goes_on(guard, stub, upstream):
+    unary = stub.ModelInfer.future(words("slow", "go"))
+    until(lambda: guard.in_flight() == 1)
+    guard.drain(ServerUnavailable("the server is being stopped"))
+    assert "being stopped" in failure(lambda: stub.ModelInfer(floats(1.0))).details()
+    upstream.release.set()
+    assert unary.result().model_name == "slow"
+    until(lambda: guard.in_flight() == 0)
+
+
+@pytest.mark.parametrize("how", ["cancel", "deadline", "vanish"])
+def test_a_client_that_is_gone_ends_the_lease(guard, upstream, how):
+    channel = channel_to(guard)
+    stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    call = stub.ModelInfer.future(words("slow", "go"), timeout=0.3 if how == "deadline" else None)
+    until(lambda: upstream.seen)
+    if how == "cancel":
+        call.cancel()
+    elif how == "vanish":
+        channel.close()
+    until(lambda: upstream.ended == ["lease"])
+    until(lambda: guard.in_flight() == 0)
+    channel.close()
+
+
+def test_a_stream_that_is_left_ends_the_lease(guard, stub, upstream):
+    stream = stub.ModelStreamInfer(iter([words("counter", "2")]))
+    next(stream)
+    stream.cancel()
+    until(lambda: upstream.ended == ["lease"])
+
+
+def test_two_requests_of_one_stream_are_worked_for_at_once(guard, stub, upstream):
+    blocked = threading.Event()
+
+    def requests():
+        yield words("counter", "2", id="first")
+        yield words("counter", "1", id="second")
+        blocked.wait(SOON_S)
+
+    stream = stub.ModelStreamInfer(requests())
+    assert sorted(next(stream).infer_response.id for _ in range(3)) == ["0", "0", "1"]
+    blocked.set()
+    stream.cancel()
+
+
+def test_an_error_of_a_stream_names_its_request(stub):
+    (response,) = stub.ModelStreamInfer(iter([words("nobody", "1", id="mine")]))
+    assert "there is no model 'nobody'" in response.error_message
+    assert response.infer_response.id == "mine"
+
+
+def test_a_full_model_says_when_to_come_back(guard, upstream, told):
+    with channel_to(guard) as one, channel_to(guard) as two:
+        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two)]
+        calls = [stub.ModelInfer.future(words("slow", "go")) for stub in stubs for _ in range(2)]
+        until(lambda: guard.in_flight() == 4)
+        error = failure(lambda: stubs[0].ModelInfer(words("slow", "go")))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        busy = from_wire(error.details())
+        assert isinstance(busy, ServerBusy)
+        assert dict(error.trailing_metadata())["retry-after"] == str(busy.retry_after_s)
+        assert told[-1][0] == "refused"
+        assert stubs[0].ModelInfer(floats(1.0))  # another model is not hurt
+        upstream.release.set()
+        assert [call.result().model_name for call in calls] == ["slow"] * 4
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_one_client_cannot_take_all_places(guard, upstream, named):
+    with channel_to(guard) as one, channel_to(guard) as two:
+        greedy, other = (service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two))
+        calls = [greedy.ModelInfer.future(words("slow", "go")) for _ in range(2)]
+        until(lambda: guard.in_flight() == 2)
+        metadata = None
+        if named:  # behind a proxy all have one connection, and a name each
+            other, metadata = greedy, (("attune-client", "another"),)
+        assert "the other places are for others" in failure(lambda: greedy.ModelInfer(words("slow", "go"))).details()
+        calls.append(other.ModelInfer.future(words("slow", "go"), metadata=metadata))
+        until(lambda: guard.in_flight() == 3)
+        upstream.release.set()
+        assert all(call.result() for call in calls)
+
+
+def test_large_requests_have_fewer_places(guard, upstream):
+    with channel_to(guard) as one, channel_to(guard) as two:
+        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two)]
+        call = stubs[0].ModelInfer.future(words("slow", "g" * 5_000))
+        until(lambda: guard.in_flight() == 1)
+        assert "as large as this one" in failure(lambda: stubs[1].ModelInfer(words("slow", "g" * 5_000))).details()
+        upstream.release.set()
+        assert call.result()
+
+
+def test_what_cannot_be_answered_in_time_is_refused_at_once(guard, stub, upstream):
+    upstream.release.set()
+    for _ in range(4):
+        stub.ModelInfer(words("slow", "go"))
+    upstream.release.clear()
+    slow = stub.ModelInfer.future(words("slow", "go"))
+    until(lambda: guard.in_flight() == 1)
+    request = words("slow", "go")
+    request.inputs.add(name="deadline_s", datatype="FP32", shape=[1]).contents.fp32_contents.append(1e-6)
+    assert "too many to answer within" in failure(lambda: stub.ModelInfer(request)).details()
+    upstream.release.set()
+    assert slow.result()
+
+
+def test_a_dead_stub_of_the_server_is_told_without_its_internals(stub):
+    error = failure(lambda: stub.ModelInfer(words("slow", "fails")))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.details() == "server_unavailable: slow stopped while it worked on the request; it is started again"
+
+
+def test_a_fault_of_the_guard_shows_no_trace(guard, stub, told, monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("secret of ours")
+
+    monkeypatch.setattr(service, "check_request", broken)
+    error = failure(lambda: stub.ModelInfer(floats(1.0)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    (response,) = stub.ModelStreamInfer(iter([words("counter", "1", id="mine")]))
+    assert response.infer_response.id == "mine"
+    for message in (error.details(), response.error_message):
+        assert message == "server_error: the request failed; see the server's log"
+    assert "secret of ours" in told[-1][1]["error"]
+
+
+def test_figures_count_what_became_of_requests(guard, stub, upstream):
+    stub.ModelInfer(floats(1.0))
+    failure(lambda: stub.ModelInfer(floats(1.0, shape=[1, 3])))
+    figures = guard.figures()
+    assert figures['attune_guard_requests_total{model="echo",outcome="answered"}'] == 1
+    assert figures['attune_guard_requests_total{model="echo",outcome="invalid_request"}'] == 1
+    assert figures['attune_guard_in_flight{model="echo"}'] == 0
+
+
+def test_for_a_reader_that_stops_nothing_is_stored(guard, stub, upstream):
+    """Its responses fill the connections, which hold little; then the server has to wait."""
+    stream = stub.ModelStreamInfer(iter([words("counter", "10000000")]))
+    next(stream)
+    before = -1
+    while upstream.written > before:
+        before = upstream.written
+        time.sleep(1.0)
+    assert before < 1_000_000
+    stream.cancel()
+    until(lambda: guard.in_flight() == 0)
