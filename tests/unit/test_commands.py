@@ -94,7 +94,7 @@ class FakeClient:
     session: FakeSession = field(default_factory=lambda: FakeSession(speech=SPEECH, vad=SPEECH.vad))
     asked: list = field(default_factory=list)
 
-    def __call__(self, url, *, timeout_s):
+    def __call__(self, url, *, timeout_s, retries=0):
         return self
 
     def __enter__(self):
@@ -283,7 +283,7 @@ def test_a_name_in_another_encoding_is_shown(tmp_path):
     Path(name).write_bytes(b"x")
     done = piped("analyse", name, "--url", "127.0.0.1:9", "--timeout", "2", "--json", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout)[0]["error"]["code"] == "server_unavailable"
+    assert json.loads(done.stdout)[0]["error"]["code"] == "server_unreachable"
 
 
 # --- odd places ---
@@ -531,7 +531,7 @@ def test_without_a_recording_the_options_are_printed(client, folder):
 
 
 class FakeAsyncClient:
-    def __init__(self, url, *, timeout_s):
+    def __init__(self, url, *, timeout_s, retries):
         pass
 
     async def __aenter__(self):

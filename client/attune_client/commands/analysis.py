@@ -23,6 +23,7 @@ from attune_client.commands.options import (
     read_audio,
     server_options,
 )
+from attune_client.commands.patience import patiently
 from attune_client.commands.printing import Printer, echo_json
 from attune_client.help_lines import crisis_notice
 from attune_client.protocol.errors import AttuneError
@@ -102,7 +103,7 @@ async def _analyse_all(
     paths: Iterable[Path], other_languages: str | None, deadline_s: float | None, url: str, timeout_s: float | None
 ) -> list[_Analysed]:
     limit = asyncio.Semaphore(MAX_IN_FLIGHT)
-    async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
+    async with AsyncAttuneClient(url, timeout_s=timeout_s, retries=patiently()) as client:
 
         async def one(path: Path) -> _Analysed:
             async with limit:
