@@ -112,8 +112,9 @@ CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
 CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
 AHEAD = {"ahead_bytes": "8388608"}
 PROMPT = {"calls": "text_tokenizer,sentence_encoder"}
-SPEECH = {"calls": "speech_to_text,emotion_recognition,emotion_classifier"}
-THERAPY = {"calls": "speech_to_text,emotion_recognition,emotion_classifier,music_prompt,music_generator"}
+HEARING = "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"
+SPEECH = {"calls": HEARING}
+THERAPY = {"calls": f"{HEARING},music_prompt,music_generator"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {

@@ -292,7 +292,12 @@ SPEECH_EMOTION = ModelSpec(
     "speech_emotion",
     inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE, LEASE),
     outputs=_SPEECH_RESULTS,
-    calls=(SPEECH_TO_TEXT.name, EMOTION_RECOGNITION.name, EMOTION_CLASSIFIER.name),
+    calls=(
+        SPEECH_TO_TEXT.name,
+        EMOTION_RECOGNITION.name,
+        EMOTION_CLASSIFIER.name,
+        *MUSIC_PROMPT.calls,  # the words' part of the choice has a sentence's embedding
+    ),
 )
 
 MUSIC_THERAPY = ModelSpec(
