@@ -56,7 +56,7 @@ run() {
         ;;
     tiny) measured "$1" --size tiny --batch 1,2 --seconds 1 --repeats 2 ;;
     tiny-many) measured "$1" --size tiny --batch 4 --seconds 1 --repeats 1 ;;
-    small | medium | large) measured "$1" --size "$size" --batch 1,8,32 --seconds 10 --repeats 2 ;;
+    small | medium | large) measured "$1" --size "$size" --batch 1,32,8 --seconds 10 --repeats 2 ;;
     # As many as a card of 80 GB holds with half a minute each.
     small-many) measured "$1" --size "$size" --batch 64 --seconds 30 --repeats 1 ;;
     medium-many | large-many) measured "$1" --size "$size" --batch 24 --seconds 30 --repeats 1 ;;

@@ -277,7 +277,7 @@ def test_rows_of_a_gpu_alone_run_as_far_as_a_device_without_memory_goes(monkeypa
     assert captured.name == "capturing 15 CUDA graphs of 16 slots, which take 0 MiB"
     rows = dict(baseline_groups(setup, 2, 0.5, compiled=True))
     compiled = ["this project, torch.compile", "transformers, torch.compile"]
-    assert list(rows) == ["bfloat16 without graphs", "transformers", *compiled]
+    assert list(rows) == ["transformers", "bfloat16 without graphs", *compiled]
     (uncaptured,) = rows["bfloat16 without graphs"]
     assert (uncaptured.name, uncaptured.steps) == ("static cache, fused, bfloat16", 28)
     # An engine cannot hear what has no memory.

@@ -25,11 +25,10 @@ _KINDS = (
 
 def in_order(rows: Sequence[Measured]) -> list[Measured]:
     """From the slow to the fast, size by size, int8 and what is compiled last: not as they were measured."""
-    sizes = list(dict.fromkeys((row.batch, row.seconds) for row in rows))
 
-    def place(row: Measured) -> tuple[int, bool, bool, int]:
+    def place(row: Measured) -> tuple[float, int, bool, bool, int]:
         kind = next((at for at, name in enumerate(_KINDS) if row.name.startswith(name)), len(_KINDS))
-        return sizes.index((row.batch, row.seconds)), "compile" in row.name, "int8" in row.name, kind
+        return row.seconds, row.batch, "compile" in row.name, "int8" in row.name, kind
 
     return sorted(rows, key=place)
 

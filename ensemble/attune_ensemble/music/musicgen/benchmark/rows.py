@@ -150,9 +150,9 @@ def own_groups(setup: Setup, batch: int, seconds: float) -> Iterator[Group]:
 
 def baseline_groups(setup: Setup, batch: int, seconds: float, *, compiled: bool) -> Iterator[Group]:
     """What they are held against, all of it slow; transformers' eager generate is the baseline."""
+    yield "transformers", _transformers_rows(setup, batch, seconds)
     if setup.device != "cpu":
         yield f"{setup.plain} without graphs", _uncaptured_row(setup, batch, seconds)
-    yield "transformers", _transformers_rows(setup, batch, seconds)
     if compiled and setup.device != "cpu":  # without graphs' buckets of context every step would be compiled anew
         yield "this project, torch.compile", _compiled_row(setup, batch, seconds)
     if compiled:
