@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from attune_ensemble.chaos.harness.case import Row
-from attune_ensemble.chaos.rows import deaths
+from attune_ensemble.chaos.rows import admission, deaths, lasting, listeners, starting, stopping
 
 __all__ = ["MODULES", "ROWS"]
 
-MODULES = (deaths,)
+MODULES = (deaths, admission, listeners, starting, stopping, lasting)
 """Where the rows are; each module has them in its `ROWS`."""
 
 ROWS: tuple[Row, ...] = tuple(row for module in MODULES for row in module.ROWS)

@@ -39,7 +39,6 @@ START_S = 180.0
 """How long a server may take until it is ready, on a machine that does something else too."""
 
 _STOP_S = 60.0
-_GONE_S = 10.0
 _POLL_S = 0.05
 _ADDRESS = re.compile(r"127\.0\.0\.1:(\d+)")
 
@@ -276,8 +275,8 @@ class Served:
         ports = [int(match) for event in self.events("ready") for match in _ADDRESS.findall(json.dumps(event.fields))]
         self.trace.note(self.processes(), ports)
 
-    def left_behind(self, within_s: float = _GONE_S) -> list[str]:
-        """What is still there of it after its end."""
+    def left_behind(self, within_s: float) -> list[str]:
+        """What is still there of it, so long after its end."""
         return self.trace.remains(within_s)
 
     def stubs(self) -> dict[str, psutil.Process]:
