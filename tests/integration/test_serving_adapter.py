@@ -30,7 +30,7 @@ from attune_client.protocol.errors import (
     from_wire,
 )
 from attune_client.protocol.profiles import EMBEDDED
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.lease import Lease
 from attune_export.repository_config import model_config, render
 
@@ -135,7 +135,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     # Some tests kill a model under a stream, which the server then believes to be in flight for ever. Models named one
     # by one can be unloaded and loaded again.
     options = {"log_file": root / "server.log", "exit_timeout_s": 1, "models": tuple(TOYS)}
-    with Server(root / "repository", ports=free_ports(), **options) as server:
+    with Server(root / "repository", **options) as server:
         yield server
 
 
@@ -453,7 +453,7 @@ def test_a_caller_that_dies_stops_the_called_model(client, server):
 def test_what_plays_when_the_server_stops_is_played_to_its_end(tmp_path, server):
     """If that is within 10 s: Triton does not count it as in flight, and the launcher waits no longer for it."""
     options = {"log_file": tmp_path / "log", "models": tuple(TOYS), "exit_timeout_s": 10 * round(WAIT_S)}
-    second = Server(server.repository, ports=free_ports(), **options)
+    second = Server(server.repository, **options)
     with second, grpc.InferenceServerClient(second.grpc_url) as client, ThreadPoolExecutor(1) as pool:
         take = start_therapy(client, "calm")
         take()
@@ -468,7 +468,6 @@ def test_what_plays_when_the_server_stops_is_played_to_its_end(tmp_path, server)
 def test_nothing_is_left_when_the_server_stops(tmp_path, server):
     second = Server(
         server.repository,
-        ports=free_ports(),
         log_file=tmp_path / "log",
         models=("music_prompt",),
         exit_timeout_s=10 * round(WAIT_S),
@@ -493,6 +492,6 @@ def test_a_server_that_cannot_start_says_why(tmp_path, server):
     (tmp_path / "music_prompt" / "1" / "model.py").write_text("raise ValueError('no index: run attune export')")
     config = (server.repository / "music_prompt" / "config.pbtxt").read_text()
     (tmp_path / "music_prompt" / "config.pbtxt").write_text(config)
-    broken = Server(tmp_path, ports=free_ports(), log_file=tmp_path / "log")
+    broken = Server(tmp_path, log_file=tmp_path / "log")
     with pytest.raises(Exception, match=r"(?s)ended with code 1 .*no index: run attune export"):
         broken.start()
