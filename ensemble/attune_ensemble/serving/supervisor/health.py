@@ -134,6 +134,7 @@ def _report(subject: Subject) -> dict[str, Any]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = _MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., _Handler]) -> None:
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
