@@ -34,6 +34,7 @@ from attune_ensemble.chaos.harness.run import Result, run
 from attune_ensemble.chaos.harness.served import DidNotStart, Options, Served
 from attune_ensemble.chaos.harness.threads import Load
 from attune_ensemble.chaos.rows.admission import check_refusals, throughput
+from attune_ensemble.chaos.rows.deaths import told_late
 from attune_ensemble.chaos.rows.lasting import compare
 from tests.conftest import ROOT
 from tests.fake_serve import FAULTS, FakeFrontDoor, answer
@@ -299,6 +300,14 @@ def test_growth_is_found(workshop, after, failures):
     case = Case(Row("row", "what", lambda case: None, 1.0), workshop("none"))
     compare(case, Footprint(1000, 100, 100, 12), after, "told")
     assert len(case.failures) == failures
+
+
+def test_who_was_told_late_is_found():
+    early = Ended("play", Outcome.ERROR, 9.0, 1.5)
+    late = Ended("play", Outcome.ERROR, 9.0, 4.0)
+    later = Ended("play", Outcome.ERROR, 10.5, 4.0)
+    answered = Ended("play", Outcome.ANSWERED, 9.0, 4.0)
+    assert told_late([early, late, later, answered], killed_s=10.0, within_s=2.0) == [late]
 
 
 def test_goodput_counts_what_was_answered_in_time():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
-from attune_ensemble.chaos.harness.calls import Analyse, Call, Outcome, Play, Prompt, describe
+from attune_ensemble.chaos.harness.calls import Analyse, Call, Ended, Outcome, Play, Prompt, describe
 from attune_ensemble.chaos.harness.case import Case, Row
 from attune_ensemble.chaos.harness.served import Served
 
@@ -14,6 +15,9 @@ STUB_BACK_S = 10.0
 SERVER_BACK_S = 30.0
 TOLD_S = 2.0
 """A stub's death is seen within 0.3 s, and told to every caller within a second of that; the rest is for the clock."""
+
+SUPERVISOR_TOLD_S = 5.0
+"""Its connections are closed by the system."""
 
 PAUSED_S = 1.5
 
@@ -53,14 +57,23 @@ def kill_idle(case: Case) -> None:
 
 
 def kill_under_load(case: Case) -> None:
-    """Each stub while four callers ask for everything."""
-    server = case.server()
+    """Each stub while four callers ask for everything; who waits for it is told in time."""
+    server, killed = case.server(), {}
     with case.load(server, [Prompt(), Analyse(case.clip), Play(), Play(audio=case.clip)]):
         for model in models(case, server):
-            killed_s = server.kill_stub(model)
+            case.pause(1.0)
+            killed_s = killed[model] = server.kill_stub(model)
             case.recovers(server, probe(case, model), within_s=STUB_BACK_S, since_s=killed_s)
             tells(case, server, model, killed_s)
-            case.pause(1.0)
+    for model, killed_s in killed.items():
+        late = told_late(case.tally.all(), killed_s, TOLD_S)
+        case.expect(not late, f"{model}: {len(late)} callers told late: {describe(late, 2)}")
+
+
+def told_late(ended: Sequence[Ended], killed_s: float, within_s: float) -> list[Ended]:
+    """The calls in flight when something was killed that ended with an error, and later than within that time."""
+    in_flight = [one for one in ended if one.started_s < killed_s < one.at_s]
+    return [one for one in in_flight if one.outcome == Outcome.ERROR and one.at_s > killed_s + within_s]
 
 
 def kill_mid_stream(case: Case) -> None:
@@ -104,7 +117,7 @@ def kill_supervisor(case: Case) -> None:
         case.leaves_nothing(server)
         case.recoveries_s.append(time.monotonic() - killed_s)
         swarm.wait(within_s=30)
-    late = [one for one in swarm.ended if one.outcome == Outcome.ERROR and one.at_s - killed_s > 5.0]
+    late = told_late(swarm.ended, killed_s, SUPERVISOR_TOLD_S)
     case.expect(not late, f"told late: {describe(late)}")
 
 
