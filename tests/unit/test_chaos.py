@@ -192,7 +192,7 @@ def test_a_process_that_ends_meanwhile_is_noticed(workshop):
             server.kill_supervisor()
             server.process.wait()
 
-    assert any("processes ended" in failure for failure in outcome_of(kill, workshop("none")).failures)
+    assert any("ended: supervisor" in failure for failure in outcome_of(kill, workshop("none")).failures)
 
 
 def test_what_does_not_recover_fails(workshop):
@@ -312,7 +312,7 @@ def test_who_was_told_late_is_found():
 
 def test_goodput_counts_what_was_answered_in_time():
     ended = [Ended("a", Outcome.ANSWERED, 10.0, seconds) for seconds in (0.5, 1.5, 2.5)]
-    assert throughput([*ended, refused(0.1, 1)], begun_s=10.0, seconds=2.0) == 1.0
+    assert throughput([*ended, refused(0.1, 1)], from_s=11.0, seconds=2.0) == 1.0
 
 
 def test_memory_of_processes_is_measured():

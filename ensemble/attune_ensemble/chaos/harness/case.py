@@ -205,11 +205,12 @@ class Case:
 
     @contextlib.contextmanager
     def unchanged(self, server: Served) -> Iterator[None]:
-        """Fail if a process of the server ends, or another takes its place, while the `with` block lasts."""
-        before, at_s = {process.pid: process for process in server.processes()}, time.monotonic()
+        """Fail if a process that serves ends, or another takes its place, while the `with` block lasts."""
+        before, at_s = server.serving(), time.monotonic()
+        self.require(before, "there is no server")
         yield
-        ended = [pid for pid, process in before.items() if not is_alive(process)]
-        self.expect(not ended, f"{len(ended)} of the server's {len(before)} processes ended")
+        ended = [name for name, process in before.items() if not is_alive(process)]
+        self.expect(not ended, f"processes of the server ended: {', '.join(ended)}")
         died = [event for name in ("model_died", "server_died") for event in server.events(name, at_s)]
         self.expect(not died, f"the server told of {len(died)} deaths: {[dict(event.fields) for event in died][:3]}")
 

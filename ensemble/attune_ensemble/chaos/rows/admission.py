@@ -20,6 +20,9 @@ FREE_S = 10.0
 GOODPUT = 0.9
 """Of the peak: what overload must leave, and what a recovered server must reach of a fresh one."""
 
+CLOSED_S, OPEN_S = 2.0, 15.0
+"""Until a load is steady, and is counted: of the open loop, all places are taken and the first are answered."""
+
 
 def busy(ended: Sequence[Ended]) -> list[Ended]:
     """The calls that were refused because there is no place."""
@@ -59,7 +62,7 @@ def greedy_client(case: Case) -> None:
     server = case.server()
     with case.swarm(server, [[Play(seconds=600, pause_s=1.0)] * 40]) as swarm:
         case.require(swarm.wait_until_heard(2, within_s=30), f"no music came: {describe(swarm.ended)}")
-        case.pause(2.0)
+        swarm.wait_until_heard(40, within_s=3.0)  # and longer, for those that it gets besides
         case.note(f"the greedy client has {swarm.heard} streams, and {len(swarm.ended)} of 40 were refused")
         modest = [case.ask(server, call) for call in (Prompt(), Play(), Analyse(case.clip), Prompt(), Play())]
         check_refusals(case, busy(swarm.ended))
@@ -100,9 +103,9 @@ def little_time(case: Case) -> None:
         is_served_soon(case, server, Analyse(case.clip), 5.0)
 
 
-def throughput(ended: Sequence[Ended], begun_s: float, seconds: float) -> float:
-    """Calls answered in a second, of those that ended within the time."""
-    answered = [one for one in ended if one.outcome == Outcome.ANSWERED and one.at_s <= begun_s + seconds]
+def throughput(ended: Sequence[Ended], from_s: float, seconds: float) -> float:
+    """Calls answered in a second, of those that ended within that time."""
+    answered = [one for one in ended if one.outcome == Outcome.ANSWERED and 0 <= one.at_s - from_s <= seconds]
     return len(answered) / seconds
 
 
@@ -112,22 +115,22 @@ def peak(case: Case, server: Served, call: Call, seconds: float) -> float:
     for callers in (2, 4, 8):
         before, begun_s = len(case.tally.all()), time.monotonic()
         with case.load(server, [call], threads=callers):
-            case.pause(seconds)
-        best = max(best, throughput(case.tally.all()[before:], begun_s, seconds))
+            case.pause(seconds + CLOSED_S)
+        best = max(best, throughput(case.tally.all()[before:], begun_s + CLOSED_S, seconds))
     return best
 
 
 def overload(case: Case) -> None:
     """Twice what the server can do, whether it answers or not (open loop): it does no less for that."""
-    seconds, call = 6.0 if case.quick else 20.0, Analyse(case.clip)
+    seconds, call = 10.0 if case.quick else 30.0, Analyse(case.clip)
     server = case.fresh_server()
     case.require(case.ask(server, call).outcome == Outcome.ANSWERED, "the first call was not answered")
     fresh = peak(case, server, call, seconds)
     case.require(fresh, "no call was answered")
     begun_s = time.monotonic()
     rate_hz = 2 * fresh
-    ended = case.open_loop(server, call, rate_hz=rate_hz, seconds=2 * seconds, patience_s=60.0)
-    goodput = throughput(ended, begun_s, 2 * seconds)
+    ended = case.open_loop(server, call, rate_hz=rate_hz, seconds=OPEN_S + seconds, patience_s=60.0)
+    goodput = throughput(ended, begun_s + OPEN_S, seconds)
     check_refusals(case, busy(ended))
     recovered = peak(case, server, call, seconds)
     told = f"peak {fresh:.2f}/s, at {rate_hz:.2f}/s asked {goodput:.2f}/s, afterwards {recovered:.2f}/s"

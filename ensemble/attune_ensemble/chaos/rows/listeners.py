@@ -52,7 +52,7 @@ def vanished(case: Case) -> None:
             listeners: list[list[Call]] = [[Play(seconds=600, pause_s=0.5)] * 5] * clients
             with case.swarm(server, listeners) as swarm:
                 case.require(swarm.wait_until_heard(4, within_s=30), f"no music came: {describe(swarm.ended)}")
-                case.pause(2.0)
+                swarm.wait_until_heard(5 * clients, within_s=3.0)
                 case.note(f"{swarm.heard} of {5 * clients} heard music when they vanished")
             # A place is free again when the work has stopped.
             case.recovers(server, Play(), within_s=5.0)
