@@ -20,6 +20,7 @@ import pytest
 from attune_client import AttuneClient
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.models import EMOTION_CLASSIFIER
+from attune_ensemble.serving.launcher.layout import build_layout, find_package, server_environment
 from attune_ensemble.serving.launcher.processes import process_of, state_of, stubs_of_session
 from tests.conftest import ROOT
 
@@ -259,6 +260,43 @@ def test_what_an_older_version_left_is_cleared_away_by_the_next(start, tmp_path)
     assert serving.process.wait(60) == 0
     assert not left_behind(tmp_path)
     assert not region.exists()
+
+
+# --- another profile, by the server on the PATH, as in NVIDIA's image ---
+
+WRAPPER = """#!/bin/sh
+export LD_LIBRARY_PATH={libraries} PATH={programs}
+exec {binary} --backend-directory={backends} "$@"
+"""
+
+
+def test_another_profile_is_served_by_the_server_on_the_path(start, repository, tmp_path, monkeypatch):
+    """A wrapper makes of the packaged one a server that has its backends, as the image's has."""
+    model = repository / MODEL
+    (model / "configs").mkdir()
+    (model / "configs" / "gpu.pbtxt").write_text((model / "config.pbtxt").read_text())
+    (model / "config.pbtxt").unlink()
+    (model / "config.pbtxt").write_text("backend: 'nobodys'")  # what must not be served
+    built = build_layout(tmp_path / "layout", find_package())
+    environment = server_environment(os.environ)
+    wrapper = tmp_path / "bin" / "tritonserver"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        WRAPPER.format(
+            libraries=environment["LD_LIBRARY_PATH"],
+            programs=environment["PATH"],
+            binary=built.binary,
+            backends=built.backend_dir,
+        )
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}{os.pathsep}{os.environ['PATH']}")
+    serving = start("--profile", "gpu")
+    ready = serving.wait_for("ready")
+    assert classify(ready["grpc"]) == pytest.approx(1.0, abs=1e-4)
+    os.kill(serving.stub(), signal.SIGKILL)
+    serving.wait_for("model_recovered")
+    assert classify(ready["grpc"]) == pytest.approx(1.0, abs=1e-4)
 
 
 # --- beside a command ---

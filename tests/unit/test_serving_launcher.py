@@ -334,7 +334,7 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert f"--volume={repository}:/models:ro" in words
     assert {"--publish=127.0.0.1:9001:8001", "--publish=127.0.0.1:8000:8000"} <= set(words)
     *preparation, last = words[-1].split(" && ")
-    assert "'/tmp/attune[models,musicgen]'" in preparation[-1]
+    assert "'/tmp/attune-music[models,musicgen]'" in preparation[-1]
     arguments = shlex.split(last)
     assert arguments[:5] == ["exec", "python3", "-m", "attune_client", "serve"]
     parsed = serve.make_context("serve", arguments[5:]).params

@@ -21,6 +21,7 @@ _EXTRAS = "models,musicgen"
 _ROOT = Path(__file__).parents[4]
 # What is needed to install from: the mounted clone is read-only, and installing writes beside the sources.
 _SOURCES = ("pyproject.toml", "README.md", "LICENSE", "client", "ensemble", "export", "training")
+_COPY = "/tmp/attune-music"
 _DRAIN_S = 60
 
 
@@ -36,8 +37,8 @@ def container_command(profile: Profile, repository: Path, ports: Ports) -> str:
     published = ((ports.http, inside.http), (ports.grpc, inside.grpc))
     sources = " ".join(f"/attune/{name}" for name in _SOURCES)
     serve_line = (
-        f"mkdir /tmp/attune && cp -r {sources} /tmp/attune && "
-        f"pip install --quiet --constraint /attune/constraints.txt '/tmp/attune[{_EXTRAS}]' && "
+        f"mkdir {_COPY} && cp -r {sources} {_COPY} && "
+        f"pip install --quiet --constraint /attune/constraints.txt '{_COPY}[{_EXTRAS}]' && "
         f"exec python3 -m attune_client serve --profile {profile} --repository /models --host 0.0.0.0 "
         "--log-file /tmp/server.log --log-format json"
     )
