@@ -1,0 +1,13 @@
+"""Every row of `attune chaos`, in the order in which they run."""
+
+from __future__ import annotations
+
+from attune_ensemble.chaos.harness.case import Row
+from attune_ensemble.chaos.rows import admission, deaths, lasting, listeners, starting, stopping
+
+__all__ = ["MODULES", "ROWS"]
+
+MODULES = (deaths, admission, listeners, starting, stopping, lasting)
+"""Where the rows are; each module has them in its `ROWS`."""
+
+ROWS: tuple[Row, ...] = tuple(row for module in MODULES for row in module.ROWS)
