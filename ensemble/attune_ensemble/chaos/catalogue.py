@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from attune_ensemble.chaos.harness.case import Row
-from attune_ensemble.chaos.rows import admission, deaths, lasting, listeners, starting, stopping
+from attune_ensemble.chaos.rows import (
+    admission,
+    bad_connections,
+    bad_input,
+    deaths,
+    lasting,
+    listeners,
+    reports,
+    starting,
+    stopping,
+)
 
 __all__ = ["MODULES", "ROWS"]
 
-MODULES = (deaths, admission, listeners, starting, stopping, lasting)
+MODULES = (deaths, admission, bad_input, bad_connections, listeners, reports, starting, stopping, lasting)
 """Where the rows are; each module has them in its `ROWS`."""
 
 ROWS: tuple[Row, ...] = tuple(row for module in MODULES for row in module.ROWS)
