@@ -89,7 +89,8 @@ def _in_time(case: Case, timed: Sequence[tuple[Ended, float]], answer_s: float) 
 
 def _beside_good_ones(case: Case, server: Served, bad: Sequence[Call]) -> None:
     """Four callers send what is bad, while two ask for what is good, which must be answered."""
-    asked, before = [Prompt(), Play()], len(case.tally.all())
+    asked: list[Call] = [Prompt(), Play()]
+    before = len(case.tally.all())
     with case.load(server, asked, threads=2), ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda call: case.ask(server, call), bad))
     good = [ended for ended in case.tally.all()[before:] if ended.name in {call.name for call in asked}]
