@@ -33,7 +33,7 @@ run: export  ## speech in, music out: serve, send a recorded clip, write out/mus
 	@$(BIN)/attune serve --free-ports -- \
 		$(BIN)/attune play $(SAMPLE) --seconds $(SECONDS) --force -o out/music.wav --session out/session.json
 
-serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (HTTP) until interrupted
+serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (health) until interrupted
 	@$(BIN)/attune serve
 
 test: export  ## all tests, the real server among them

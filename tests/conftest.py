@@ -10,7 +10,8 @@ import pytest
 
 from attune_client import AttuneClient
 from attune_client.protocol.privacy import NO_TELEMETRY
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.ports import free_ports
+from attune_ensemble.serving.supervisor.supervisor import Supervisor
 
 os.environ.update(NO_TELEMETRY)  # the tests import the libraries themselves
 
@@ -25,15 +26,15 @@ def samples() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The real server with the whole repository, started once on free ports and stopped at the end."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """What `attune serve` serves, with the whole repository, started once on free ports and stopped at the end."""
     log_file = tmp_path_factory.mktemp("server") / "server.log"
-    with Server(ROOT / "model_repository", ports=free_ports(), log_file=log_file) as server:
+    with Supervisor(ROOT / "model_repository", ports=free_ports(), log_file=log_file) as server:
         yield server
 
 
 @pytest.fixture
-def client(server: Server) -> Iterator[AttuneClient]:
+def client(server: Supervisor) -> Iterator[AttuneClient]:
     """A client of the session's server."""
     with AttuneClient(server.grpc_url, timeout_s=120) as client:
         yield client

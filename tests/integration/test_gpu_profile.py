@@ -20,7 +20,7 @@ from attune_client import AttuneClient
 from attune_client.protocol.models import MUSIC_GENERATOR, SENTENCE_ENCODER, TEXT_TOKENIZER
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.profiles import GPU, config_path
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.repository import check_repository
 from attune_export.assemble import assemble
 from attune_export.repository_config import parse, render
@@ -56,7 +56,7 @@ def client(repository: Path) -> Iterator[AttuneClient]:
         (repository / name / "config.pbtxt").unlink()  # it is a link to the project's own
         (repository / name / "config.pbtxt").write_text(render(config))
     with (
-        Server(repository, ports=free_ports(), log_file=repository.parent / "server.log", models=SERVED) as server,
+        Server(repository, log_file=repository.parent / "server.log", models=SERVED) as server,
         AttuneClient(server.grpc_url, timeout_s=60) as client,
     ):
         yield client

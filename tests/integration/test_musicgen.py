@@ -26,7 +26,7 @@ from attune_ensemble.music.engine import MusicRequest
 from attune_ensemble.music.musicgen.music_engine import load_engine
 from attune_ensemble.music.musicgen.statistics import METRICS
 from attune_ensemble.music.plan import ConstantPlan
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from attune_export.repository_config import model_config, render
 from tests.conftest import ROOT
 from tests.musicgen_models import save_tiny_musicgen
@@ -55,7 +55,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(repository: Path) -> Iterator[Server]:
-    with Server(repository, ports=free_ports(), log_file=repository.parent / "server.log") as server:
+    with Server(repository, log_file=repository.parent / "server.log") as server:
         yield server
 
 

@@ -17,7 +17,7 @@ import tritonclient.grpc as grpc
 from onnx import TensorProto, helper, numpy_helper, save_model
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 
 pytestmark = pytest.mark.server
 
@@ -138,7 +138,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[grpc.InferenceS
     root = tmp_path_factory.mktemp("onnx")
     for save in (save_table, save_transpose, save_shout, save_types, save_total):
         save(root / "repository" / save.__name__.removeprefix("save_"))
-    with Server(root / "repository", ports=free_ports(), log_file=root / "server.log") as server:
+    with Server(root / "repository", log_file=root / "server.log") as server:
         connection = grpc.InferenceServerClient(server.grpc_url)
         yield connection
         connection.close()

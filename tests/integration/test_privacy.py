@@ -16,9 +16,9 @@ from click.testing import CliRunner
 
 from attune_client import cli
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
-from attune_ensemble.serving.launcher.commands import container_command
+from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.layout import server_environment
-from attune_ensemble.serving.launcher.server import Ports
+from attune_ensemble.serving.launcher.ports import Ports
 from tests.connections import needs_strace, strange_connections
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +31,11 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from tritonclient.grpc import InferenceServerClient, InferInput
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 
 repository, log = map(Path, sys.argv[1:])
 models = ("text_tokenizer", "sentence_encoder", "music_prompt")
-with Server(repository, ports=free_ports(), log_file=log, models=models) as server:
+with Server(repository, log_file=log, models=models) as server:
     wish = InferInput("text", [1], "BYTES")
     wish.set_data_from_numpy(np.array([b"something calm"], dtype=object))
     answer = InferenceServerClient(server.grpc_url).infer("music_prompt", [wish])

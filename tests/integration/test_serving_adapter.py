@@ -30,7 +30,7 @@ from attune_client.protocol.errors import (
     from_wire,
 )
 from attune_client.protocol.profiles import EMBEDDED
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.lease import Lease
 from attune_export.repository_config import model_config, render
 
@@ -41,6 +41,7 @@ WAIT_S = 30.0
 
 SLOW_S = 0.5
 CHUNK_S, CHUNKS = 0.05, 200
+CHUNK_BYTES, AHEAD = 4 * 2 * 4, 10
 SOON_S = 1.0
 CALL_TIMEOUT_S = 3.0
 AT_WORK, WAITING = 4, 1
@@ -130,12 +131,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         if name == "music_prompt":
             config.parameters["max_concurrent"].string_value = str(AT_WORK)
             config.parameters["max_waiting"].string_value = str(WAITING)
+        else:
+            config.parameters["ahead_bytes"].string_value = str(AHEAD * CHUNK_BYTES)
         (folder.parent / "config.pbtxt").write_text(render(config))
         (folder / "chunks").touch()
     # Some tests kill a model under a stream, which the server then believes to be in flight for ever. Models named one
     # by one can be unloaded and loaded again.
     options = {"log_file": root / "server.log", "exit_timeout_s": 1, "models": tuple(TOYS)}
-    with Server(root / "repository", ports=free_ports(), **options) as server:
+    with Server(root / "repository", **options) as server:
         yield server
 
 
@@ -440,6 +443,23 @@ def test_a_lease_that_ends_ends_the_music_with_an_error(client, server):
     assert has_stopped(server)
 
 
+def test_a_reader_that_stops_for_a_while_stops_the_engine_and_loses_nothing(client, server):
+    made = chunks_made(server)
+    with Lease() as lease:
+        lease.taken(0)
+        take = start_stream(client, "music_therapy", [text("audio", "calm"), text("lease", lease.token)])
+        wait_until(lambda: chunks_made(server) > made + AHEAD)
+        wait_until(lambda: has_stopped(server))
+        assert chunks_made(server) - made <= 2 * AHEAD + 1
+        take()
+        music = []
+        for count in range(1, 5 * AHEAD):
+            lease.taken(count)
+            music.append(take().as_numpy("music")[0, 0])
+    assert music == list(range(len(music)))
+    wait_until(lambda: has_stopped(server))
+
+
 def test_a_caller_that_dies_stops_the_called_model(client, server):
     take = start_therapy(client, "calm")
     take(), take()
@@ -453,7 +473,7 @@ def test_a_caller_that_dies_stops_the_called_model(client, server):
 def test_what_plays_when_the_server_stops_is_played_to_its_end(tmp_path, server):
     """If that is within 10 s: Triton does not count it as in flight, and the launcher waits no longer for it."""
     options = {"log_file": tmp_path / "log", "models": tuple(TOYS), "exit_timeout_s": 10 * round(WAIT_S)}
-    second = Server(server.repository, ports=free_ports(), **options)
+    second = Server(server.repository, **options)
     with second, grpc.InferenceServerClient(second.grpc_url) as client, ThreadPoolExecutor(1) as pool:
         take = start_therapy(client, "calm")
         take()
@@ -468,7 +488,6 @@ def test_what_plays_when_the_server_stops_is_played_to_its_end(tmp_path, server)
 def test_nothing_is_left_when_the_server_stops(tmp_path, server):
     second = Server(
         server.repository,
-        ports=free_ports(),
         log_file=tmp_path / "log",
         models=("music_prompt",),
         exit_timeout_s=10 * round(WAIT_S),
@@ -493,6 +512,6 @@ def test_a_server_that_cannot_start_says_why(tmp_path, server):
     (tmp_path / "music_prompt" / "1" / "model.py").write_text("raise ValueError('no index: run attune export')")
     config = (server.repository / "music_prompt" / "config.pbtxt").read_text()
     (tmp_path / "music_prompt" / "config.pbtxt").write_text(config)
-    broken = Server(tmp_path, ports=free_ports(), log_file=tmp_path / "log")
+    broken = Server(tmp_path, log_file=tmp_path / "log")
     with pytest.raises(Exception, match=r"(?s)ended with code 1 .*no index: run attune export"):
         broken.start()

@@ -27,7 +27,7 @@ from attune_client.protocol.errors import AttuneError, InvalidOption, RequestTim
 from attune_client.protocol.models import MUSIC_THERAPY
 from attune_client.protocol.profiles import EMBEDDED
 from attune_client.protocol.tensors import Tensors, bytes_tensor
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from attune_export.repository_config import model_config, render
 from tests.conftest import ROOT
 
@@ -101,7 +101,7 @@ def server(kind: str, tmp_path: Path) -> Iterator[Server]:
     repository, models = (toys(tmp_path / "toys"), TOYS) if kind == "toys" else (ROOT / "model_repository", MODELS)
     # Models named one by one can be unloaded.
     options = {"log_file": tmp_path / "server.log", "models": tuple(models), "exit_timeout_s": 20}
-    with Server(repository, ports=free_ports(), **options) as server:
+    with Server(repository, **options) as server:
         yield server
 
 

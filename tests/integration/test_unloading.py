@@ -11,7 +11,7 @@ import tritonclient.grpc as grpc
 
 from attune_client import AttuneClient
 from attune_client.protocol.models import MODELS
-from attune_ensemble.serving.launcher.server import Server, free_ports
+from attune_ensemble.serving.launcher.server import Server
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.server
@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose models are named one by one: only such may be unloaded."""
     log_file = tmp_path_factory.mktemp("unloading") / "server.log"
     repository = ROOT / "model_repository"
-    with Server(repository, ports=free_ports(), log_file=log_file, models=tuple(MODELS)) as server:
+    with Server(repository, log_file=log_file, models=tuple(MODELS)) as server:
         yield server
 
 

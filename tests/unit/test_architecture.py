@@ -66,6 +66,22 @@ ALLOWED = {
         "attune_ensemble.prompting.knowledge",
         "attune_weights",
     ),
+    # Outside the server: one starts it, one is its door, one keeps both at work.
+    "ensemble/attune_ensemble/serving/launcher": (
+        "attune_client.protocol",
+        "attune_ensemble.serving.configuration",
+        "attune_ensemble.serving.own_server",
+        "attune_ensemble.serving.repository",
+        "attune_ensemble.serving.scratch",
+        "attune_weights",
+    ),
+    "ensemble/attune_ensemble/serving/supervisor": (
+        "attune_client.protocol",
+        "attune_ensemble.serving.configuration",
+        "attune_ensemble.serving.guard",
+        "attune_ensemble.serving.launcher",
+        "attune_ensemble.serving.repository",
+    ),
     "export/attune_export": ("attune_training", "attune_client.protocol", "attune_ensemble", "attune_weights"),
     "export/attune_weights": (),
     "training/attune_training": ("attune_weights",),
@@ -188,6 +204,12 @@ def test_a_ground_floor_stands_on_nothing_of_the_others(package, libraries):
     parents = {package.rpartition(".")[0], package}
     others = {name for name in loaded.stdout.split() if not is_within(name, package) and name not in parents}
     assert not others, f"{package} loads {others}"
+
+
+def test_the_janitor_needs_nothing_but_the_standard_library():
+    """It is started without site packages."""
+    janitor = ROOT / "ensemble/attune_ensemble/serving/launcher/janitor.py"
+    assert {name.split(".")[0] for name in imports(janitor)} <= {*sys.stdlib_module_names, "__future__"}
 
 
 def rooms(root: Path) -> set[str]:

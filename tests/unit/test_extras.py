@@ -24,6 +24,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ENSEMBLE = "ensemble/attune_ensemble"
 CHAOS = f"{ENSEMBLE}/chaos"
 LAUNCHER = f"{ENSEMBLE}/serving/launcher"
+SUPERVISOR = f"{ENSEMBLE}/serving/supervisor"
 MUSICGEN = f"{ENSEMBLE}/music/musicgen"
 BENCHMARK = f"{MUSICGEN}/benchmark"
 
@@ -37,10 +38,10 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             ENSEMBLE,
             f"{LAUNCHER}/numpy_bridge.py",
         ),
-        (CHAOS, LAUNCHER, MUSICGEN),
+        (CHAOS, LAUNCHER, SUPERVISOR, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
-    "serve": ((LAUNCHER, "export/attune_weights"), ()),
+    "serve": ((LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
     "chaos": ((CHAOS,), ()),
     "train": (("training", "export", BENCHMARK), ()),
 }
@@ -236,6 +237,14 @@ def test_the_servers_processes_run_with_the_extra_models_alone():
     without = [text for text in EXTRAS["models"] if text != "soxr"]
     done = import_all(without, modules)
     assert "soxr is in no package of the extra" in done.stderr
+
+
+def test_serve_runs_with_the_extra_models_alone_where_there_is_a_server():
+    """As in NVIDIA's image: without what fetches the packaged server."""
+    serve = ["attune_ensemble.serving.supervisor.commands", "attune_client.cli"]
+    done = import_all([*PROJECT["dependencies"], *EXTRAS["models"]], serve)
+    assert done.returncode == 0, done.stderr[-800:]
+    assert "attune_weights" not in done.stdout
 
 
 LOCALLY = ["attune_ensemble.serving.local.graphs", "attune_client", "attune_client.local"]  # as in the README

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -18,15 +19,20 @@ from click.testing import CliRunner
 import attune_weights
 from attune_client.cli import main
 from attune_client.protocol.errors import ServerUnavailable
-from attune_client.protocol.profiles import PROFILES
-from attune_ensemble.serving.launcher import commands as commands_module
-from attune_ensemble.serving.launcher import interpreter, layout
+from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_client.protocol.profiles import GPU, PROFILES
+from attune_ensemble.serving.launcher import container as container_module
+from attune_ensemble.serving.launcher import interpreter, janitor, layout
 from attune_ensemble.serving.launcher import server as server_module
-from attune_ensemble.serving.launcher.commands import container_command, default_log, serve
+from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
-from attune_ensemble.serving.launcher.server import LOOPBACK, Ports, Server, free_ports
+from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, require_free
+from attune_ensemble.serving.launcher.processes import Process, process_of, state_of
+from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.own_server import OWN_URL
 from attune_ensemble.serving.repository import check_repository
+from attune_ensemble.serving.scratch import Scratch
+from attune_ensemble.serving.supervisor.commands import default_log, serve
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +75,27 @@ def test_this_python_comes_first_in_the_environment():
     assert second == "/usr/lib"
     assert 1 <= int(environment["OMP_NUM_THREADS"]) <= 4
     assert environment["HOME"] == "/home/me"
+
+
+def test_the_server_gives_large_pieces_back_and_its_models_take_that_limit_away(tmp_path):
+    environment = layout.server_environment({})
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "131072"
+    assert layout.server_environment({"MALLOC_MMAP_THRESHOLD_": "1"})["MALLOC_MMAP_THRESHOLD_"] == "1"
+    built = layout.build_layout(tmp_path, layout.find_package())
+    utils = (built.backend_dir / "python" / "triton_python_backend_utils.py").read_text()
+    assert "allocation.restore()" in utils
+    # A megabyte that was given back and is asked for again: mapped anew each time, or from the heap.
+    program = (
+        "import resource; from attune_ensemble.serving.launcher import allocation; {}"
+        "import numpy as np; usage = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; before = usage()\n"
+        "for _ in range(100): np.ones(2**20, np.uint8)\n"
+        "print(usage() - before)"
+    )
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", program.format(begin)], env=environment))
+        for begin in ("", "allocation.restore();")
+    ]
+    assert faults[0] > 10 * faults[1]
 
 
 def test_an_explicit_number_of_threads_is_kept():
@@ -126,14 +153,12 @@ def test_another_platform_is_refused(monkeypatch):
         layout.find_package()
 
 
-def test_a_port_in_use_is_named(tmp_path, repository):
-    (repository / "valence" / "1" / "model.onnx").touch()
+def test_a_port_in_use_is_named():
     with socket.create_server((LOOPBACK, 0)) as listener:
         taken = listener.getsockname()[1]
-        ports = Ports(free_ports().http, taken, free_ports().metrics)
-        server = Server(repository, ports=ports, log_file=tmp_path / "server.log")
         with pytest.raises(ServerUnavailable, match=f"port {taken} of 127.0.0.1 cannot be used"):
-            server.start()
+            require_free(taken)
+    require_free(taken)
 
 
 def test_a_missing_model_file_is_named(repository):
@@ -161,24 +186,26 @@ def test_a_broken_configuration_is_named(repository):
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"name = valence"])
 def test_a_configuration_that_is_no_text_is_one_line(repository, content):
     (repository / "valence" / "config.pbtxt").write_bytes(content)
-    result = attune("serve", "--repository", repository)
-    assert result.exit_code == 1
-    assert "valence/config.pbtxt is not a model configuration" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    result = attune("serve", "--free-ports", "--repository", repository)
+    assert result.exit_code == os.EX_CONFIG
+    *events, told = result.stderr.splitlines()
+    assert told.startswith("Error: ")
+    assert "valence/config.pbtxt is not a model configuration" in told
+    assert [json.loads(line)["event"] for line in events] == ["starting", "gave_up", "stopped"]
 
 
 def test_outside_a_clone_serve_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for options in ([], ["--profile", "gpu"]):
         result = attune("serve", *options)
-        assert result.exit_code == 1
+        assert result.exit_code == os.EX_CONFIG
         assert "in a clone of Attune's sources" in result.stderr
         assert "--repository DIR" in result.stderr
 
 
 def test_a_program_that_is_not_there_is_told_before_the_models_are_loaded(repository):
     result = attune("serve", "--repository", repository, "--", "no-such-program", "-x")
-    assert result.exit_code == 1
+    assert result.exit_code == 127
     assert result.stderr == "Error: no-such-program: there is no such program\n"
 
 
@@ -186,7 +213,7 @@ def test_a_program_that_is_not_there_is_told_before_the_models_are_loaded(reposi
 def server(tmp_path, repository):
     """A server that can be launched as far as its folders and its log go."""
     (repository / "valence" / "1" / "model.onnx").touch()
-    return lambda log: Server(repository, ports=free_ports(), log_file=tmp_path / log)
+    return lambda log: Server(repository, log_file=tmp_path / log)
 
 
 @pytest.mark.parametrize("log", ["config.pbtxt/server.log", "."])
@@ -264,18 +291,56 @@ def test_a_second_server_takes_another_log(tmp_path, monkeypatch):
 
 
 def test_serve_reports_a_missing_file_in_one_message(repository):
-    result = attune("serve", "--repository", repository)
-    assert result.exit_code == 1
+    result = attune("serve", "--free-ports", "--repository", repository)
+    assert result.exit_code == os.EX_CONFIG
     assert "attune export" in result.output
     assert "Traceback" not in result.output
 
 
-def test_the_server_listens_on_loopback_only(tmp_path, repository):
-    built = layout.build_layout(tmp_path / "layout", layout.find_package())
-    command = Server(repository, ports=Ports(), log_file=tmp_path / "server.log")._command(built)
-    assert [word for word in command if "-address=" in word] == [
-        f"--{kind}-address=127.0.0.1" for kind in ("http", "grpc", "metrics")
-    ]
+def command_of(server: Server) -> list[str]:
+    server._scratch = Scratch(server.name)
+    try:
+        return server._command(layout.ServerLayout(Path("tritonserver")))
+    finally:
+        server._scratch.remove()
+
+
+def test_the_server_is_reached_by_this_user_alone(server):
+    ours = server("server.log")
+    words = command_of(ours)
+    addresses = [word for word in words if "-address=" in word]
+    assert addresses == [f"--grpc-address={ours.grpc_url.removesuffix(':1')}", "--metrics-address=127.0.0.1"]
+    assert {"--grpc-port=1", "--allow-http=false", "--model-control-mode=explicit", "--load-model=*"} <= set(words)
+    assert not any(word.startswith("--model-config-name") for word in words)
+
+
+def test_another_profile_is_served_with_its_configurations(repository, tmp_path):
+    server = Server(repository, log_file=tmp_path / "server.log", profile=GPU, models=("valence",))
+    words = command_of(server)
+    assert {"--model-config-name=gpu", "--load-model=valence"} <= set(words)
+    assert not any(word.startswith("--backend-directory") for word in words), "the image has its own"
+
+
+def test_another_profile_needs_a_server_on_the_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ServerUnavailable, match="gpu is served by the tritonserver of NVIDIA's image"):
+        layout.image_layout(GPU)
+    binary = tmp_path / "tritonserver"
+    binary.touch(mode=0o755)
+    assert layout.image_layout(GPU).binary == binary
+    environment = layout.image_environment({"PYTHONPATH": "/opt"})
+    assert environment["PYTHONPATH"] == "/opt"
+    assert environment.items() >= (NO_TELEMETRY | OFFLINE).items()
+
+
+def test_a_temporary_folder_with_a_long_path_is_one_line(server, tmp_path, monkeypatch):
+    """A socket's path may have 107 bytes."""
+    folder = tmp_path / ("ä" * 40)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with pytest.raises(ServerUnavailable, match=r"has \d+ bytes, and a socket's may have 107: .* in TMPDIR"):
+        server("server.log").start()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("profile", ["gpu", "tensorrt"])
@@ -286,24 +351,41 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert result.stderr.startswith("not to be served yet: there is no profile")
     words = shlex.split(result.stdout)
     assert words[:2] == ["docker", "run"]
-    assert f"--volume={repository}:/models" in words
-    assert "--publish=127.0.0.1:9001:8001" in words
-    assert "--env=ATTUNE_OWN_URL=127.0.0.1:8001" in words, "its models find it at the port inside"
-    assert f"--model-config-name={profile}" in words[-1]
-    check, server = (
-        words[-1].index(part) for part in (f"serving.repository /models {profile} &&", "exec tritonserver")
-    )
-    assert check < server, "the repository is checked before anything of it is served"
-    installed = words[-1].partition(" && ")[0].split()
-    assert {"chromadb", "'tritonclient[grpc]'", "torch"} <= set(installed)
-    assert not {"click", "httpx", "lightning"} & set(installed), "an image needs what the models import"
+    assert "--init" in words, "what a server that died leaves has to be reaped"
+    assert f"--volume={repository}:/models:ro" in words
+    assert {"--publish=127.0.0.1:9001:8001", "--publish=127.0.0.1:8000:8000"} <= set(words)
+    *preparation, last = words[-1].split(" && ")
+    assert "'/tmp/attune-music[models,musicgen]'" in preparation[-1]
+    arguments = shlex.split(last)
+    assert arguments[:5] == ["exec", "python3", "-m", "attune_client", "serve"]
+    parsed = serve.make_context("serve", arguments[5:]).params
+    assert parsed["profile"] == profile
+    assert parsed["host"] == "0.0.0.0", "the port is published on the outside"
+
+
+def test_the_container_installs_from_sources_that_are_there(tmp_path):
+    """It copies what it names, and installs the copy."""
+    line = shlex.split(container_command(PROFILES["gpu"], tmp_path, Ports()))[-1]
+    copied = [Path(word).name for word in line.split(" && ")[1].split() if word.startswith("/attune/")]
+    assert all((ROOT / name).exists() for name in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    needed = {project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= set(project["tool"]["setuptools"]["packages"]["find"]["where"])
+    assert needed | {"pyproject.toml"} == set(copied)
 
 
 def test_the_container_command_needs_the_sources_that_it_mounts(monkeypatch, repository, tmp_path):
-    monkeypatch.setattr(commands_module, "_ROOT", tmp_path)
-    result = CliRunner().invoke(serve, ["--profile", "gpu", "--repository", str(repository)])
+    monkeypatch.setattr(container_module, "_ROOT", tmp_path)
+    result = attune("serve", "--profile", "gpu", "--repository", repository)
     assert result.exit_code == 1
     assert "run this in a clone's environment" in result.output
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "here"])
+def test_the_packaged_server_is_served_on_loopback_only(repository, host):
+    result = attune("serve", "--repository", repository, "--host", host)
+    assert result.exit_code == os.EX_CONFIG
+    assert "--host takes an address" in result.stderr or "at the loopback interface only" in result.stderr
 
 
 STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"
@@ -319,7 +401,7 @@ def test_a_model_that_never_unloads_is_not_waited_for_as_long_as_a_request(
     monkeypatch.setattr(server_module, "_UNLOAD_S", 0.3)
     monkeypatch.setattr(server_module, "_KILL_GRACE_S", 0.0)
     log_file = tmp_path / "log"
-    server = Server(tmp_path, ports=Ports(), log_file=log_file, exit_timeout_s=2)
+    server = Server(tmp_path, log_file=log_file, exit_timeout_s=2)
     with log_file.open("wb") as log:
         process = subprocess.Popen(["sh", "-c", STUBBORN.format(line=line)], stdout=log, start_new_session=True)
     while not log_file.stat().st_size:
@@ -338,6 +420,7 @@ def test_the_models_are_told_where_their_server_is_whatever_was_inherited(server
         raise ServerUnavailable("far enough")
 
     monkeypatch.setenv(OWN_URL, "127.0.0.1:1")  # of the server that this one was started from
+    monkeypatch.setattr(server_module, "_start_janitor", lambda folder, mark: None)
     monkeypatch.setattr(server_module.subprocess, "Popen", start)
     starting = server("server.log")
     with pytest.raises(ServerUnavailable, match="far enough"):
@@ -345,7 +428,74 @@ def test_the_models_are_told_where_their_server_is_whatever_was_inherited(server
     assert told[OWN_URL] == starting.grpc_url
 
 
-def test_three_services_need_three_ports(repository):
-    (repository / "valence" / "1" / "model.onnx").touch()
-    with pytest.raises(ServerUnavailable, match="must be three"):
-        Server(repository, ports=Ports(19501, 19501, 19502), log_file=repository / "log").start()
+# --- what is left of a server ---
+
+PROGRAM = """
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def abandoned(tmp_path):
+    """A process with a mark, a child of it in another session, shared memory, and a folder."""
+    folder = tmp_path / f"attune-serve-{os.getpid()}"
+    folder.mkdir()
+    (folder / "file").touch()
+    region = Path("/dev/shm") / f"{folder.name}-region"
+    region.touch()
+    mark = f"ATTUNE_TEST={folder}"
+    name, _, value = mark.partition("=")
+    command = [sys.executable, "-c", PROGRAM]
+    process = subprocess.Popen(command, env=os.environ | {name: value}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    yield folder, region, mark, process
+    process.kill()
+    process.wait()
+    region.unlink(missing_ok=True)
+
+
+def test_the_janitor_ends_and_removes_what_its_owner_left(abandoned):
+    folder, region, mark, process = abandoned
+    assert len(list(janitor.processes_with(mark))) == 2
+    owner = "import subprocess, sys, time; from attune_ensemble.serving.launcher.server import _start_janitor; "
+    owner += "from pathlib import Path; print(_start_janitor(Path(sys.argv[1]), sys.argv[2]).pid, flush=True); "
+    command = [sys.executable, "-c", f"{owner}time.sleep(60)", str(folder), mark]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stdout is not None
+        pid = int(waiting.stdout.readline())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(pid, number)
+        time.sleep(0.2)
+        assert process.poll() is None
+        assert folder.exists()
+        waiting.kill()
+    assert process.wait(10) == -signal.SIGKILL
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    assert not list(janitor.processes_with(mark))
+    assert not folder.exists()
+    assert not region.exists()
+
+
+def wait_until(condition) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_the_state_of_a_process_is_read():
+    child = subprocess.Popen(["sleep", "60"])
+    process = process_of(child.pid)
+    assert not state_of(process).has_ended
+    child.send_signal(signal.SIGSTOP)
+    wait_until(lambda: state_of(process).is_stopped)
+    assert state_of(Process(child.pid, process.started + 1)).has_ended, "another one that has the same id"
+    child.kill()
+    wait_until(lambda: state_of(process).has_ended)
+    assert state_of(process).signal == "SIGKILL"
+    child.wait()
+    assert state_of(process).has_ended

@@ -26,13 +26,13 @@ from tritonclient.utils import serialize_byte_tensor
 from attune_client.protocol.errors import AttuneError, ServerError, ServerUnavailable
 from attune_client.protocol.tensors import DType, ModelSpec, Tensors
 
-__all__ = ["OWN_URL", "OwnServer", "Responses", "own_url"]
+__all__ = ["CHANNEL_OPTIONS", "OWN_URL", "OwnServer", "Responses", "infer_request", "own_url"]
 
 OWN_URL = "ATTUNE_OWN_URL"
-"""Environment variable of the server's processes: `host:port` of the server's own gRPC, for its models."""
+"""Environment variable of the server's processes: the address of the server's own gRPC, for its models."""
 
 _UNLIMITED = -1
-_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),  # what the environment says of proxies is not meant for this
     ("grpc.max_send_message_length", _UNLIMITED),
     ("grpc.max_receive_message_length", _UNLIMITED),
@@ -57,7 +57,7 @@ class OwnServer:
     """One connection, made when it is first needed, kept until `close`, and shared by every call.
 
     Args:
-        url: `host:port` of the server's gRPC.
+        url: address of the server's gRPC: `host:port`, or `unix:` and the path of a socket.
         answered: makes the error of the model of that name, and of the message with which it answered.
         log: takes a line about a connection that failed; whoever asked is not told its details.
     """
@@ -66,13 +66,13 @@ class OwnServer:
         self._url = url
         self._answered = answered
         self._log = log
-        self._channel = grpc.insecure_channel(url, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(url, options=CHANNEL_OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def ask(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str = "") -> Responses:
         """Ask a model that streams; the inputs have their declared types."""
         # The stream of requests ends with the only one, so that of the responses ends with the last of its own.
-        call = self._stub.ModelStreamInfer(iter([_message(model, inputs, request_id)]))
+        call = self._stub.ModelStreamInfer(iter([infer_request(model, inputs, request_id)]))
         return Responses(call, partial(self._answered, model.name), partial(self._unreachable, model.name))
 
     def close(self) -> None:
@@ -122,9 +122,10 @@ class Responses:
             timer.start()
 
 
-def _message(
-    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str
+def infer_request(
+    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str = ""
 ) -> service_pb2.ModelInferRequest:
+    """The message that asks a model; the inputs have their declared types."""
     message = service_pb2.ModelInferRequest(model_name=model.name, id=request_id)
     for name, array in inputs.items():
         dtype = model.input(name).dtype

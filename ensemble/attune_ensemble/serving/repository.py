@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from attune_client.protocol.errors import AttuneError, ServerUnavailable
+from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.profiles import (
     EMBEDDED,
     ENGINE_FILE,
@@ -24,9 +24,9 @@ from attune_client.protocol.profiles import (
     profile_named,
 )
 from attune_ensemble.prompting.knowledge import load_emotions
-from attune_ensemble.serving.configuration import read_config
+from attune_ensemble.serving.configuration import BrokenRepository, read_config
 
-__all__ = ["check_repository"]
+__all__ = ["BrokenRepository", "check_repository"]
 
 _DEFAULT_FILES = {"python": "model.py", "onnxruntime": MODEL_FILE, "tensorrt": ENGINE_FILE}
 
@@ -39,23 +39,23 @@ def check_repository(repository: Path, models: tuple[str, ...] = (), profile: Pr
     otherwise.
 
     Raises:
-        ServerUnavailable: no such folder, no models in it, a config that cannot be read, files that are missing, or
+        BrokenRepository: no such folder, no models in it, a config that cannot be read, files that are missing, or
             parts of different exports. The message names the command that corrects it.
     """
     found = sorted(repository.glob("*/config.pbtxt"))
     if not found:
-        raise ServerUnavailable(f"there is no model repository at {repository.resolve()}: no */config.pbtxt in it")
+        raise BrokenRepository(f"there is no model repository at {repository.resolve()}: no */config.pbtxt in it")
     wanted = [config.parent for config in found if not models or config.parent.name in models]
     missing = [path for path in (_model_file(model, profile) for model in wanted) if not path.exists()]
     if graphs := [path for path in missing if path.suffix != ".plan"]:
         names = "\n".join(f"  {path}" for path in graphs)
         again = export_command(profile)
-        raise ServerUnavailable(f"the model repository is not complete: run `{again}`, which makes\n{names}")
+        raise BrokenRepository(f"the model repository is not complete: run `{again}`, which makes\n{names}")
     if any(repository.glob("*/1/attune-export*.json")):
         _check_record(repository, models, profile)
     if missing:
         scripts = "\n".join(f"  {path.parent / ENGINE_SCRIPT}" for path in missing)
-        raise ServerUnavailable(
+        raise BrokenRepository(
             f"engines have to be built, in NVIDIA's image on the GPU that serves them: run\n{scripts}"
         )
 
@@ -72,14 +72,14 @@ def _check_record(repository: Path, models: tuple[str, ...], profile: Profile) -
     again = export_command(profile)
     record = _read(repository / exported_name(EXPORT_RECORD, profile))
     if not {"command", "unfinished", "labels", "parts"} <= record.keys():
-        raise ServerUnavailable(f"nothing has been exported for the {profile} profile: run `{again}`")
+        raise BrokenRepository(f"nothing has been exported for the {profile} profile: run `{again}`")
     command = record["command"]
     if reason := record["unfinished"]:
-        raise ServerUnavailable(
+        raise BrokenRepository(
             f"the last export for the {profile} profile did not finish ({reason}): run `{command}` again"
         )
     if record["labels"] != [emotion.label for emotion in load_emotions()]:
-        raise ServerUnavailable(
+        raise BrokenRepository(
             f"the models were exported for other emotions than the knowledge base has: run `{again}`"
         )
     for model, part in record["parts"].items():
@@ -90,14 +90,14 @@ def _check_record(repository: Path, models: tuple[str, ...], profile: Profile) -
 def _check_part(repository: Path, model: str, part: dict[str, str], remedy: str) -> None:
     stamp = _read(repository / part["stamp"])
     if stamp.get("fingerprint") != part["fingerprint"]:
-        raise ServerUnavailable(f"{model} was replaced by another export since that of this profile: {remedy}")
+        raise BrokenRepository(f"{model} was replaced by another export since that of this profile: {remedy}")
     for name, size in stamp["files"].items():
         path = repository / model / "1" / name
         if not path.is_file():
-            raise ServerUnavailable(f"{path} is missing: {remedy}")
+            raise BrokenRepository(f"{path} is missing: {remedy}")
         # A database may change its files when it is opened.
         if path.stat().st_size != size and INDEX_DIR not in Path(name).parts:
-            raise ServerUnavailable(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
+            raise BrokenRepository(f"{path} is damaged: it has {path.stat().st_size} of {size} bytes: {remedy}")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -20,10 +20,13 @@ from attune_ensemble.chaos.harness.served import Options, Served
 from attune_ensemble.chaos.harness.swarm import Swarm
 from attune_ensemble.chaos.harness.threads import Load, Started, at_once, open_loop
 
-__all__ = ["PATIENCE_S", "Case", "Failed", "Row", "Settings", "Skipped", "Workshop"]
+__all__ = ["GONE_S", "PATIENCE_S", "Case", "Failed", "Row", "Settings", "Skipped", "Workshop"]
 
 PATIENCE_S = 30.0
 """How long a call may hear nothing, unless a row says otherwise; no call of a row takes nearly so long by itself."""
+
+GONE_S = 10.0
+"""How long what belongs to a server may stay after its end."""
 
 _CLIP_S = 2.5
 _AGAIN_S = 0.25
@@ -161,11 +164,11 @@ class Case:
         return Started(calls, client, patience_s, self.tally.add)
 
     def open_loop(
-        self, server: Served, call: Call, *, rate_hz: float, seconds: float, patience_s: float = PATIENCE_S
+        self, server: Served, *calls: Call, rate_hz: float, seconds: float, patience_s: float = PATIENCE_S
     ) -> list[Ended]:
-        """Make calls at a fixed rate for so long, whether they are answered or not; put each down."""
+        """Make calls at a fixed rate for so long, whether they are answered or not, over one connection."""
         with AttuneClient(server.url, timeout_s=patience_s) as client:
-            return open_loop(call, client, patience_s, rate_hz=rate_hz, seconds=seconds, tell=self.tally.add)
+            return open_loop(calls, client, patience_s, rate_hz=rate_hz, seconds=seconds, tell=self.tally.add)
 
     @contextlib.contextmanager
     def load(
@@ -202,11 +205,12 @@ class Case:
 
     @contextlib.contextmanager
     def unchanged(self, server: Served) -> Iterator[None]:
-        """Fail if a process of the server ends, or another takes its place, while the `with` block lasts."""
-        before, at_s = {process.pid: process for process in server.processes()}, time.monotonic()
+        """Fail if a process that serves ends, or another takes its place, while the `with` block lasts."""
+        before, at_s = server.serving(), time.monotonic()
+        self.require(before, "there is no server")
         yield
-        ended = [pid for pid, process in before.items() if not is_alive(process)]
-        self.expect(not ended, f"{len(ended)} of the server's {len(before)} processes ended")
+        ended = [name for name, process in before.items() if not is_alive(process)]
+        self.expect(not ended, f"processes of the server ended: {', '.join(ended)}")
         died = [event for name in ("model_died", "server_died") for event in server.events(name, at_s)]
         self.expect(not died, f"the server told of {len(died)} deaths: {[dict(event.fields) for event in died][:3]}")
 
@@ -251,10 +255,10 @@ class Case:
         self.failures.append(f"{call.name} not served again within {2 * within_s:g} s: {last}")
         return None
 
-    def leaves_nothing(self, server: Served, within_s: float = 10.0) -> None:
+    def leaves_nothing(self, server: Served) -> None:
         """Expect that a server that has ended has left nothing behind: process, port, shared memory, folder."""
         self._looked_at.append(server)
-        self.left += server.left_behind(within_s)
+        self.left += server.left_behind(GONE_S)
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the row's time."""

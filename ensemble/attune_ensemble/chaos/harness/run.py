@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -87,6 +88,8 @@ def _result(case: Case, skipped: str, seconds: float) -> Result:
     for outcome in (Outcome.LOST, Outcome.HUNG):
         if count[outcome]:
             failures.append(f"{outcome}: " + describe((one for one in calls if one.outcome == outcome), 3))
+    kinds = Counter(one.error for one in calls if one.outcome == Outcome.ERROR)
+    told = [f"clean errors: {', '.join(f'{number} {kind}' for kind, number in kinds.most_common())}"] if kinds else []
     return Result(
         row=case.row.name,
         what=case.row.what,
@@ -100,6 +103,6 @@ def _result(case: Case, skipped: str, seconds: float) -> Result:
         passed=not failures and not case.left,
         seconds=seconds,
         failures=tuple(failures),
-        notes=tuple(case.notes),
+        notes=(*case.notes, *told),
         skipped=skipped,
     )

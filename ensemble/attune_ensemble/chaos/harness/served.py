@@ -39,7 +39,6 @@ START_S = 180.0
 """How long a server may take until it is ready, on a machine that does something else too."""
 
 _STOP_S = 60.0
-_GONE_S = 10.0
 _POLL_S = 0.05
 _ADDRESS = re.compile(r"127\.0\.0\.1:(\d+)")
 
@@ -91,6 +90,7 @@ class Served:
         self._own_folder = Path(tempfile.mkdtemp(prefix="chaos-")) if options.temporary is None else None
         self.folder = options.temporary or Path(str(self._own_folder))
         self.trace = Trace(self.folder)
+        self._copy = options.log_file.with_name(f"{options.log_file.name}.events")
         self._process: subprocess.Popen[str] | None = None
         self._events: list[Event] = []
         self._told: list[str] = []
@@ -115,6 +115,8 @@ class Served:
         """Start the program, and do not wait."""
         options = self._options
         options.log_file.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            self._copy.unlink(missing_ok=True)
         command = [*options.command, "--repository", str(options.repository), "--log-file", str(options.log_file)]
         self._process = subprocess.Popen(
             [*command, *options.arguments],
@@ -131,16 +133,11 @@ class Served:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        copy = self._options.log_file.with_name(f"{self._options.log_file.name}.events")
-        with contextlib.ExitStack() as stack:
-            file = None
-            with contextlib.suppress(OSError):  # a full disk is one of the rows
-                file = stack.enter_context(copy.open("w", encoding="utf-8", buffering=1))
-            for line in self.process.stderr:
-                with contextlib.suppress(OSError, ValueError):
-                    if file is not None:
-                        file.write(line)
-                self._take(line)
+        for line in self.process.stderr:
+            # Opened each time: on a full disk, which is one of the rows, a line is lost, and the next may be kept.
+            with contextlib.suppress(OSError), self._copy.open("a", encoding="utf-8") as file:
+                file.write(line)
+            self._take(line)
         with self._changed:
             self._changed.notify_all()
 
@@ -276,13 +273,20 @@ class Served:
         ports = [int(match) for event in self.events("ready") for match in _ADDRESS.findall(json.dumps(event.fields))]
         self.trace.note(self.processes(), ports)
 
-    def left_behind(self, within_s: float = _GONE_S) -> list[str]:
-        """What is still there of it after its end."""
+    def left_behind(self, within_s: float) -> list[str]:
+        """What is still there of it, so long after its end."""
         return self.trace.remains(within_s)
 
     def stubs(self) -> dict[str, psutil.Process]:
         """The stub of each model."""
         return find_stubs(self.processes())
+
+    def serving(self) -> dict[str, psutil.Process]:
+        """All that must last: the supervisor, the packaged server and each model's stub, by names of theirs."""
+        processes = self.processes()
+        server = find_server(processes)
+        named = {"supervisor": processes[0]} if processes else {}
+        return named | ({} if server is None else {"tritonserver": server}) | find_stubs(processes)
 
     def server(self) -> psutil.Process | None:
         """The packaged server's process; None while there is none."""

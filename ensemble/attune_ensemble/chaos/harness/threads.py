@@ -98,7 +98,7 @@ def at_once(calls: Sequence[Call], client: AttuneClient, patience_s: float, tell
 
 
 def open_loop(
-    call: Call,
+    calls: Sequence[Call],
     client: AttuneClient,
     patience_s: float,
     *,
@@ -109,7 +109,7 @@ def open_loop(
     """Make calls at a fixed rate, whether those before are answered or not; how they ended, when all have.
 
     Args:
-        call: what is asked, again and again.
+        calls: what is asked, one after the other, again and again.
         client: its `timeout_s` must be `patience_s`.
         patience_s: how long a call may hear nothing until it counts as hung.
         rate_hz: calls that begin in a second.
@@ -125,7 +125,7 @@ def open_loop(
     running, started_s = [], time.monotonic()
     for number in range(int(rate_hz * seconds)):
         time.sleep(max(0.0, started_s + number / rate_hz - time.monotonic()))
-        running.append(_Running(call, client, put_down))
+        running.append(_Running(calls[number % len(calls)], client, put_down))
     _await(running, patience_s)
     return list(ended)
 

@@ -23,18 +23,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import attune_weights
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
-from attune_ensemble.serving.launcher import interpreter
+from attune_client.protocol.profiles import EMBEDDED, Profile
+from attune_ensemble.serving.launcher import allocation, interpreter
 
-__all__ = ["ServerLayout", "ServerPackage", "build_layout", "find_package", "runs_here", "server_environment"]
+__all__ = [
+    "ServerLayout",
+    "ServerPackage",
+    "build_layout",
+    "find_package",
+    "image_environment",
+    "image_layout",
+    "installed_server",
+    "runs_here",
+    "server_environment",
+]
 
 _SERVER = "tritonserver"
 _MAX_THREADS = 4
-_NUMPY_BRIDGE = """
+_AT_THE_START_OF_A_STUB = """
 import sys
-from attune_ensemble.serving.launcher import numpy_bridge
+from attune_ensemble.serving.launcher import allocation, numpy_bridge
+allocation.restore()
 numpy_bridge.install(sys.modules[__name__])
 """
 
@@ -52,11 +63,12 @@ class ServerPackage:
 
 @dataclass(frozen=True, slots=True)
 class ServerLayout:
-    """A server that can be started: its binary and its folders."""
+    """A server that can be started: its binary, its folders (None: its own), and its backends that start stubs."""
 
     binary: Path
-    backend_dir: Path
-    cache_dir: Path
+    backend_dir: Path | None = None
+    cache_dir: Path | None = None
+    stub_backends: tuple[str, ...] = ("python",)
 
 
 def runs_here() -> bool:
@@ -75,6 +87,8 @@ def find_package() -> ServerPackage:
         raise ServerUnavailable(
             f"the packaged tritonserver runs on Linux x86_64 only; this is {sys.platform} {platform.machine()}"
         )
+    import attune_weights  # not at the top: NVIDIA's image has a server of its own, and not what fetches this one
+
     try:
         return _package_at(attune_weights.fetch(_SERVER))
     except attune_weights.WeightsError as error:
@@ -106,10 +120,31 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
     _copy(package.python_backend.glob("*.*"), backends / "python")
     _copy([package.stub], backends / "python")
     with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
-        utils.write(_NUMPY_BRIDGE)
+        utils.write(_AT_THE_START_OF_A_STUB)
     _copy([Path(__file__).parents[1] / "onnx_backend" / "model.py"], backends / "onnxruntime")
     _link_libraries(package.libraries, root / package.libraries.name)
-    return ServerLayout(package.binary, backends, package.cache_dir)
+    return ServerLayout(package.binary, backends, package.cache_dir, ("python", "onnxruntime"))
+
+
+def installed_server() -> Path | None:
+    """Return the tritonserver on the PATH, as in NVIDIA's image; None where there is none."""
+    found = shutil.which(_SERVER)
+    return Path(found) if found else None
+
+
+def image_layout(profile: Profile) -> ServerLayout:
+    """Return the layout of NVIDIA's image, which has every backend.
+
+    Raises:
+        ServerUnavailable: there is no tritonserver on the PATH.
+    """
+    binary = installed_server()
+    if binary is None:
+        raise ServerUnavailable(
+            f"the profile {profile} is served by the tritonserver of NVIDIA's image, and there is none on the PATH; "
+            f"the packaged one serves {EMBEDDED} alone"
+        )
+    return ServerLayout(binary)
 
 
 def _link_libraries(libraries: Path, folder: Path) -> None:
@@ -141,13 +176,18 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ServerUnavailable: this Python has no shared libpython.
     """
-    environment = dict(inherited) | NO_TELEMETRY | OFFLINE
+    environment = allocation.SERVER | dict(inherited) | NO_TELEMETRY | OFFLINE
     environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
     environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))
     # Several stubs share the cores, so idle worker threads must sleep instead of spinning.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return environment
+
+
+def image_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the image's server, whose libraries and Python fit as they are: no telemetry."""
+    return dict(inherited) | NO_TELEMETRY | OFFLINE
 
 
 def _library() -> Path:

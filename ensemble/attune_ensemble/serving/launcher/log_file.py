@@ -15,8 +15,10 @@ from attune_client.protocol.errors import ServerUnavailable
 __all__ = ["is_in_use", "open_log"]
 
 
-def open_log(path: Path) -> FileIO:
+def open_log(path: Path, *, go_on: bool = False) -> FileIO:
     """Open an empty, locked log; its previous content is moved to `<name>.1`. A device or a pipe is only opened.
+
+    With `go_on` it is not emptied: another process of the same server writes on.
 
     Raises:
         ServerUnavailable: another server writes to it, or it cannot be written.
@@ -25,7 +27,9 @@ def open_log(path: Path) -> FileIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = FileIO(path, "a")
         if path.is_file():
-            _begin_anew(file, path)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not go_on:
+                _begin_anew(file, path)
     except BlockingIOError:
         file.close()
         raise ServerUnavailable(f"{path} is the log of a server that runs: choose another with --log-file") from None
@@ -37,7 +41,6 @@ def open_log(path: Path) -> FileIO:
 
 
 def _begin_anew(file: FileIO, path: Path) -> None:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if path.stat().st_size:
         # Copied, not moved, since the lock is on this file.
         shutil.copyfile(path, path.with_name(f"{path.name}.1"))

@@ -1,68 +1,70 @@
-"""Starts the packaged tritonserver, waits until it is ready, and stops it.
+"""Starts one tritonserver, waits until it is ready, and stops it.
 
-    with Server(Path("model_repository"), ports=free_ports(), log_file=Path("out/server.log")) as server:
+    with Server(Path("model_repository"), log_file=Path("out/server.log")) as server:
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
 
-The server listens on loopback only: its release, 24.10, predates security fixes, so nothing on a network may reach it.
+Nobody but this user can reach it: gRPC is a socket in its private folder, HTTP is off, and its metrics are at some port
+of the loopback interface. What others reach is in front of it (`serving.guard`, `serving.supervisor`). When whoever
+started it is gone, however that ended, the janitor (a small process) ends it and removes what it leaves.
+
+Model control is explicit, so that a model whose process has died can be brought back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
-import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
-from attune_ensemble.serving.launcher.layout import ServerLayout, build_layout, find_package, server_environment
+from attune_client.protocol.profiles import EMBEDDED, Profile
+from attune_ensemble.serving.launcher import allocation, janitor
+from attune_ensemble.serving.launcher.control import Control
+from attune_ensemble.serving.launcher.layout import (
+    ServerLayout,
+    build_layout,
+    find_package,
+    image_environment,
+    image_layout,
+    server_environment,
+)
 from attune_ensemble.serving.launcher.log_file import open_log
+from attune_ensemble.serving.launcher.ports import LOOPBACK, free_port
+from attune_ensemble.serving.launcher.processes import Process, processes_of_session, stubs_of_session
 from attune_ensemble.serving.own_server import OWN_URL
-from attune_ensemble.serving.repository import check_repository
+from attune_ensemble.serving.repository import BrokenRepository, check_repository
 from attune_ensemble.serving.scratch import Scratch, clear_abandoned, new_name
 
-__all__ = ["LOOPBACK", "Ports", "Server", "free_ports"]
+__all__ = ["Server"]
 
-LOOPBACK = "127.0.0.1"
 _POLL_S = 0.1
 _KILL_GRACE_S = 5.0
 _UNLOAD_S = 10.0
 # The server logs this when no request is in flight any more and only its models have to be unloaded.
 _UNLOADING = "All models are stopped, unloading models"
 _LOG_LINES = 15
-_SHM_DIR = Path("/dev/shm")
 _PREFIX = "attune-serve-"
 _PRIVATE = 0o600
+_JANITOR_S = 15.0
+_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Time limit for loading all models; the server's default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
 # Initial size and growth of a stub's shared memory, which is never released.
 _SHM_BYTES = 4 * 1024 * 1024
 
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """The three ports of a server."""
-
-    http: int = 8000
-    grpc: int = 8001
-    metrics: int = 8002
-
-
-def free_ports() -> Ports:
-    """Return three currently free ports of the loopback interface."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(3)]
-    numbers = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return Ports(*numbers)
+# Triton puts a colon and the port at the end of a socket's path.
+_SOCKET, _SOCKET_PORT = "g", 1
+_MAX_SOCKET_PATH = 107
+"""Longest path of a socket, in bytes (unix(7))."""
 
 
 class Server:
@@ -70,10 +72,11 @@ class Server:
 
     Args:
         repository: the model repository.
-        ports: the ports it listens on; `Ports()` are Triton's defaults.
         log_file: log of the server and its models; the previous one is kept as `<name>.1`.
         models: names of the models to load; all if empty.
         exit_timeout_s: time for requests in flight to finish when the server stops.
+        profile: the profile that is served: the default one by the packaged server, every other by the one on the PATH.
+        go_on_in_log: whether to append to the log: it takes the place of a server that ended.
 
         `name` is the name of its temporary folder, and the prefix of its shared memory regions.
     """
@@ -82,34 +85,42 @@ class Server:
         self,
         repository: Path,
         *,
-        ports: Ports,
         log_file: Path,
         models: tuple[str, ...] = (),
         exit_timeout_s: int = 30,
+        profile: Profile = EMBEDDED,
+        go_on_in_log: bool = False,
     ) -> None:
         self.repository = repository.resolve()
-        self.ports = ports
+        self.profile = profile
+        self.name = new_name(_PREFIX)
+        self.log_file = log_file.resolve()
         self._models = models
         self._exit_timeout_s = exit_timeout_s
-        self.name = new_name(_PREFIX)
+        self._go_on_in_log = go_on_in_log
+        self._metrics_port = 0
+        self._is_given_up = False
+        self._has_stopped = False
+        self._stopping = threading.Lock()
         self._scratch: Scratch | None = None
-        self.log_file = log_file.resolve()
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def http_url(self) -> str:
-        """`host:port` for tritonclient.http."""
-        return f"{LOOPBACK}:{self.ports.http}"
+        self._janitor: subprocess.Popen[bytes] | None = None
 
     @property
     def grpc_url(self) -> str:
-        """`host:port` for tritonclient.grpc."""
-        return f"{LOOPBACK}:{self.ports.grpc}"
+        """Address of its gRPC, for any client of the same user: `unix:` and a path."""
+        assert self._scratch is not None, "the server has not been started"
+        return f"unix:{self._scratch.path / _SOCKET}:{_SOCKET_PORT}"
 
     @property
     def metrics_url(self) -> str:
-        """`host:port` of the Prometheus metrics."""
-        return f"{LOOPBACK}:{self.ports.metrics}"
+        """`host:port` of its Prometheus metrics."""
+        return f"{LOOPBACK}:{self._metrics_port}"
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that it serves."""
+        return self._models or tuple(sorted(path.parent.name for path in self.repository.glob("*/config.pbtxt")))
 
     def __enter__(self) -> Self:
         self.start()
@@ -124,8 +135,9 @@ class Server:
         """Start the server and return when every model is ready.
 
         Raises:
-            ServerUnavailable: no server installed, a model file missing, a port in use, a log or a temporary folder
-                that cannot be written, the server died, or it was not ready in time.
+            BrokenRepository: a model file is missing, or the server ended while it loaded the models.
+            ServerUnavailable: no server installed, a log or a temporary folder that cannot be written, the server was
+                killed, or it was not ready in time.
         """
         try:
             self._launch()
@@ -136,18 +148,12 @@ class Server:
             raise
 
     def _launch(self) -> None:
-        check_repository(self.repository, self._models)
-        ports = (self.ports.http, self.ports.grpc, self.ports.metrics)
-        if len(set(ports)) < len(ports):
-            raise ServerUnavailable(f"the ports of HTTP, gRPC and metrics must be three, not {ports}")
-        for port in ports:
-            _require_free(port)
-        environment = server_environment(os.environ)
-        with open_log(self.log_file) as log:
+        check_repository(self.repository, self._models, self.profile)
+        with open_log(self.log_file, go_on=self._go_on_in_log) as log:
             scratch, layout = self._make_scratch()
-            # The models' temporary files are deleted with the server.
-            environment["TMPDIR"] = str(scratch.path / "tmp")
-            environment[OWN_URL] = self.grpc_url
+            environment = self._environment(scratch)
+            self._janitor = _start_janitor(scratch.path, f"{OWN_URL}={self.grpc_url}")
+            self._metrics_port = free_port()
             # A new session: Ctrl-C in the terminal reaches this process only, which stops the server gracefully.
             self._process = subprocess.Popen(
                 self._command(layout),
@@ -158,32 +164,51 @@ class Server:
                 pass_fds=(scratch.lock,),
             )
 
+    def _environment(self, scratch: Scratch) -> dict[str, str]:
+        environment = server_environment(os.environ) if self.profile == EMBEDDED else image_environment(os.environ)
+        # The models' temporary files are deleted with the server.
+        return environment | {"TMPDIR": str(scratch.path / "tmp"), OWN_URL: self.grpc_url}
+
     def _make_scratch(self) -> tuple[Scratch, ServerLayout]:
-        package = find_package()
+        package = find_package() if self.profile == EMBEDDED else None
         try:
             for name in clear_abandoned(_PREFIX):
                 _remove_regions(name)
             self._scratch = Scratch(self.name)
+            _require_short(self._scratch.path / f"{_SOCKET}:{_SOCKET_PORT}")
             (self._scratch.path / "tmp").mkdir()
-            return self._scratch, build_layout(self._scratch.path, package)
+            layout = build_layout(self._scratch.path, package) if package else image_layout(self.profile)
         except OSError as error:
             folder = os.environ.get("TMPDIR", "/tmp")
             raise ServerUnavailable(
                 f"the temporary folder {folder} cannot be used ({error.strerror}): name another one in TMPDIR"
             ) from error
+        return self._scratch, layout
 
     def _close_regions(self) -> None:
         """Restrict the shared memory of requests to this user; Triton makes it readable for all, whatever the umask."""
-        for region in _regions(self.name):
-            region.chmod(_PRIVATE)
+        for region in janitor.regions_of(self.name):
+            with contextlib.suppress(FileNotFoundError):  # of a model that was unloaded just now
+                region.chmod(_PRIVATE)
 
     def stop(self) -> None:
         """Let requests in flight finish, then end the server and every process that it started."""
-        process, self._process = self._process, None
-        if process is not None:
-            self._end(process)
-        if self._scratch is not None:
-            self._scratch.remove()
+        with self._stopping:
+            if self._has_stopped:
+                return
+            self._has_stopped = True  # its process id may be another one's by now
+            try:
+                if self._process is not None:
+                    self._end(self._process)
+            finally:
+                self._clean_up()
+
+    def kill(self) -> None:
+        """End the server and its models at once, from any thread; `stop` is still to be called."""
+        self._is_given_up = True  # it may be starting
+        process = self._process
+        if process is not None and process.poll() is None:
+            _kill_group(process)
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -191,11 +216,20 @@ class Server:
         try:
             self._await_end(process, before)
         finally:
-            # Also after a second Ctrl-C: no stub and no shared memory may be left.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            # Also after a second Ctrl-C: no stub may be left.
+            _kill_group(process)
             process.wait()
-            _remove_regions(self.name)
+
+    def _clean_up(self) -> None:
+        _remove_regions(self.name)
+        if self._scratch is not None:
+            self._scratch.remove()
+        if self._janitor is not None:
+            assert self._janitor.stdin is not None
+            self._janitor.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._janitor.wait(_JANITOR_S)
+            self._janitor = None
 
     def _await_end(self, process: subprocess.Popen[bytes], logged: int) -> None:
         """Wait for the requests in flight, up to their time limit, and then a little for the models.
@@ -215,11 +249,6 @@ class Server:
         assert self._process is not None, "the server has not been started"
         return self._process.poll()
 
-    def wait(self) -> int:
-        """Wait until the server ends on its own, and return its exit code."""
-        assert self._process is not None, "the server has not been started"
-        return self._process.wait()
-
     @property
     def process_id(self) -> int:
         """Process id of the server; its models are in the same session."""
@@ -228,27 +257,45 @@ class Server:
 
     def process_ids(self) -> Iterator[int]:
         """Process ids of the server and its models."""
-        if self._process is None:
-            return
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _session_of(int(entry.name)) == self._process.pid:
-                yield int(entry.name)
+        return processes_of_session(self._process.pid) if self._process is not None else iter(())
+
+    def stubs(self) -> dict[str, tuple[Process, ...]]:
+        """The processes of each model that has any: one for each instance. An ensemble has none."""
+        return stubs_of_session(self.process_id, self.models)
+
+    def process_of(self, model: str) -> int | None:
+        """Process id of a model, of one of its instances where it has several; None where it has no process."""
+        return next((stub.pid for stub in self.stubs().get(model, ())), None)
+
+    def reload(self, model: str, timeout_s: float = _MODEL_LOAD_S) -> None:
+        """Unload a model and load it again, and the ensembles that it is a part of, which are away meanwhile.
+
+        Raises:
+            AttuneError: it cannot be unloaded or loaded, or not within `timeout_s`.
+        """
+        with Control(self.grpc_url) as control:
+            control.unload(model, timeout_s)
+            control.load(model, timeout_s)
+        self._close_regions()
 
     def _command(self, layout: ServerLayout) -> list[str]:
+        assert self._scratch is not None
         arguments = {
             "model-repository": self.repository,
             "backend-directory": layout.backend_dir,
             "cache-directory": layout.cache_dir,
-            "http-address": LOOPBACK,
-            "grpc-address": LOOPBACK,
+            "model-config-name": None if self.profile == EMBEDDED else self.profile.name,
+            "model-control-mode": "explicit",
+            "allow-http": "false",
+            "grpc-address": f"unix:{self._scratch.path / _SOCKET}",
+            "grpc-port": _SOCKET_PORT,
+            "grpc-infer-allocation-pool-size": allocation.POOL_SIZE,
             "metrics-address": LOOPBACK,
-            "http-port": self.ports.http,
-            "grpc-port": self.ports.grpc,
-            "metrics-port": self.ports.metrics,
+            "metrics-port": self._metrics_port,
             "exit-timeout-secs": self._exit_timeout_s,
         }
-        command = [str(layout.binary), *(f"--{name}={value}" for name, value in arguments.items())]
-        for backend in ("python", "onnxruntime"):
+        command = [str(layout.binary), *(f"--{name}={value}" for name, value in arguments.items() if value is not None)]
+        for backend in layout.stub_backends:
             settings = {
                 "shm-region-prefix-name": f"{self.name}-",
                 "shm-default-byte-size": _SHM_BYTES,
@@ -256,19 +303,24 @@ class Server:
                 "stub-timeout-seconds": _MODEL_LOAD_S,
             }
             command += [f"--backend-config={backend},{name}={value}" for name, value in settings.items()]
-        if self._models:
-            command += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
-        return command
+        return [*command, *(f"--load-model={name}" for name in self._models or ("*",))]
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         deadline_s = time.monotonic() + _MODEL_LOAD_S
-        while not _is_ready(self.ports.http):
-            if (code := self._process.poll()) is not None:
-                raise ServerUnavailable(f"the server ended with code {code} before it was ready\n{self._log_excerpt()}")
-            if time.monotonic() > deadline_s:
-                raise ServerUnavailable(f"the server was not ready after {_MODEL_LOAD_S} s\n{self._log_excerpt()}")
-            time.sleep(_POLL_S)
+        with Control(self.grpc_url) as control:
+            while not control.is_ready():
+                if self._is_given_up:
+                    raise ServerUnavailable("the start of the server was given up")
+                if (code := self._process.poll()) is not None:
+                    raise self._ended_early(code)
+                if time.monotonic() > deadline_s:
+                    raise ServerUnavailable(f"the server was not ready after {_MODEL_LOAD_S} s\n{self._log_excerpt()}")
+                time.sleep(_POLL_S)
+
+    def _ended_early(self, code: int) -> ServerUnavailable:
+        kind = ServerUnavailable if code < 0 else BrokenRepository  # a signal says nothing of the models
+        return kind(f"the server ended with code {code} before it was ready\n{self._log_excerpt()}")
 
     def _log_excerpt(self) -> str:
         if not self.log_file.is_file():  # a device or a pipe cannot be read again
@@ -279,35 +331,38 @@ class Server:
         return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
 
 
-def _regions(name: str) -> Iterator[Path]:
-    """Return the shared memory regions of the server of that name."""
-    return _SHM_DIR.glob(f"{name}-*")
+def _start_janitor(folder: Path, mark: str) -> subprocess.Popen[bytes]:
+    """Start the process that ends all processes with that mark, and removes the folder, when this one is gone."""
+    command = [sys.executable, "-I", "-S", janitor.__file__, str(folder), mark]
+    quiet = subprocess.DEVNULL
+    # It inherits which signals are blocked: one to stop may reach every process of a control group, and this one is
+    # needed after its owner. It has a session of its own, and holds nothing that others wait for.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_STOP)
+    try:
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _require_short(path: Path) -> None:
+    length = len(os.fsencode(path))
+    if length > _MAX_SOCKET_PATH:
+        raise ServerUnavailable(
+            f"the path of the server's socket, {path}, has {length} bytes, and a socket's may have {_MAX_SOCKET_PATH}: "
+            "name a temporary folder with a shorter path in TMPDIR"
+        )
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _remove_regions(name: str) -> None:
-    for region in _regions(name):
+    for region in janitor.regions_of(name):
         region.unlink(missing_ok=True)
-
-
-def _require_free(port: int) -> None:
-    try:
-        socket.create_server((LOOPBACK, port)).close()
-    except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
-        raise ServerUnavailable(
-            f"port {port} of {LOOPBACK} cannot be used ({reason}); stop what listens there or choose another"
-        ) from error
-
-
-def _is_ready(http_port: int) -> bool:
-    connection = http.client.HTTPConnection(LOOPBACK, http_port, timeout=2.0)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _text_from(file: Path, position: int) -> str:
@@ -318,10 +373,3 @@ def _text_from(file: Path, position: int) -> str:
             return stream.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1

@@ -1,0 +1,43 @@
+"""The ports that `attune serve` listens on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+from attune_client.protocol.errors import ServerUnavailable
+
+__all__ = ["LOOPBACK", "Ports", "free_port", "free_ports", "require_free"]
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The two ports: of requests (gRPC), and of health and metrics (HTTP)."""
+
+    http: int = 8000
+    grpc: int = 8001
+
+
+def free_ports() -> Ports:
+    """Return two currently free ports of the loopback interface."""
+    with socket.create_server((LOOPBACK, 0)) as http, socket.create_server((LOOPBACK, 0)) as grpc:
+        return Ports(http.getsockname()[1], grpc.getsockname()[1])
+
+
+def free_port() -> int:
+    """Return a currently free port of the loopback interface."""
+    return free_ports().http
+
+
+def require_free(port: int, host: str = LOOPBACK) -> None:
+    """Raise `ServerUnavailable` if nothing can listen on that port."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise ServerUnavailable(
+            f"port {port} of {host} cannot be used ({reason}); stop what listens there or choose another"
+        ) from error

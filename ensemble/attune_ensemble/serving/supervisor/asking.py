@@ -1,0 +1,161 @@
+"""Asks the models of a server: each once before it serves, and those that are idle now and then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Protocol
+
+from attune_client.protocol.errors import (
+    AttuneError,
+    InvalidRequest,
+    RequestTimeout,
+    ServerBusy,
+    ServerError,
+    ServerUnavailable,
+)
+from attune_client.protocol.models import MODELS
+from attune_client.protocol.tensors import ModelSpec, Tensors
+from attune_ensemble.serving.configuration import BrokenRepository
+from attune_ensemble.serving.supervisor.policy import Ending
+from attune_ensemble.serving.supervisor.probes import Probe, probe_of
+from attune_ensemble.serving.supervisor.times import Times
+
+__all__ = ["Asker", "Connection"]
+
+_FAILURES = 3
+"""So many failures in a row are a fault of the model, and not of a moment."""
+
+
+class Connection(Protocol):
+    """What is asked of a server: `launcher.control.Control`."""
+
+    def progress(self) -> Mapping[str, tuple[int, ...]]:
+        """Numbers of each model that change when it answers."""
+        ...
+
+    def ask(self, model: ModelSpec, inputs: Tensors, timeout_s: float) -> int:
+        """Ask a model once."""
+        ...
+
+
+class Asker:
+    """Asks the models of one server.
+
+    Args:
+        server: the connection to it.
+        models: names of its models.
+        times: how long each may take, and how often an idle one is asked.
+        tell: takes events.
+    """
+
+    def __init__(self, server: Connection, models: Collection[str], times: Times, tell: Callable[..., None]) -> None:
+        self._server, self._times, self._tell = server, times, tell
+        self._probes = {name: probe for name in _in_order(models) if (probe := probe_of(name)) is not None}
+        self._unknown = sorted(set(models) - self._probes.keys())
+        self._failures: Counter[str] = Counter()
+
+    def warm_up(self) -> None:
+        """Ask every model once, what others use before what uses it.
+
+        Raises:
+            AttuneError: as `warm` does.
+        """
+        for model in self._unknown:
+            self._tell("not_probed", model=model, reason="it is none of the protocol's")
+        for model in self._probes:
+            self.warm(model)
+
+    def warm(self, model: str) -> None:
+        """Let a model do one real inference; one that is not known is not asked.
+
+        Raises:
+            BrokenRepository: the model fails.
+            ServerUnavailable: it does not answer in time, or the server has gone.
+        """
+        probe = self._probes.get(model)
+        if probe is None:
+            return
+        try:
+            self._server.ask(probe.spec, probe.real, self._times.warm_s)
+        except InvalidRequest as error:
+            self._tell("probe_refused", model=model, reason=str(error))
+        except ServerUnavailable:
+            raise
+        except RequestTimeout as error:
+            raise ServerUnavailable(f"{model} did not answer within {self._times.warm_s:g} s") from error
+        except AttuneError as error:
+            raise BrokenRepository(f"{model} fails at its first inference: {error}") from error
+
+    def look_after(
+        self,
+        over: threading.Event,
+        is_busy: Callable[[], bool],
+        is_away: Callable[[str], bool],
+        unresponsive: Callable[[str, Ending], None],
+        server_unresponsive: Callable[[], None],
+    ) -> None:
+        """Ask each idle model now and then until `over`.
+
+        Args:
+            over: set when the server is of no interest any more.
+            is_busy: whether requests are in flight: then a model is asked what is answered at once, where there is
+                such a thing, since it may have much to do.
+            is_away: whether a model, or one that it may use, is being brought back.
+            unresponsive: told of a model that does not answer or always fails.
+            server_unresponsive: told when the server itself does not answer.
+        """
+        before: Mapping[str, tuple[int, ...]] = {}
+        while not over.wait(self._times.idle_s):
+            now = self._progress()
+            if now is None:
+                if not over.is_set():
+                    server_unresponsive()
+                return
+            idle = [name for name in self._probes if now.get(name) == before.get(name) and not is_away(name)]
+            for name in idle:
+                if over.is_set():
+                    return
+                ending = self._ask_idle(self._probes[name], is_busy())
+                if ending is not None and not over.is_set() and not is_away(name):
+                    unresponsive(name, ending)
+                    break  # what uses it could not answer either
+            before = self._progress() or now
+
+    def _ask_idle(self, probe: Probe, is_busy: bool) -> Ending | None:
+        """What is wrong with an idle model, if anything."""
+        name = probe.spec.name
+        before = (self._progress() or {}).get(name)
+        inputs = probe.at_once if is_busy and probe.at_once is not None else probe.tiny
+        try:
+            self._server.ask(probe.spec, inputs, self._times.answer_s)
+        except (InvalidRequest, ServerBusy):
+            pass
+        except RequestTimeout:
+            return Ending.SILENT if (self._progress() or {}).get(name) == before else None
+        except ServerUnavailable:  # that the server has ended, or a model is away, is noticed elsewhere
+            return None
+        except ServerError as error:
+            self._failures[name] += 1
+            self._tell("probe_failed", model=name, reason=str(error))
+            return Ending.FAILING if self._failures[name] >= _FAILURES else None
+        self._failures[name] = 0
+        return None
+
+    def _progress(self) -> Mapping[str, tuple[int, ...]] | None:
+        """None where the server does not answer for `answer_s`."""
+        deadline_s = time.monotonic() + self._times.answer_s
+        while True:
+            try:
+                return self._server.progress()
+            except AttuneError:
+                if time.monotonic() > deadline_s:
+                    return None
+                time.sleep(self._times.look_s)
+
+
+def _in_order(models: Collection[str]) -> Iterator[str]:
+    """Models that are used before those that use them: the protocol declares them in that order."""
+    return (name for name in MODELS if name in models)
