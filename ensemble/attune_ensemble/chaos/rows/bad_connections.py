@@ -132,7 +132,7 @@ class _Raw:
         status = _status(answer)
         if not 200 <= status < 400:
             told = answer[:300].decode(errors="replace")
-            raise InvalidRequest(told) if 400 <= status < 500 or status == 501 else ServerError(told)
+            raise InvalidRequest(told) if 400 <= status < 500 or status in (501, 505) else ServerError(told)
 
 
 def _read(connection: socket.socket) -> bytes:
