@@ -10,6 +10,8 @@ answers: with an error that says what would be right, or, at a bound, with what 
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
 import struct
@@ -33,7 +35,7 @@ __all__ = ["BadRequest", "bad_requests", "drawn", "request_with", "requests_of",
 Message = Any  # a ModelInferRequest of protobuf, whose classes are made at run time
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
-_BATCH = 500
+_BATCH = 5_000
 _SAMPLES = 4_000
 _SPEC = {"tempo_bpm": 72, "mode": "dorian", "tonic": "D", "instruments": ["piano"], "dynamics": "mp"}
 
@@ -54,9 +56,17 @@ class BadRequest:
 
 
 def bad_requests(count: int, seed: int) -> Iterator[BadRequest]:
-    """Make so many requests, some hundreds at a time; some simple ones come more than once."""
-    for start in range(0, count, _BATCH):
-        yield from drawn(requests_of(), min(_BATCH, count - start), seed * 1_000 + start // _BATCH)
+    """Make so many requests, no two of them the same, some thousands at a time."""
+    seen: set[bytes] = set()
+    for batch in itertools.count():
+        # Some come twice. Large batches have the fewest of those, since each begins with the simplest.
+        for request in drawn(requests_of(), min(_BATCH, count + count // 2), seed * 1_000 + batch):
+            digest = hashlib.blake2b(request.message, digest_size=16).digest()
+            if len(seen) < count and digest not in seen:
+                seen.add(digest)
+                yield request
+        if len(seen) == count:
+            return
 
 
 def drawn(strategy: st.SearchStrategy[Any], count: int, number: int) -> list[Any]:
