@@ -114,7 +114,7 @@ AHEAD = {"ahead_bytes": "8388608"}
 PROMPT = {"calls": "text_tokenizer,sentence_encoder"}
 HEARING = "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"
 SPEECH = {"calls": HEARING}
-THERAPY = {"calls": f"{HEARING},music_prompt,music_generator"}
+THERAPY = {"calls": f"{HEARING},music_prompt,music_generator", "calls_streaming": "music_generator"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {

@@ -321,6 +321,7 @@ MUSIC_THERAPY = ModelSpec(
     ),
     decoupled=True,
     calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),
+    calls_streaming=(MUSIC_GENERATOR.name,),
 )
 
 MODELS: dict[str, ModelSpec] = {
