@@ -41,7 +41,8 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (CHAOS, LAUNCHER, SUPERVISOR, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
-    "serve": ((CHAOS, LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
+    "serve": ((LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
+    "chaos": ((CHAOS,), ()),
     "train": (("training", "export", BENCHMARK), ()),
 }
 

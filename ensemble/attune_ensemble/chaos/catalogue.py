@@ -13,11 +13,12 @@ from attune_ensemble.chaos.rows import (
     reports,
     starting,
     stopping,
+    surroundings,
 )
 
 __all__ = ["MODULES", "ROWS"]
 
-MODULES = (deaths, admission, bad_input, bad_connections, listeners, reports, starting, stopping, lasting)
+MODULES = (deaths, admission, bad_input, bad_connections, listeners, reports, starting, stopping, surroundings, lasting)
 """Where the rows are; each module has them in its `ROWS`."""
 
 ROWS: tuple[Row, ...] = tuple(row for module in MODULES for row in module.ROWS)
