@@ -153,12 +153,13 @@ def test_what_no_model_takes_is_refused_with_a_reason(stub, upstream, request_, 
     assert not upstream.seen
 
 
-def test_bytes_that_are_no_message_are_refused(guard):
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelConfig", "ModelReady", "RepositoryIndex"])
+def test_bytes_that_are_no_message_are_refused(guard, method):
     with channel_to(guard) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         error = failure(lambda: call(b"\xff\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "3 bytes are no ModelInferRequest" in error.details()
+    assert f"3 bytes are no {method}Request" in error.details()
 
 
 def test_a_message_that_is_too_large_is_refused(stub):

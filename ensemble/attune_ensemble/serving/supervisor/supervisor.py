@@ -157,6 +157,12 @@ class Supervisor:
         return self._server.process_ids() if self._server is not None else iter(())
 
     @property
+    def folder(self) -> Path:
+        """The server's private folder, after which its shared memory is named; another one when it is started again."""
+        assert self._server is not None, "the server has not been started"
+        return self._server.folder
+
+    @property
     def error(self) -> AttuneError | None:
         """Why it ended by itself; None where it did not."""
         return self._error
