@@ -41,7 +41,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             for response in self._answer(request.model_name, inputs_of(request)):
                 if not context.is_active():
                     break
-                yield _response(response)
+                yield response_of(response)
         finally:
             self.ended.append(not context.is_active())
 
@@ -62,7 +62,8 @@ def _array(datatype: str, shape: Any, content: bytes) -> np.ndarray:
     return np.frombuffer(content, triton_to_np_dtype(datatype)).reshape(shape)
 
 
-def _response(response: Tensors | str) -> service_pb2.ModelStreamInferResponse:
+def response_of(response: Tensors | str) -> service_pb2.ModelStreamInferResponse:
+    """The message of a response, or of an error."""
     if isinstance(response, str):
         return service_pb2.ModelStreamInferResponse(error_message=response)
     message = service_pb2.ModelStreamInferResponse()

@@ -11,51 +11,57 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, Self
 
+import grpc
+import grpc.aio
 import numpy.typing as npt
-from grpc.aio import AioRpcError
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.client import DEFAULT_URL, Audio, Received
+from attune_client.connection import CLOSED, OPTIONS, Failure, failure_of, translate
+from attune_client.messages import read_response, request_message
 from attune_client.protocol import models
-from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import (
+    AttuneError,
+    InvalidRequest,
+    RequestCancelled,
+    ServerError,
+    ServerUnavailable,
+    StreamEndedEarly,
+    from_wire,
+)
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
+from attune_client.retrying import Retrying, check_retries
 from attune_client.wire import (
-    DEFAULT_TIMEOUT_S,
+    LAST_WORDS_S,
     AudioSource,
     Patience,
     SpecSource,
     check_connection,
     deadline_inputs,
-    infer_inputs,
     read_answer,
-    read_outputs,
     speech_inputs,
     text_inputs,
     therapy_inputs,
-    translate,
 )
 
 __all__ = ["AsyncAttuneClient", "AsyncMusicStream"]
 
 
 class AsyncAttuneClient:
-    """A client of one server over gRPC; any number of calls may be concurrent.
+    """A client of one server over gRPC; any number of calls and streams may be concurrent, in one event loop.
 
-    `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds. If left out, a
-    request with a `deadline_s` is waited for until that deadline, and any other for 300 s each time.
-    Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
+    It may be made before there is a loop, and be used in another one when the first is closed. Every argument is that
+    of `AttuneClient`. Every method raises subclasses of `AttuneError` only; see `attune_client.protocol.errors`.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None) -> None:
-        check_connection(url, timeout_s)
-        self._url = url
-        self._timeout_s = None if timeout_s is None else float(timeout_s)
-        self._client = InferenceServerClient(url)
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None, retries: int | Retrying = 0) -> None:
+        self._url, self._timeout_s = check_connection(url, timeout_s)
+        self._retrying = check_retries(retries)
+        self._connection: _Connection | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -65,25 +71,27 @@ class AsyncAttuneClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what is still under way ends with `RequestCancelled`."""
         self._closed = True
-        await self._client.close()
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.loop is asyncio.get_running_loop():
+            await connection.channel.close()
 
     async def is_ready(self) -> bool:
         """Return whether the server responds and all of its models are ready."""
+        stub = self._stub()
         try:
-            return bool(await self._open().is_server_ready(client_timeout=Patience.of(self._timeout_s, {}).left_s()))
-        except InferenceServerException:
+            answer = await self._call(
+                stub.ServerReady, service_pb2.ServerReadyRequest(), Patience.of(self._timeout_s, {})
+            )
+        except AttuneError:
             return False
+        return bool(answer.ready)
 
     async def models(self) -> list[ModelStatus]:
         """Return the models of the server's repository."""
-        try:
-            index = await self._open().get_model_repository_index(
-                client_timeout=Patience.of(self._timeout_s, {}).left_s()
-            )
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
+        ask, request = self._stub().RepositoryIndex, service_pb2.RepositoryIndexRequest()
+        index = await self._call(ask, request, Patience.of(self._timeout_s, {}))
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     async def analyse(
@@ -157,56 +165,116 @@ class AsyncAttuneClient:
 
     async def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Call a model of the protocol with one response; raises `InvalidOption` for inputs other than the model's."""
-        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
-        try:
-            result = await self._open().infer(model.name, sent, client_timeout=patience.left_s())
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
-        return read_outputs(result)
+        attempts = self._retrying.attempts(inputs)
+        while True:
+            inputs = attempts.inputs()
+            sent, patience = request_message(model, inputs), Patience.of(self._timeout_s, inputs)
+            try:
+                return read_response(await self._call(self._stub().ModelInfer, sent, patience))
+            except ServerUnavailable as error:
+                await asyncio.sleep(attempts.pause_s(error))
 
     async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncGenerator[Tensors, None]:
         """Call a streaming model of the protocol; closing the iterator cancels the request.
 
         Raises `InvalidOption` for inputs that are not the model's.
         """
-        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
+        attempts = self._retrying.attempts(inputs)
+        while True:
+            inputs = attempts.inputs()
+            sent, patience = request_message(model, inputs), Patience.of(self._timeout_s, inputs)
+            async with contextlib.aclosing(self._responses(sent, patience)) as responses:
+                try:
+                    first = await anext(responses, None)
+                except ServerUnavailable as error:
+                    pause_s = attempts.pause_s(error)
+                else:
+                    if first is not None:
+                        yield first
+                        async for tensors in responses:
+                            yield tensors
+                    return
+            await asyncio.sleep(pause_s)
 
-        async def requests() -> AsyncIterator[dict[str, Any]]:
-            yield {"model_name": model.name, "inputs": sent}
+    async def _call(self, method: Any, message: Any, patience: Patience) -> Any:
+        """Return the answer to a call that has one."""
+        call = method(message, timeout=patience.left_s())
+        try:
+            return await call
+        except grpc.RpcError as error:
+            raise self._told(failure_of(error), patience) from None
+        except asyncio.CancelledError as error:
+            raise await self._cancelled(error, call, patience) from None
+        finally:
+            call.cancel()
 
-        responses = self._open().stream_infer(requests())
+    async def _responses(
+        self, message: service_pb2.ModelInferRequest, patience: Patience
+    ) -> AsyncGenerator[Tensors, None]:
+        # The stream of requests ends with the only one, so that of the responses ends with the last of its own.
+        call = self._stub().ModelStreamInfer(iter((message,)), timeout=patience.stream_s())
         try:
             while True:
-                result, error = await asyncio.wait_for(anext(responses), patience.left_s())
-                if error is not None:
-                    await self._end(responses, patience)
-                    raise translate(error, self._url)
-                tensors = read_outputs(result)
+                async with asyncio.timeout(patience.left_s()):
+                    response = await call.read()
+                if response is grpc.aio.EOF:
+                    return
+                if response.error_message:
+                    await _let_end(call)
+                    raise from_wire(response.error_message)
+                tensors = read_response(response.infer_response)
                 if tensors:
                     yield tensors
-        except StopAsyncIteration:
-            return
         except TimeoutError:
             raise patience.ended() from None
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
-        except AioRpcError as error:  # tritonclient translates it everywhere except in a stream
-            foreign = InferenceServerException(error.details() or "the connection broke", str(error.code()))
-            raise translate(foreign, self._url) from None
+        except grpc.RpcError as error:
+            raise self._told(failure_of(error), patience) from None
+        except asyncio.CancelledError as error:
+            raise await self._cancelled(error, call, patience) from None
         finally:
-            responses.cancel()
+            call.cancel()
 
-    async def _end(self, responses: AsyncIterator[Any], patience: Patience) -> None:
-        """Let the server end a stream after its last response (see `wire.answered`), as far as there is time."""
-        with contextlib.suppress(TimeoutError, AioRpcError):
-            async with asyncio.timeout(min(patience.left_s(), DEFAULT_TIMEOUT_S)):
-                async for _ in responses:
-                    pass
+    async def _cancelled(self, error: asyncio.CancelledError, call: Any, patience: Patience) -> BaseException:
+        """What a cancelled wait for a call means: grpc raises the same where the server cancelled the call."""
+        task = asyncio.current_task()
+        if task is None or task.cancelling() or not call.done():
+            return error
+        return self._told(Failure(await call.code(), await call.details() or ""), patience)
 
-    def _open(self) -> InferenceServerClient:
+    def _told(self, failure: Failure, patience: Patience) -> AttuneError:
+        if failure.is_timeout:
+            return patience.ended()
+        if self._closed and failure.code is grpc.StatusCode.CANCELLED:
+            return RequestCancelled(CLOSED)
+        return translate(failure, self._url)
+
+    def _stub(self) -> Any:
+        """The server's methods, over a connection that belongs to the running event loop."""
         if self._closed:
-            raise InvalidRequest("this client is closed")
-        return self._client
+            raise InvalidRequest(CLOSED)
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop.is_closed():
+            self._connection = _Connection(loop, self._url)
+        if self._connection.loop is not loop:
+            raise InvalidRequest("this client is in use in another event loop; make one for each loop")
+        return self._connection.stub
+
+
+class _Connection:
+    """A connection, and the event loop that it belongs to."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, url: str) -> None:
+        self.loop = loop
+        self.channel = grpc.aio.insecure_channel(url, options=OPTIONS)
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+
+async def _let_end(call: Any) -> None:
+    """Let the server end a stream after its last response; see `AttuneClient`."""
+    with contextlib.suppress(TimeoutError, grpc.RpcError):
+        async with asyncio.timeout(LAST_WORDS_S):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 class AsyncMusicStream:

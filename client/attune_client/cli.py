@@ -15,6 +15,7 @@ import click
 
 from attune_client.failures import DEBUG_VARIABLE, one_line_errors
 from attune_client.installation import DISTRIBUTION, install_command
+from attune_client.interruption import usual_signals
 from attune_client.protocol.privacy import NO_TELEMETRY
 
 COMMANDS = "attune.commands"
@@ -71,6 +72,8 @@ def _load(point: EntryPoint) -> click.Command:
         if (error.name or "").startswith("attune_"):
             raise
         return _unavailable(point, error.name or "a package")
+    if point.module.partition(".")[0] != __package__:
+        usual_signals()
     return command
 
 

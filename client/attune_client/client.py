@@ -13,38 +13,46 @@ with AttuneClient("127.0.0.1:8001") as client:
 from __future__ import annotations
 
 import contextlib
-import queue
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferenceServerClient, InferResult
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from attune_client.alarm import Alarm
+from attune_client.connection import CLOSED, OPTIONS, failure_of, translate
+from attune_client.messages import read_response, request_message
 from attune_client.protocol import models
 from attune_client.protocol.checks import check_complete
-from attune_client.protocol.errors import InvalidRequest, ServerError, StreamEndedEarly
+from attune_client.protocol.errors import (
+    AttuneError,
+    InvalidRequest,
+    RequestCancelled,
+    ServerError,
+    ServerUnavailable,
+    StreamEndedEarly,
+    from_wire,
+)
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_client.results import ModelStatus, MusicPrompt, SpeechEmotion, TherapySession
+from attune_client.retrying import Retrying, check_retries
 from attune_client.wire import (
     DEFAULT_TIMEOUT_S,
+    LAST_WORDS_S,
     AudioSource,
     Patience,
     SpecSource,
-    answered,
     check_connection,
     deadline_inputs,
-    infer_inputs,
-    is_final,
     read_answer,
-    read_outputs,
     speech_inputs,
     text_inputs,
     therapy_inputs,
-    translate,
 )
 
 __all__ = ["DEFAULT_TIMEOUT_S", "DEFAULT_URL", "AttuneClient", "BaseClient", "MusicStream"]
@@ -96,7 +104,7 @@ class BaseClient(ABC):
         Args:
             audio: a recording: encoded bytes, a path, or a file open for reading bytes.
             text: query for retrieval; together with `spec`, the prompt for an engine that takes one.
-            emotion: one of the 40 emotions; `vad` may refine it.
+            emotion: one of the 40 emotions, in any case; `vad` may shade it, and never turns it into another.
             vad: valence, arousal and dominance, each 1..5; without `emotion`, the nearest emotion is used.
             spec: musical specification, without retrieval: a `MusicSpec`, or its fields as mapping or JSON.
             duration_s: seconds of music, 1..600; 30 if left out.
@@ -150,17 +158,23 @@ class BaseClient(ABC):
 
 
 class AttuneClient(BaseClient):
-    """Talks to one server over gRPC; safe to use from several threads.
+    """Talks to one server over gRPC; safe to use from several threads, for any number of requests and streams at once.
+
+    `url` is `host:port`, `[IPv6]:port`, or `unix:/path` of a socket.
 
     `timeout_s` is the longest wait for an answer, or for the next response of a stream, in seconds. If left out, a
     request with a `deadline_s` is waited for until that deadline, and any other for 300 s each time.
+
+    `retries` is how often a request is sent again that the server could not take (`ServerBusy`, `ServerUnavailable`),
+    as long as nothing of the answer has come: when the server says, or after half a second, one, two, up to eight. The
+    deadline counts from the first time.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None) -> None:
-        check_connection(url, timeout_s)
-        self._url = url
-        self._timeout_s = None if timeout_s is None else float(timeout_s)
-        self._client = InferenceServerClient(url)
+    def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None, retries: int | Retrying = 0) -> None:
+        self._url, self._timeout_s = check_connection(url, timeout_s)
+        self._retrying = check_retries(retries)
+        self._channel = grpc.insecure_channel(self._url, options=OPTIONS)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -170,78 +184,114 @@ class AttuneClient(BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; what is still under way ends with `RequestCancelled`."""
         self._closed = True
-        self._client.close()
+        self._channel.close()
 
     def is_ready(self) -> bool:
         """Return whether the server responds and all of its models are ready."""
+        self._check_open()
         try:
-            return bool(self._open().is_server_ready(client_timeout=Patience.of(self._timeout_s, {}).left_s()))
-        except InferenceServerException:
+            answer = self._call("ServerReady", service_pb2.ServerReadyRequest(), Patience.of(self._timeout_s, {}))
+        except AttuneError:
             return False
+        return bool(answer.ready)
 
     def models(self) -> list[ModelStatus]:
         """Return the models of the server's repository."""
-        try:
-            index = self._open().get_model_repository_index(client_timeout=Patience.of(self._timeout_s, {}).left_s())
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
+        index = self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), Patience.of(self._timeout_s, {}))
         return [ModelStatus(m.name, m.version, m.state, m.reason) for m in index.models]
 
     def infer(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Tensors:
         """Call any model of the protocol that answers once; `InvalidOption` for inputs that are not the model's."""
-        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
-        try:
-            result = self._open().infer(model.name, sent, client_timeout=patience.left_s())
-        except InferenceServerException as error:
-            raise translate(error, self._url) from None
-        return read_outputs(result)
+        attempts = self._retrying.attempts(inputs)
+        while True:
+            inputs = attempts.inputs()
+            sent, patience = request_message(model, inputs), Patience.of(self._timeout_s, inputs)
+            try:
+                return read_response(self._call("ModelInfer", sent, patience))
+            except ServerUnavailable as error:
+                time.sleep(attempts.pause_s(error))
 
     def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Generator[Tensors, None, None]:
         """Call any model of the protocol that streams; closing the iterator cancels the request.
 
         `InvalidOption` for inputs that are not the model's.
         """
-        sent, patience = infer_inputs(model, inputs), Patience.of(self._timeout_s, inputs)
-        self._open()
-        responses: queue.SimpleQueue[InferResult | InferenceServerException] = queue.SimpleQueue()
-        # A client carries one stream at a time, so every stream has its own; they share a connection.
-        client = InferenceServerClient(self._url)
-        finished = False
+        attempts = self._retrying.attempts(inputs)
+        while True:
+            inputs = attempts.inputs()
+            sent, patience = request_message(model, inputs), Patience.of(self._timeout_s, inputs)
+            with contextlib.closing(self._responses(sent, patience)) as responses:
+                try:
+                    first = next(responses, None)
+                except ServerUnavailable as error:
+                    pause_s = attempts.pause_s(error)
+                else:
+                    if first is not None:
+                        yield first
+                        yield from responses
+                    return
+            time.sleep(pause_s)
+
+    def _call(self, method: str, message: Any, patience: Patience) -> Any:
+        """Return the answer to a call that has one."""
+        call = self._begin(lambda: getattr(self._stub, method).future(message, timeout=patience.left_s()))
         try:
-            client.start_stream(lambda result, error: responses.put(error or result))
-            # A stream that failed before its first use reports the reason through its callback, so through `_next`.
-            with contextlib.suppress(InferenceServerException):
-                client.async_stream_infer(model.name, sent, enable_empty_final_response=True)
-            while not finished:
-                result = self._next(responses, patience)
-                finished = is_final(result)
-                tensors = read_outputs(result)
+            return call.result()
+        except grpc.RpcError as error:
+            raise self._told(error, patience) from None
+        finally:
+            call.cancel()  # where a signal ended the wait
+
+    def _responses(self, message: service_pb2.ModelInferRequest, patience: Patience) -> Generator[Tensors, None, None]:
+        # The stream of requests ends with the only one, so that of the responses ends with the last of its own.
+        call = self._begin(lambda: self._stub.ModelStreamInfer(iter((message,)), timeout=patience.stream_s()))
+        alarm = Alarm(call.cancel)
+        try:
+            while True:
+                with alarm.within(patience.left_s()):
+                    response = next(call, None)
+                if response is None:
+                    return
+                if response.error_message:
+                    self._let_end(call, alarm)
+                    raise from_wire(response.error_message)
+                tensors = read_response(response.infer_response)
                 if tensors:
                     yield tensors
-        except InferenceServerException as error:
-            finished = answered(error)
-            raise translate(error, self._url) from None
+        except grpc.RpcError as error:
+            raise patience.ended() if alarm.rang else self._told(error, patience) from None
         finally:
-            client.stop_stream(cancel_requests=not finished)
-            client.close()
+            alarm.stop()
+            call.cancel()
 
-    def _open(self) -> InferenceServerClient:
+    def _let_end(self, call: Any, alarm: Alarm) -> None:
+        """Let the server end a stream after its last response: Triton 2.51 now and then never releases a request that
+        is cancelled at its end, and waits for it at shutdown.
+        """
+        with contextlib.suppress(grpc.RpcError), alarm.within(LAST_WORDS_S):
+            for _ in call:
+                pass
+
+    def _check_open(self) -> None:
         if self._closed:
-            raise InvalidRequest("this client is closed")
-        return self._client
+            raise InvalidRequest(CLOSED)
 
-    def _next(
-        self, responses: queue.SimpleQueue[InferResult | InferenceServerException], patience: Patience
-    ) -> InferResult:
+    def _begin(self, begin: Callable[[], Any]) -> Any:
+        self._check_open()
         try:
-            response = responses.get(timeout=patience.left_s())
-        except queue.Empty:
-            raise patience.ended() from None
-        if isinstance(response, InferenceServerException):
-            raise response
-        return response
+            return begin()
+        except ValueError as error:  # closed by another thread
+            raise InvalidRequest(CLOSED) from error
+
+    def _told(self, error: grpc.RpcError, patience: Patience) -> AttuneError:
+        failure = failure_of(error)
+        if failure.is_timeout:
+            return patience.ended()
+        if self._closed and failure.code is grpc.StatusCode.CANCELLED:
+            return RequestCancelled(CLOSED)
+        return translate(failure, self._url)
 
 
 class Received:

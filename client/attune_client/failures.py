@@ -3,7 +3,8 @@
     with one_line_errors(debug=False):
         ...
 
-Imports only click, because it wraps the sub-commands of every package, whichever extras are installed.
+Imports only click and what the standard library is enough for, because it wraps the sub-commands of every package,
+whichever extras are installed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 import click
+
+from attune_client.interruption import Interrupted, Interruption
 
 __all__ = ["DEBUG_VARIABLE", "INTERRUPTED", "describe", "one_line_errors"]
 
@@ -44,9 +47,12 @@ def one_line_errors(*, debug: bool) -> Iterator[None]:
         yield
         if sys.stdout is not None:  # it may be closed
             sys.stdout.flush()
-    except KeyboardInterrupt as interruption:
+    except Interruption as interruption:
         click.echo("interrupted", err=True)
-        raise SystemExit(getattr(interruption, "status", INTERRUPTED)) from None
+        raise Interrupted(interruption.status) from None
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise SystemExit(INTERRUPTED) from None
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
     except Exception as error:

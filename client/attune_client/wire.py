@@ -1,4 +1,4 @@
-"""Conversion between the protocol's tensors and tritonclient's messages; shared by both clients.
+"""What both clients share: the arguments of their callers as inputs, how long they wait, and their results.
 
 Arguments that cannot be sent raise subclasses of `AttuneError`.
 """
@@ -15,9 +15,8 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import InferInput, InferResult
-from tritonclient.utils import InferenceServerException
 
+from attune_client.connection import check_url
 from attune_client.protocol.bounds import MAX_AUDIO_BYTES
 from attune_client.protocol.checks import (
     check_deadline,
@@ -32,21 +31,16 @@ from attune_client.protocol.checks import (
     quote,
 )
 from attune_client.protocol.errors import (
-    AttuneError,
     AudioTooLong,
     InvalidOption,
     InvalidRequest,
-    RequestCancelled,
     RequestTimeout,
     ServerError,
-    ServerUnavailable,
     UnreadableFile,
-    from_wire,
 )
-from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.models import DEADLINE
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor
+from attune_client.protocol.tensors import Tensors, bytes_tensor
 
 AudioSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """An encoded recording, the path of one, or a file that is open for reading bytes."""
@@ -60,11 +54,11 @@ DEFAULT_TIMEOUT_S = 300.0
 GRACE_S = 1.0
 """How much longer than the deadline a client waits, in seconds: the answer of the server says what was not done."""
 
-_BY_STATUS: dict[str, type[AttuneError]] = {
-    "StatusCode.UNAVAILABLE": ServerUnavailable,
-    "StatusCode.DEADLINE_EXCEEDED": RequestTimeout,
-    "StatusCode.CANCELLED": RequestCancelled,
-}
+LAST_WORDS_S = 1.0
+"""How long a server may take to end a stream after the error that is its last response, in seconds."""
+
+STREAM_GRACE_S = 10.0
+"""How much longer than the deadline a stream may take, in seconds: its listener may be slow."""
 
 _Answer = TypeVar("_Answer")
 
@@ -72,11 +66,9 @@ _Answer = TypeVar("_Answer")
 # --- arguments of the caller ---
 
 
-def check_connection(url: str, timeout_s: float | None) -> None:
-    """Raise `InvalidOption` for an invalid address or timeout."""
-    check_text("url", url)
-    if timeout_s is not None:
-        check_timeout(timeout_s)
+def check_connection(url: str, timeout_s: float | None) -> tuple[str, float | None]:
+    """Return a client's address and timeout; raises `InvalidOption` for invalid ones."""
+    return check_url(url), None if timeout_s is None else check_timeout(timeout_s)
 
 
 def audio_tensor(audio: AudioSource) -> npt.NDArray[np.object_]:
@@ -202,6 +194,10 @@ class Patience:
             return self.timeout_s
         return min(self.timeout_s, GRACE_S + max(0.0, self.begun_s + self.deadline_s - time.monotonic()))
 
+    def stream_s(self) -> float | None:
+        """Return how long a whole stream may take, in seconds; None for one without a deadline."""
+        return None if self.deadline_s is None else self.deadline_s + STREAM_GRACE_S
+
     def ended(self) -> RequestTimeout:
         """Return the error of a timeout."""
         if self.deadline_s is not None and time.monotonic() > self.begun_s + self.deadline_s:
@@ -209,32 +205,7 @@ class Patience:
         return RequestTimeout(f"nothing came for {self.timeout_s:g} s")
 
 
-# --- messages ---
-
-
-def infer_inputs(model: ModelSpec, values: Mapping[str, npt.NDArray[Any]]) -> list[InferInput]:
-    """Convert a request's inputs; raises `InvalidOption` for those that are not the model's (see `check_inputs`)."""
-    check_inputs(model, values)
-    return [_infer_input(model, name, value) for name, value in values.items()]
-
-
-def _infer_input(model: ModelSpec, name: str, value: npt.NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, list(value.shape), model.input(name).dtype.value)
-    tensor.set_data_from_numpy(value)
-    return tensor
-
-
-def read_outputs(result: InferResult) -> Tensors:
-    """Return every tensor of a response, by name; raises `ServerError` for a malformed one."""
-    return {output.name: _read_output(result, output.name) for output in result.get_response().outputs}
-
-
-def _read_output(result: InferResult, name: str) -> npt.NDArray[Any]:
-    try:
-        values: npt.NDArray[Any] = result.as_numpy(name)
-    except ValueError as error:
-        raise ServerError(f"the server's answer cannot be read: {name}: {error}") from error
-    return values
+# --- results ---
 
 
 def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
@@ -246,31 +217,3 @@ def read_answer(kind: type[_Answer], tensors: Tensors) -> _Answer:
             f"the server's answer is not one of this protocol ({error!r}); is its version of Attune another one?"
         ) from error
     return answer
-
-
-def is_final(result: InferResult) -> bool:
-    """Return whether this is the final response of its stream."""
-    parameters = result.get_response().parameters
-    return "triton_final_response" in parameters and bool(parameters["triton_final_response"].bool_param)
-
-
-def answered(error: InferenceServerException) -> bool:
-    """Return whether an error is a stream's last response, and not a broken connection.
-
-    Such a request is finished and must not be cancelled: Triton 2.51 sometimes never releases it then, and waits for it
-    at shutdown.
-    """
-    return error.status() is None
-
-
-def translate(error: InferenceServerException, url: str) -> AttuneError:
-    """Convert an exception of tritonclient to an `AttuneError`."""
-    told = from_wire(error.message())
-    if type(told) is not ServerError:  # the server's message says more than a status
-        return told
-    kind = _BY_STATUS.get(error.status() or "")
-    if kind is ServerUnavailable:
-        return ServerUnavailable(f"no server answers at {url}, its gRPC host:port; start one with `attune serve`")
-    if kind is not None:
-        return kind(error.message())
-    return told

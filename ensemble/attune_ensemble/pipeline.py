@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from attune_client.protocol.checks import check_complete, check_sources, check_text, check_vad
+from attune_client.protocol.checks import check_complete, check_emotion, check_sources, check_text, check_vad
 from attune_client.protocol.errors import ServerError
 from attune_client.protocol.models import (
     CRISIS_KIND,
@@ -50,12 +50,14 @@ class Rules:
 
     `labels` are the 40 emotions in the classifier's order; `find_crisis` makes, of the transcripts of a narration's
     segments, the tensors `crisis_kind` and `crisis_place`. `choice` chooses an emotion by VAD and words; None is the
-    paper's way, the most probable one by VAD.
+    paper's way, the most probable one by VAD. Segments are recognised `segments_per_call` at a time: what is under way
+    when a request is given up is worked through, and the next ones are not begun.
     """
 
     labels: Sequence[str]
     find_crisis: Callable[[Sequence[str]], Tensors]
     choice: EmotionChoice | None = None
+    segments_per_call: int = REGRESSOR_MAX_BATCH
 
 
 def recognise_speech(
@@ -76,7 +78,7 @@ def recognise_speech(
     option = {} if other_languages is None else {"other_languages": other_languages}
     speech = call("speech_to_text", {"audio": audio} | option, context=context)
     transcribed_s = time.perf_counter()
-    segment_vad = _recognise_segments(speech, call, context)
+    segment_vad = _recognise_segments(speech, rules.segments_per_call, call, context)
     lengths = speech["num_samples"][:, 0]
     vad = overall_vad(segment_vad, lengths)
     transcripts = [decode(text) for text in speech["transcript"][:, 0]]
@@ -103,12 +105,11 @@ def recognise_speech(
     }
 
 
-def _recognise_segments(speech: Tensors, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
-    """VAD [S, 3] of all segments: one batch, or several where there are more than a batch holds."""
+def _recognise_segments(speech: Tensors, most: int, call: Call, context: CallContext) -> npt.NDArray[np.float32]:
+    """VAD [S, 3] of all segments, at most so many of them in one batch."""
     rows = ("waveform", "num_samples", "transcript")
     batches = [
-        {name: speech[name][start : start + REGRESSOR_MAX_BATCH] for name in rows}
-        for start in range(0, len(speech["waveform"]), REGRESSOR_MAX_BATCH)
+        {name: speech[name][start : start + most] for name in rows} for start in range(0, len(speech["waveform"]), most)
     ]
     parts = [call("emotion_recognition", batch, context=context) for batch in batches]
     return np.concatenate([part["vad"] for part in parts])
@@ -176,7 +177,7 @@ def play_therapy(
     """The responses of `music_therapy`: first everything but the music, then the music as it is made.
 
     Where words of a recording, or of a text to make music for, speak of a crisis, the first response tells the emotion
-    as it was heard, and description, prompt and music are gentle.
+    as it was heard, and description, prompt and music are gentle. A recording is taken out of `inputs`.
 
     Raises the `InvalidAudio` or `InvalidOption` that fits before anything is yielded; for an option that the music
     engine does not take, before anything is transcribed. Raises `StreamEndedEarly` when the engine ends too soon, and
@@ -223,7 +224,8 @@ def _choose_options(inputs: Tensors, call_stream: CallStream, context: CallConte
 def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallContext) -> Tensors:
     """The outputs of `speech_emotion` for a recording; for a wish, as many as there are."""
     if "audio" in inputs:
-        return recognise_speech(inputs["audio"], rules, call, inputs.get("other_languages"), context=context)
+        # Out of the inputs, so that nobody keeps a recording, of up to a gigabyte, while its music is listened to.
+        return recognise_speech(inputs.pop("audio"), rules, call, inputs.get("other_languages"), context=context)
     # Beside a specification a text is the prompt of an engine, often one that was written here.
     if "text" in inputs and "music_spec" not in inputs:
         return rules.find_crisis([check_text("text", text_of(inputs["text"]))])
@@ -231,7 +233,10 @@ def _recognise_input(inputs: Tensors, rules: Rules, call: Call, context: CallCon
         vad = np.array(check_vad(inputs["vad"]), np.float32)
         probabilities = _classify(vad[None], EMOTION_PROBABILITIES.name, call, context)  # a wish is what it is
         return {"vad": vad} | _emotion_outputs(probabilities[0], rules.labels)
-    return _selected(inputs, "emotion", "vad")
+    if "emotion" in inputs:
+        label = check_emotion(text_of(inputs["emotion"]), rules.labels)
+        return {"emotion": bytes_tensor(label)} | _selected(inputs, "vad")
+    return {}
 
 
 def _selected(tensors: Tensors, *names: str) -> Tensors:

@@ -65,6 +65,8 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
         parameters |= {name: str(value) for name, value in asdict(settings.places).items()}
     if model.spec.calls:
         parameters["calls"] = ",".join(model.spec.calls)  # what is out of service while one of these is away
+    if model.spec.calls_streaming:
+        parameters["calls_streaming"] = ",".join(model.spec.calls_streaming)
     return parameters
 
 

@@ -335,7 +335,7 @@ def test_seeds_are_drawn_and_told(client):
         ({}, "got none"),
         ({"text": "calm", "emotion": "calm"}, "got text and emotion"),
         ({"emotion": "hangry"}, "'hangry' is not one"),
-        ({"emotion": "x" * 10**6}, "is not one of the emotions"),
+        ({"emotion": "x" * 10**6}, "is not one of the 40 emotions"),
         ({"music_spec": "{}"}, "JSON object"),
     ],
 )

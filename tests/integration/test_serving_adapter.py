@@ -41,6 +41,7 @@ WAIT_S = 30.0
 
 SLOW_S = 0.5
 CHUNK_S, CHUNKS = 0.05, 200
+CHUNK_BYTES, AHEAD = 4 * 2 * 4, 10
 SOON_S = 1.0
 CALL_TIMEOUT_S = 3.0
 AT_WORK, WAITING = 4, 1
@@ -130,6 +131,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         if name == "music_prompt":
             config.parameters["max_concurrent"].string_value = str(AT_WORK)
             config.parameters["max_waiting"].string_value = str(WAITING)
+        else:
+            config.parameters["ahead_bytes"].string_value = str(AHEAD * CHUNK_BYTES)
         (folder.parent / "config.pbtxt").write_text(render(config))
         (folder / "chunks").touch()
     # Some tests kill a model under a stream, which the server then believes to be in flight for ever. Models named one
@@ -438,6 +441,23 @@ def test_a_lease_that_ends_ends_the_music_with_an_error(client, server):
         list(iter(take, None))
     assert isinstance(from_wire(caught.value.message()), RequestCancelled)
     assert has_stopped(server)
+
+
+def test_a_reader_that_stops_for_a_while_stops_the_engine_and_loses_nothing(client, server):
+    made = chunks_made(server)
+    with Lease() as lease:
+        lease.taken(0)
+        take = start_stream(client, "music_therapy", [text("audio", "calm"), text("lease", lease.token)])
+        wait_until(lambda: chunks_made(server) > made + AHEAD)
+        wait_until(lambda: has_stopped(server))
+        assert chunks_made(server) - made <= 2 * AHEAD + 1
+        take()
+        music = []
+        for count in range(1, 5 * AHEAD):
+            lease.taken(count)
+            music.append(take().as_numpy("music")[0, 0])
+    assert music == list(range(len(music)))
+    wait_until(lambda: has_stopped(server))
 
 
 def test_a_caller_that_dies_stops_the_called_model(client, server):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from tritonclient.utils import InferenceServerException
+from grpc import StatusCode
 
 from attune_client import AttuneClient, AttuneError, cli
 from attune_client.client import MusicStream
+from attune_client.connection import Failure, translate
 from attune_client.installation import install_command
+from attune_client.messages import request_message
 from attune_client.protocol import errors
 from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION, CrisisKind
 from attune_client.results import CrisisWords, SpeechEmotion, TherapySession
-from attune_client.wire import infer_inputs, read_answer, translate
+from attune_client.wire import read_answer
 
 SPEECH = {
     "transcript": np.array(["héllo [all]".encode()], dtype=np.object_),
@@ -165,31 +168,56 @@ def test_a_stream_without_any_answer_is_a_server_error():
 
 
 def test_inputs_take_their_type_from_the_protocol():
-    (tensor,) = infer_inputs(SPEECH_EMOTION, {"audio": np.array([b"x"], dtype=np.object_)})
-    assert (tensor.name(), tensor.datatype(), tensor.shape()) == ("audio", "BYTES", [1])
+    message = request_message(SPEECH_EMOTION, {"audio": np.array([b"x"], dtype=np.object_)})
+    (tensor,) = message.inputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("audio", "BYTES", [1])
+    assert list(message.raw_input_contents) == [b"\1\0\0\0x"]
     with pytest.raises(errors.InvalidOption, match="no input 'sound'; it has audio"):
-        infer_inputs(SPEECH_EMOTION, {"sound": np.zeros(1)})
+        request_message(SPEECH_EMOTION, {"sound": np.zeros(1)})
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "kind"),
+    ("status", "message", "kind", "words"),
     [
-        ("StatusCode.UNAVAILABLE", "connection refused", errors.ServerUnavailable),
-        ("StatusCode.DEADLINE_EXCEEDED", "deadline", errors.RequestTimeout),
-        ("StatusCode.CANCELLED", "locally", errors.RequestCancelled),
-        ("StatusCode.INVALID_ARGUMENT", "no_speech: none", errors.NoSpeech),
-        (None, "Stub process is not healthy", errors.ServerError),
+        ("UNAVAILABLE", "failed to connect to all addresses", errors.ServerUnreachable, "no server answers at host:1"),
+        ("UNAVAILABLE", "Socket closed", errors.ServerUnreachable, "host:1 went away before .* [(]Socket closed[)]"),
+        ("UNAVAILABLE", "keepalive watchdog timeout", errors.ServerUnreachable, "went away"),
+        ("UNAVAILABLE", "server_unavailable: valence is started again", errors.ServerUnavailable, "^valence is"),
+        ("INTERNAL", "Received RST_STREAM with error code 2", errors.ServerUnreachable, "went away"),
+        ("UNKNOWN", "Stream removed", errors.ServerUnreachable, "went away"),
+        ("CANCELLED", "", errors.ServerUnreachable, "went away"),
+        ("CANCELLED", "Locally cancelled by application!", errors.RequestCancelled, "given up here"),
+        ("CANCELLED", "request_cancelled: the caller gave it up", errors.RequestCancelled, "^the caller"),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", errors.RequestTimeout, "the time for the request passed"),
+        ("DEADLINE_EXCEEDED", "request_timeout: too late", errors.RequestTimeout, "^too late$"),
+        ("INVALID_ARGUMENT", "no_speech: none", errors.NoSpeech, "^none$"),
+        ("INVALID_ARGUMENT", "unexpected shape", errors.InvalidRequest, "^unexpected shape$"),
+        ("PERMISSION_DENIED", "no", errors.InvalidRequest, "does not permit this [(]no[)]"),
+        ("PERMISSION_DENIED", "server_error: not for clients", errors.ServerError, "^not for clients$"),
+        ("UNAUTHENTICATED", "", errors.InvalidRequest, "does not permit this$"),
+        ("UNIMPLEMENTED", "Method not found!", errors.InvalidRequest, "is it an Attune server"),
+        ("NOT_FOUND", "unknown model", errors.InvalidRequest, "is it an Attune server"),
+        (
+            "RESOURCE_EXHAUSTED",
+            "SERVER: Received message larger than max (209715200 vs. 134217728)",
+            errors.InvalidRequest,
+            "the request has 200.0 MiB, and the server takes at most 128.0: send an encoded recording",
+        ),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (2 vs. 1)", errors.InvalidRequest, "at most"),
+        ("RESOURCE_EXHAUSTED", "memory", errors.ServerBusy, "no room for the request [(]memory[)]"),
+        ("INTERNAL", "Stub process is not healthy", errors.ServerError, "^Stub"),
+        ("INTERNAL", "in /opt/x/y.py", errors.ServerError, "^in …$"),
     ],
 )
-def test_foreign_errors_join_our_tree(status, message, kind):
-    assert type(translate(InferenceServerException(message, status), "host:1")) is kind
+def test_foreign_errors_join_our_tree(status, message, kind, words):
+    error = translate(Failure(StatusCode[status], message), "host:1")
+    assert type(error) is kind
+    assert re.search(words, str(error)), str(error)
 
 
-def test_the_servers_reason_for_being_unavailable_is_kept():
-    told = InferenceServerException("music_therapy has 16 at work; try again in 8 s", "StatusCode.UNAVAILABLE")
-    assert "no server answers" in str(translate(told, "host:1"))
+def test_when_to_try_again_is_kept():
     busy = errors.ServerBusy("speech_emotion has 16 requests at work and 16 waiting", 8)
-    error = translate(InferenceServerException(busy.to_wire(), "StatusCode.UNAVAILABLE"), "host:1")
+    error = translate(Failure(StatusCode.UNAVAILABLE, busy.to_wire()), "host:1")
     assert isinstance(error, errors.ServerBusy)
     assert (str(error), error.retry_after_s) == (str(busy), 8)
 
@@ -218,7 +246,7 @@ COMMAND_MODULES = ("analysis", "listing", "options", "playing")
 
 def test_a_sub_command_without_its_extra_says_which_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tritonclient.grpc", None)
-    for name in ("aio", "client", "wire", "commands", *(f"commands.{part}" for part in COMMAND_MODULES)):
+    for name in ("aio", "client", "messages", "wire", "commands", *(f"commands.{part}" for part in COMMAND_MODULES)):
         monkeypatch.delitem(sys.modules, f"attune_client.{name}", raising=False)
     point = EntryPoint("play", "attune_client.commands:play [client]", cli.COMMANDS)
     monkeypatch.setattr(cli, "entry_points", lambda **_: [point])

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tritonclient.grpc import InferResult
 from tritonclient.grpc.service_pb2 import ModelInferResponse
-from tritonclient.utils import InferenceServerException
 
 import attune_client
 from attune_client import AsyncAttuneClient, AsyncMusicStream, AttuneClient, AttuneError, MusicSpec, MusicStream, wire
-from attune_client import client as client_module
+from attune_client.connection import check_url
+from attune_client.messages import read_response, request_message
 from attune_client.protocol import errors
 from attune_client.protocol.bounds import LENGTH_TOLERANCE_S
 from attune_client.protocol.checks import quote
@@ -118,10 +117,32 @@ def test_a_timeout_that_no_clock_takes(kind, timeout_s):
 
 
 @pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
-@pytest.mark.parametrize("url", [None, 8001, "", HALF_A_CHARACTER])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(None, 8001, "", HALF_A_CHARACTER, "localhost", "::1:8001", "[::1]", "http://localhost:8000", "host:0"),
+        *("host:65536", "host:-1", "host:port", "host:8001/v2", "two words:8001", "unix:", f"unix:/{'x' * 107}"),
+    ],
+)
 def test_an_address_that_is_none(kind, url):
     with pytest.raises(errors.InvalidOption, match="url"):
         kind(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:1", "127.0.0.1:65535", " host:1 ", "[::1]:8001", "[fe80::1%eth0]:1", "a-b.example:1", "dns:///host:1"],
+)
+def test_an_address_of_any_kind(url):
+    assert check_url(url) == url.strip()
+    assert check_url(f"unix:/{'x' * 106}")
+
+
+@pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
+@pytest.mark.parametrize("retries", [-1, 101, 1.0, "1", None, True])
+def test_retries_that_are_no_number_of_them(kind, retries):
+    with pytest.raises(errors.InvalidOption, match="retries must"):
+        kind(NOWHERE, retries=retries)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +286,7 @@ def test_junk_is_refused_with_errors_of_the_tree(options):
     except AttuneError as error:
         str(error).encode()
     else:
-        wire.infer_inputs(attune_client.protocol.models.MUSIC_THERAPY, inputs)
+        request_message(attune_client.protocol.models.MUSIC_THERAPY, inputs)
 
 
 @pytest.mark.parametrize(
@@ -407,40 +428,6 @@ def test_something_else_than_music_is_a_server_error(response):
         next(stream)
 
 
-# --- a request that is over is not cancelled: Triton 2.51 then holds it for ever now and then ---
-
-REFUSED = InferenceServerException("invalid_option: no theremin")
-BROKEN = InferenceServerException("the connection broke", "StatusCode.UNAVAILABLE")
-
-
-@pytest.mark.parametrize(("end", "cancelled"), [(REFUSED, False), (BROKEN, True), (None, True)])
-def test_a_stream_is_cancelled_unless_its_last_response_has_come(monkeypatch, end, cancelled):
-    stops = []
-
-    class Triton:
-        def __init__(self, url):
-            pass
-
-        def start_stream(self, callback):
-            callback(result=None, error=end) if end else callback(result=stream_response(0, 2), error=None)
-
-        def async_stream_infer(self, *_, **__):
-            pass
-
-        def stop_stream(self, cancel_requests):
-            stops.append(cancel_requests)
-
-        def close(self):
-            pass
-
-    monkeypatch.setattr(client_module, "InferenceServerClient", Triton)
-    responses = AttuneClient(NOWHERE).stream(MUSIC_PROMPT, {"text": np.array([b"x"], dtype=np.object_)})
-    with contextlib.suppress(AttuneError):
-        next(responses)
-    responses.close()
-    assert stops == [cancelled]
-
-
 # --- how long a client waits ---
 
 
@@ -472,127 +459,11 @@ def test_a_client_waits_a_second_longer_than_the_deadline_and_never_longer_than_
         assert re.fullmatch(words, str(patience.ended()))
 
 
-@pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
-def test_the_deadline_is_sent_and_limits_the_wait(monkeypatch, kind):
-    sent = {}
-
-    def infer(name, inputs, *, client_timeout):
-        sent.update({tensor.name(): tensor for tensor in inputs}, client_timeout=client_timeout)
-        raise InferenceServerException("request_timeout: the deadline passed before speech_to_text was done")
-
-    async def ask():
-        async with AsyncAttuneClient(NOWHERE) as client:
-            monkeypatch.setattr(client._client, "infer", infer)
-            await client.analyse(b"x", deadline_s=3)
-
-    def ask_blocking():
-        with AttuneClient(NOWHERE) as client:
-            monkeypatch.setattr(client._client, "infer", infer)
-            client.analyse(b"x", deadline_s=3)
-
-    with pytest.raises(errors.RequestTimeout, match=r"^the deadline passed before speech_to_text was done$"):
-        ask_blocking() if kind is AttuneClient else asyncio.run(ask())
-    assert (sent["deadline_s"].datatype(), sent["deadline_s"].shape()) == ("FP32", [1])
-    assert 3 < sent["client_timeout"] <= 4
-
-
-@pytest.mark.parametrize("kind", [AttuneClient, AsyncAttuneClient])
-@pytest.mark.parametrize(
-    ("options", "deadline_s", "waits_s"),
-    [({}, 3_600, 3_601), ({}, None, 300), ({"timeout_s": 300}, 3_600, 300), ({"timeout_s": 600}, None, 600)],
-)
-def test_a_deadline_beyond_the_default_timeout_is_waited_for(monkeypatch, kind, options, deadline_s, waits_s):
-    waits = []
-
-    def infer(name, inputs, *, client_timeout):
-        waits.append(client_timeout)
-        raise InferenceServerException("server_busy: come back")
-
-    async def ask():
-        async with AsyncAttuneClient(NOWHERE, **options) as client:
-            monkeypatch.setattr(client._client, "infer", infer)
-            await client.prompt("x", deadline_s=deadline_s)
-
-    def ask_blocking():
-        with AttuneClient(NOWHERE, **options) as client:
-            monkeypatch.setattr(client._client, "infer", infer)
-            client.prompt("x", deadline_s=deadline_s)
-
-    with pytest.raises(errors.ServerBusy):
-        ask_blocking() if kind is AttuneClient else asyncio.run(ask())
-    assert waits == [pytest.approx(waits_s, abs=5)]
-
-
-def test_a_stream_from_which_nothing_comes_ends_after_the_deadline(monkeypatch):
-    stops = []
-
-    class Triton:
-        def __init__(self, url):
-            self.stop_stream = lambda cancel_requests: stops.append(cancel_requests)
-            self.start_stream = self.async_stream_infer = lambda *_, **__: None
-            self.close = lambda: None
-
-    monkeypatch.setattr(client_module, "InferenceServerClient", Triton)
-    monkeypatch.setattr(wire, "GRACE_S", 0.1)
-    with pytest.raises(errors.RequestTimeout, match=r"the deadline of 0\.1 s passed"):
-        AttuneClient(NOWHERE).play_text("x", deadline_s=0.1)
-    assert stops == [True]
+# --- responses that are not what they say ---
 
 
 def test_a_tensor_that_is_not_what_it_says_is_a_server_error():
-    with pytest.raises(errors.ServerError, match="music"):
-        wire.read_outputs(stream_response(3, 2))
-
-
-def stream_response(*shape):
-    return InferResult(ModelInferResponse(outputs=[{"name": "music", "datatype": "FP32", "shape": shape}]))
-
-
-async def test_an_asyncio_stream_waits_for_its_end_after_an_error(monkeypatch):
-    happened = []
-
-    class Responses:
-        def __init__(self):
-            self.left = [(None, REFUSED), (None, REFUSED)]
-
-        def __aiter__(self):
-            return self
-
-        async def __anext__(self):
-            if not self.left:
-                happened.append("ended")
-                raise StopAsyncIteration
-            return self.left.pop()
-
-        def cancel(self):
-            happened.append("cancelled")
-
-    async with AsyncAttuneClient(NOWHERE) as client:
-        monkeypatch.setattr(client._client, "stream_infer", lambda _: Responses())
-        with pytest.raises(errors.InvalidOption, match="no theremin"):
-            await anext(client.stream(MUSIC_PROMPT, {}))
-    assert happened == ["ended", "cancelled"]  # of what has ended nothing is left to cancel
-
-
-async def test_an_asyncio_stream_waits_for_its_end_no_longer_than_for_anything_else(monkeypatch):
-    class Responses:
-        def __init__(self):
-            self.left = [(None, REFUSED)]
-
-        def __aiter__(self):
-            return self
-
-        async def __anext__(self):
-            if not self.left:
-                await asyncio.Event().wait()
-            return self.left.pop()
-
-        def cancel(self):
-            pass
-
-    monkeypatch.setattr(wire, "GRACE_S", 0.1)
-    async with AsyncAttuneClient(NOWHERE, timeout_s=300) as client:
-        monkeypatch.setattr(client._client, "stream_infer", lambda _: Responses())
-        async with asyncio.timeout(30):  # 100 times as long as it has
-            with pytest.raises(errors.InvalidOption, match="no theremin"):
-                await anext(client.stream(MUSIC_PROMPT, wire.deadline_inputs(0.2)))
+    output = {"name": "music", "datatype": "FP32", "shape": [3, 2]}
+    for content in ([], [b"\0" * 23]):
+        with pytest.raises(errors.ServerError, match="music"):
+            read_response(ModelInferResponse(outputs=[output], raw_output_contents=content))

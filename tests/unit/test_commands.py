@@ -94,7 +94,7 @@ class FakeClient:
     session: FakeSession = field(default_factory=lambda: FakeSession(speech=SPEECH, vad=SPEECH.vad))
     asked: list = field(default_factory=list)
 
-    def __call__(self, url, *, timeout_s):
+    def __call__(self, url, *, timeout_s, retries=0):
         return self
 
     def __enter__(self):
@@ -283,7 +283,7 @@ def test_a_name_in_another_encoding_is_shown(tmp_path):
     Path(name).write_bytes(b"x")
     done = piped("analyse", name, "--url", "127.0.0.1:9", "--timeout", "2", "--json", env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout)[0]["error"]["code"] == "server_unavailable"
+    assert json.loads(done.stdout)[0]["error"]["code"] == "server_unreachable"
 
 
 # --- odd places ---
@@ -531,7 +531,7 @@ def test_without_a_recording_the_options_are_printed(client, folder):
 
 
 class FakeAsyncClient:
-    def __init__(self, url, *, timeout_s):
+    def __init__(self, url, *, timeout_s, retries):
         pass
 
     async def __aenter__(self):
@@ -600,7 +600,23 @@ def test_where_to_find_help_is_shown_once_for_the_country(crisis, monkeypatch, c
         monkeypatch.setenv(name, value)
     result = attune(*command, *options)
     assert result.exit_code == 0, result.output
-    assert helped(result) == notice_lines(country)
+    told = helped(result)
+    assert told[-len(notice_lines(country)) :] == notice_lines(country)
+    assert told[: -len(notice_lines(country))] == (["This is about speech.wav."] if "analyse" in command else [])
+
+
+def test_the_notice_names_the_recordings_that_it_is_about(crisis, monkeypatch):
+    class OfSome(FakeAsyncClient):
+        async def analyse(self, audio, **options):
+            return replace(SPEECH, crisis=CRISIS if "calm" not in audio.name else ())
+
+    monkeypatch.setattr(analysis, "AsyncAttuneClient", OfSome)
+    for name in ("calm.wav", "late.wav"):
+        Path(name).write_bytes(Path("speech.wav").read_bytes())
+    several = helped(attune("analyse", "late.wav", "calm.wav", "speech.wav"))
+    assert several == ["This is about late.wav, speech.wav.", *notice_lines(None)]
+    assert helped(attune("analyse", "speech.wav")) == notice_lines(None)
+    assert helped(attune("analyse", "calm.wav", "calm.wav")) == []
 
 
 @pytest.mark.parametrize("command", [["play", "speech.wav"], ["analyse", "speech.wav"]])

@@ -274,6 +274,7 @@ def test_every_repetition_is_bounded():
     vocabulary = load_vocabulary()
     patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
     patterns += [vocabulary.settings, vocabulary.denial, vocabulary.not_denials, vocabulary.taken_back]
+    patterns += [vocabulary.on_purpose, vocabulary.losses, vocabulary.after_a_loss]
     assert len(patterns) > 300
     for pattern in patterns:
         assert not re.search(r"[*+]|,\}", pattern.expression)
@@ -312,7 +313,8 @@ def test_the_first_narration_finds_its_patterns_compiled():
         ]
     )
     assert _compiled(vocabulary) - compiled < 0.05 * compiled
-    for name in ("fillers", "denial", "not_denials", "taken_back", "settings", "earnest", "trivial", "speaker"):
+    asked_always = ("fillers", "denial", "not_denials", "taken_back", "settings", "earnest", "trivial", "speaker")
+    for name in (*asked_always, "losses"):
         assert "compiled" in vars(getattr(vocabulary, name)), name
 
 
@@ -459,3 +461,122 @@ def test_an_embrace_a_nurse_a_pet_and_an_accident_are_no_self_harm(sentence):
 )
 def test_what_only_resembles_them_is(sentence):
     assert "self_harm" in kinds_of(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        # beside a nurse or a doctor
+        "I told the nurse that I cut my arm on purpose",
+        "I told my doctor I burned my leg on purpose.",
+        "The nurse saw that I cut my wrist on purpose.",
+        "The midwife asked, and I said I cut my thighs on purpose.",
+        "I lied to the dentist, I cut my arm on purpose and not on the fence.",
+        "I told the nurse that I cut myself.",
+        "I told the surgeon that I had burned myself.",
+        "My doctor knows that I cut myself.",
+        "My daughter told the nurse that she cut her arm on purpose.",
+        # where accidents happen
+        "I deliberately cut my arm on the fence.",
+        "I burn my hand on the iron to hurt myself.",
+        "I cut my hand chopping onions, on purpose.",
+        "I hurt myself at the gym on purpose so nobody would ask.",
+        "My girlfriend hurt herself at football on purpose.",
+        "I cut myself with the razor while shaving because I wanted it to hurt.",
+        "I hurt myself by accident, I told them, but I did it on purpose.",
+        # beside a pet, after a film, in a lesson
+        "While playing with the dog I cut my arm on purpose.",
+        "After the film I cut my arm on purpose.",
+        "In the lesson I dug the compass into my arm to hurt myself.",
+    ],
+)
+def test_nothing_beside_it_takes_away_that_it_was_meant(sentence):
+    assert "self_harm" in kinds_of(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "I told the nurse that I cut my arm, but it was not on purpose.",
+        "I told the nurse that I did not cut my arm on purpose.",
+        "I cut my hand on the bread knife, it wasn't on purpose.",
+        "I told the nurse that I cut my hand.",
+        "I told the nurse that I cut my arm on the fence.",
+        "The surgeon cut into my leg on purpose, to get at the bone.",
+        "The cat scratched my arm on purpose.",
+        "The dog bit my hand on purpose, the little devil.",
+        "In the book the girl deliberately cuts her arms.",
+    ],
+)
+def test_what_was_not_meant_or_done_by_another_is_no_self_harm(sentence):
+    assert kinds_of(sentence) == set()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "My cat cut my arm",
+        "My kitten cut my hand with its claws.",
+        "Our dog broke my finger.",
+        "My neighbour's cat cut my face.",
+        "Then the goat broke my ribs.",
+        "Our old horse broke my husband's arm.",
+        "The fall broke my leg.",
+        "That ring cut my finger.",
+        "The ice cut my hands.",
+    ],
+)
+def test_an_animal_or_a_thing_does_no_harm_to_others(sentence):
+    assert kinds_of(sentence) == set()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Dave broke my nose.",
+        "The man next door broke my arm.",
+        "A man cut my face.",
+        "That woman burned my hand.",
+        "My cousin's boyfriend broke my jaw.",
+        "My ex, that pig, broke my jaw.",
+        "He told me the cat cut my arm, but he cut my arm.",
+    ],
+)
+def test_a_person_does(sentence):
+    assert "harm_to_others" in kinds_of(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "I miss my husband so much that I want to be with him",
+        "I love her and I want to be with her.",
+        "My girlfriend is in Spain and I want to be with her.",
+        "My husband works abroad and I just want to join him.",
+        "He moved to Canada and I want to follow him.",
+        "My son is in hospital and I want to be with him.",
+        "My dad calls me to come to him.",
+        "My grandmother died in spring. Now I want to be with my friends.",
+    ],
+)
+def test_longing_for_the_living_is_no_suicide(sentence):
+    assert kinds_of(sentence) == set()
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "My husband died last year and I want to be with him.",
+        "Since he passed away I just want to be with him.",
+        "My wife is dead, I want to join her.",
+        "Mum's in heaven and I want to be with her.",
+        "I want to be with him, he died in March.",
+        "She is gone for ever and I want to follow her.",
+        "Every night my late husband calls me to join him.",
+        "I want to be with my dead mum.",
+        "I buried my daughter in May and all I want is to be with her.",
+        "My husband died in spring. All day I sit there. I want to be with him.",
+    ],
+)
+def test_longing_for_the_dead_is(sentence):
+    assert "suicide" in kinds_of(sentence)

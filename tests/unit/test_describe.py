@@ -169,8 +169,14 @@ def test_a_specification_is_taken_as_it_is(describe, encoder):
     assert not hasattr(encoder, "text")  # nothing was searched for
 
 
+@pytest.mark.parametrize("gentle", [{}, {"gentle": YES}])
+@pytest.mark.parametrize("name", ["Hopeful", "HOPEFUL", " hopeful "])
+def test_an_emotion_may_be_named_in_any_case(describe, name, gentle):
+    assert describe(emotion=bytes_tensor(name), **gentle) == describe(emotion=bytes_tensor("hopeful"), **gentle)
+
+
 def test_a_megabyte_of_emotion_is_not_echoed(describe):
-    with pytest.raises(InvalidOption, match="not one of the emotions") as caught:
+    with pytest.raises(InvalidOption, match="not one of the 40 emotions") as caught:
         describe(emotion=bytes_tensor("x" * 10**6))
     assert len(str(caught.value)) < 1_000
 
@@ -180,9 +186,11 @@ def test_a_megabyte_of_emotion_is_not_echoed(describe):
     [
         ({}, "emotion or text"),
         ({"emotion": bytes_tensor("calm"), "text": bytes_tensor("calm")}, "not both"),
-        ({"emotion": bytes_tensor("hangry")}, "'hangry' is not one of the emotions"),
+        ({"emotion": bytes_tensor("hangry")}, "'hangry' is not one of the 40 emotions .perhaps angry"),
+        ({"emotion": bytes_tensor("zzz")}, "'zzz' is not one of the 40 emotions; the README lists"),
+        ({"emotion": bytes_tensor("Hopefull")}, "'Hopefull' is not one of the 40 emotions .perhaps hopeful"),
         ({"text": bytes_tensor(" ")}, "empty"),
-        ({"emotion": bytes_tensor("hangry"), "gentle": YES}, "'hangry' is not one of the emotions"),
+        ({"emotion": bytes_tensor("hangry"), "gentle": YES}, "'hangry' is not one of the 40 emotions"),
         ({"gentle": YES}, "emotion or text"),
         ({"text": bytes_tensor("x" * 2_001)}, "2,000 characters"),
         ({"music_spec": bytes_tensor("{}")}, "JSON object"),

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import re
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from attune_ensemble.speech.choice import ChoiceError, EmotionChoice, choice_named, combined, read_choice
 from attune_training.config import MAX_VAD, MIN_VAD
@@ -17,6 +20,8 @@ from attune_training.emotion_choice.embedding import embed
 from attune_training.emotion_choice.fitting import Layer, fit_exponents, fit_layer, log_loss, vad_error
 from attune_training.emotion_choice.storage import read_vad_error, save_choice
 from attune_training.emotion_map.classifier import EmotionClassifier
+from attune_training.evaluation.stories.options import choice_option, shipped_choice
+from tests.conftest import ROOT
 
 LABELS = ("glad", "sad", "mad")
 
@@ -106,6 +111,30 @@ def test_settings_name_the_choice(tmp_path):
         choice_named("both", folder, LABELS)
     with pytest.raises(ChoiceError, match="not those of the knowledge base"):
         choice_named("vad_and_words", folder, ("glad", "sad"))
+
+
+def test_an_option_names_the_choice(tmp_path):
+    @click.command()
+    @choice_option
+    def measure(choice):
+        click.echo(choice)
+
+    def answered(*arguments):
+        return CliRunner().invoke(measure, arguments).output.strip()
+
+    assert answered() == str(shipped_choice())
+    assert answered("--emotion-choice", "vad") == ""
+    assert answered("--emotion-choice", str(tmp_path)) == str(tmp_path)
+    assert "does not exist" in answered("--emotion-choice", str(tmp_path / "none"))
+    assert "FOLDER|vad" in answered("--help")
+
+
+def test_the_names_of_the_files_are_written_once():
+    """Training asks serving for them."""
+    rooms = ("client", "ensemble", "export", "training")
+    sources = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+    named = [file for file in sources if re.search(r"choice\.json|words\.safetensors", file.read_text())]
+    assert named == [ROOT / "ensemble/attune_ensemble/speech/choice.py"]
 
 
 def test_damaged_files_are_named(tmp_path):

@@ -22,6 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 ENSEMBLE = "ensemble/attune_ensemble"
+CHAOS = f"{ENSEMBLE}/chaos"
 LAUNCHER = f"{ENSEMBLE}/serving/launcher"
 SUPERVISOR = f"{ENSEMBLE}/serving/supervisor"
 MUSICGEN = f"{ENSEMBLE}/music/musicgen"
@@ -37,10 +38,11 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             ENSEMBLE,
             f"{LAUNCHER}/numpy_bridge.py",
         ),
-        (LAUNCHER, SUPERVISOR, MUSICGEN),
+        (CHAOS, LAUNCHER, SUPERVISOR, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
     "serve": ((LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
+    "chaos": ((CHAOS,), ()),
     "train": (("training", "export", BENCHMARK), ()),
 }
 

@@ -15,6 +15,7 @@ from attune_client.protocol.music_spec import INSTRUMENTS, MODES
 from attune_ensemble.prompting.knowledge import EMOTIONS_FILE, OCTANTS, KnowledgeError, load_emotions, octant_of
 from attune_ensemble.prompting.specification import music_spec
 from attune_ensemble.prompting.writers.template import spoken_instrument, spoken_key
+from tests.conftest import ROOT
 
 EMOTIONS = load_emotions()
 LABELS = [emotion.label for emotion in EMOTIONS]
@@ -30,6 +31,13 @@ DYNAMICS_WORDS = {
 MEDICAL = re.compile(
     r"\b(anxiolytic|clinical|cortisol|cure|diagnos\w*|disease|disorder|heal\w*|patient's|relieves?|symptom\w*|treat\w*)\b"
 )
+
+
+def test_the_readme_lists_the_emotions_by_octant():
+    """Who names an emotion that there is none of is sent there."""
+    rows = re.findall(r"^ *\| ([HL]) ([HL]) ([HL]) \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    listed = {"".join(levels): names.split(", ") for *levels, names in rows}
+    assert listed == {octant: [item.label for item in EMOTIONS if item.octant == octant] for octant in OCTANTS}
 
 
 def words_of(text: str) -> set[str]:

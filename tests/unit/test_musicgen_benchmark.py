@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from click.testing import CliRunner
 from attune_ensemble.music.musicgen import stepping
 from attune_ensemble.music.musicgen.benchmark import rows as rows_module
 from attune_ensemble.music.musicgen.benchmark.command import music
-from attune_ensemble.music.musicgen.benchmark.rows import Setup, part_groups, row_groups
+from attune_ensemble.music.musicgen.benchmark.rows import Setup, baseline_groups, own_groups, part_groups
 from attune_ensemble.music.musicgen.loading import parts_of, random_checkpoint
 from attune_ensemble.music.musicgen.stepping import Stepper
 from tests.musicgen_models import Letters, save_tiny_musicgen
@@ -33,10 +32,10 @@ ROWS = [
     "transformers generate, static cache",
     "static cache, fused, float32",
     "the engine, float32, with the codec",
-    "the same, 4 requests of two lengths",
+    "the engine, float32, 4 requests of two lengths",
     "static cache, fused, int8",
     "the engine, int8, with the codec",
-    "the same, 4 requests of two lengths",
+    "the engine, int8, 4 requests of two lengths",
 ]
 
 
@@ -119,11 +118,13 @@ def test_a_run_that_was_cut_short_keeps_what_it_had(checkpoint, tmp_path):
     assert run(checkpoint, "--batch", "1", "--repeats", "1", "--record", str(whole)).exit_code == 0
     lines = whole.read_text().splitlines()
     assert len(lines) == 1 + 3 + len(ROWS)
-    file.write_text("\n".join(lines[:7]))
+    file.write_text("\n".join(lines[:4]))
     again = CliRunner().invoke(music, ["--from", str(file), "--plot", str(tmp_path / "plot.png")])
     assert again.exit_code == 0, again.output
+    # What counts was measured first.
     assert "| static cache, fused, float32 | 1 | 0.5 |" in again.stdout
-    assert "the engine" not in again.stdout
+    assert "| the engine, float32, with the codec | 1 | 0.5 |" in again.stdout
+    assert "transformers" not in again.stdout
     assert len(json.loads(again.stdout.splitlines()[-1])["rows"]) == 3
     assert (tmp_path / "plot.png").stat().st_size > 5_000
 
@@ -144,6 +145,24 @@ def test_what_fails_costs_no_other_rows(checkpoint, monkeypatch):
     assert "- not measured: transformers, batch 2" in result.stdout
     assert "| static cache, fused, float32 | 2 | 0.5 |" in result.stdout
     assert "1.00x" not in result.stdout  # nothing to be held against
+
+
+def test_slow_rows_come_last_and_make_the_beginning_of_a_piece(checkpoint, tmp_path):
+    record = tmp_path / "record.jsonl"
+    arguments = ("--batch", "1,2", "--repeats", "1", "--baseline-seconds", "0.2", "--record", str(record))
+    result = run(checkpoint, *arguments)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    measured = [
+        (line["row"]["name"].startswith("transformers"), line["row"]["batch"]) for line in lines if "row" in line
+    ]
+    assert measured == [*[(False, 1)] * 6, *[(False, 2)] * 6, *[(True, 1)] * 2, *[(True, 2)] * 2]
+    eager, engine = (next(row for row in json.loads(result.stdout.splitlines()[-1])["rows"] if name in row["name"])
+                     for name in ("eager", "the engine"))  # fmt: skip
+    assert (eager["timed_s"], eager["audio_s"], eager["steps"]) == (0.2, 0.2, 13)
+    assert (engine["timed_s"], engine["audio_s"], engine["steps"]) == (0.5, 0.5, 28)
+    assert "| transformers generate, eager | 1 | 0.2 |" in result.stdout
+    assert f"| 0.5 | {engine['speed']:.2f} | {engine['speed'] / eager['speed']:.2f}x |" in result.stdout
 
 
 def test_a_row_is_not_run_again_when_its_time_is_up(monkeypatch):
@@ -256,8 +275,12 @@ def test_rows_of_a_gpu_alone_run_as_far_as_a_device_without_memory_goes(monkeypa
     (captured,) = groups["CUDA graphs"]
     # 1, 2, 4, 8 and 16 rows; 512, 1024 and 1500 positions.
     assert captured.name == "capturing 15 CUDA graphs of 16 slots, which take 0 MiB"
-    rows = dict(row_groups(setup, 2, 0.5, compiled=True))
-    assert list(rows) == ["transformers", "bfloat16", "this project, torch.compile", "transformers, torch.compile"]
-    first, second = itertools.islice(rows["bfloat16"], 2)
-    assert (first.name, second.name) == ("static cache, fused, bfloat16", "the same, CUDA graphs")
-    assert second.steps == 28
+    rows = dict(baseline_groups(setup, 2, 0.5, compiled=True))
+    compiled = ["this project, torch.compile", "transformers, torch.compile"]
+    assert list(rows) == ["transformers", "bfloat16 without graphs", *compiled]
+    (uncaptured,) = rows["bfloat16 without graphs"]
+    assert (uncaptured.name, uncaptured.steps) == ("static cache, fused, bfloat16", 28)
+    # An engine cannot hear what has no memory.
+    monkeypatch.setattr(rows_module, "_engine_rows", lambda *_: iter(()))
+    (captured,) = dict(own_groups(setup, 2, 0.5))["bfloat16"]
+    assert (captured.name, captured.steps) == ("CUDA graphs, bfloat16", 28)

@@ -30,14 +30,12 @@ from attune_client.protocol.errors import (
 from attune_client.protocol.models import MUSIC_GENERATOR
 from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.call import CallContext
-from attune_ensemble.serving.adapter import Adapter
 from attune_ensemble.serving.lease import is_held
 from attune_ensemble.serving.own_server import OWN_URL, OwnServer, Responses, own_url
 from attune_ensemble.serving.services import create_service
+from tests.fake_stub import WAIT_S, FakePb, FakeRequest, make, outcome, text, wait_until
 from tests.fake_triton import Answer, FakeTriton, Tensors, inputs_of
-from tests.unit.test_serving_adapter import ARGS, FakePb, FakeRequest, make, outcome, text
 
-WAIT_S = 5.0
 FORGOTTEN_S = 60.0
 CHUNK = {"music": np.zeros((8, 2), np.float32)}
 
@@ -71,13 +69,6 @@ def asking() -> Iterator[Callable[[Answer], Asking]]:
     for asked in begun:
         asked.own_server.close()
         asked.triton.stop()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.01)
 
 
 # --- what is said ---
@@ -308,7 +299,7 @@ def test_a_storm_of_calls_in_one_process_forgets_nobody(monkeypatch):
     generator = Generator()
     triton = FakeTriton(generator, workers=128)
     monkeypatch.setenv(OWN_URL, triton.url)
-    adapter = Adapter(MUSIC_GENERATOR, ARGS, FakePb())
+    adapter = make(FakePb(), MUSIC_GENERATOR)
     ends = {"short": {"whole"}, "busy": {"ServerBusy"}, "long": {"RequestCancelled"}, "dead": {"RequestTimeout"}}
 
     def play(inputs: Tensors, *, context: CallContext) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,6 +97,21 @@ def test_one_batch_carries_all_segments_of_two_minutes():
     outputs = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
     assert [name for name, _ in server.calls] == ["speech_to_text", "emotion_recognition", "emotion_classifier"]
     assert outputs["segment_vad"].shape == (16, 3)
+
+
+def test_a_long_narration_goes_in_small_batches_and_no_further_one_is_begun_for_nobody():
+    server = FakeServer(37)
+    whole = recognise_speech(AUDIO, RULES, server, context=UNLIMITED)
+    small = FakeServer(37)
+    outputs = recognise_speech(AUDIO, replace(RULES, segments_per_call=4), small, context=UNLIMITED)
+    np.testing.assert_array_equal(outputs["segment_vad"], whole["segment_vad"])
+    sizes = [len(inputs["waveform"]) for name, inputs in small.calls if name == "emotion_recognition"]
+    assert sizes == [4] * 9 + [1]
+    given_up = FakeServer(37)
+    context = CallContext(is_cancelled=lambda: len(given_up.calls) > 2)  # during the second batch
+    with pytest.raises(RequestCancelled):
+        recognise_speech(AUDIO, replace(RULES, segments_per_call=4), given_up, context=context)
+    assert [name for name, _ in given_up.calls] == ["speech_to_text", "emotion_recognition", "emotion_recognition"]
 
 
 def choice(words_exponent=1.0, unsure_below=0.3):
@@ -278,6 +296,19 @@ def test_therapy_tells_everything_first_and_closes_the_music():
     assert generator.closed == 2
 
 
+def test_nobody_keeps_the_recording_while_its_music_is_listened_to():
+    audio = np.array([b"a recording"], dtype=np.object_)
+    recording = weakref.ref(audio)
+    server = FakeServer(2)
+    responses, _server, _generator = therapy(server=server, audio=audio)
+    del audio
+    assert recording() is not None
+    next(responses)
+    server.calls.clear()  # which remembers the inputs
+    assert recording() is None
+    responses.close()
+
+
 @pytest.mark.parametrize("words", ["{} word", "I want to die."])
 def test_music_is_gentle_where_words_speak_of_a_crisis(words):
     server = FakeServer(2, words)
@@ -388,8 +419,8 @@ def test_a_generator_that_says_nothing_is_an_error(silent_from):
     ("inputs", "searched", "told"),
     [
         ({"text": bytes_tensor("rain")}, [b"text"], set()),
-        ({"emotion": bytes_tensor("calm")}, [b"emotion"], {"emotion"}),
-        ({"emotion": bytes_tensor("calm"), "vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad"}),
+        ({"emotion": bytes_tensor("Emotion 3")}, [b"emotion"], {"emotion"}),
+        ({"emotion": bytes_tensor("emotion 3"), "vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad"}),
         ({"vad": VAD}, [b"emotion", b"vad"], {"emotion", "vad", "emotion_probabilities", "emotion_labels"}),
         ({"music_spec": bytes_tensor("{}")}, [b"music_spec"], set()),
         ({"music_spec": bytes_tensor("{}"), "text": bytes_tensor("rain")}, [b"music_spec", b"text"], set()),
@@ -401,8 +432,15 @@ def test_a_wish_needs_no_recording(inputs, searched, told):
     assert "speech_to_text" not in [name for name, _ in server.calls]
     assert first["prompt"].tolist() == searched
     assert {"transcript", "emotion", "vad", "emotion_probabilities", "emotion_labels"} & set(first) == told
-    if list(inputs) == ["vad"]:
+    if "emotion" in told:
         assert first["emotion"].tolist() == [b"emotion 3"]
+
+
+def test_an_unknown_emotion_is_refused_before_anything_is_asked():
+    responses, server, _generator = therapy(emotion=bytes_tensor("emotion x"))
+    with pytest.raises(InvalidOption, match=r"'emotion x' is not one of the 40 emotions \(perhaps emotion"):
+        next(responses)
+    assert server.calls == []
 
 
 @pytest.mark.parametrize(

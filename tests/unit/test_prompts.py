@@ -53,6 +53,20 @@ def test_without_vad_the_prompt_has_no_scores():
 
 
 @each_emotion
+def test_a_vad_never_contradicts_its_emotion(emotion):
+    """The emotion leads: no scale is told to be low where the emotion lies high, nor high where it lies low."""
+    for vad in ((1.0, 1.0, 1.0), (5.0, 5.0, 5.0), (1.0, 5.0, 1.0), emotion.anchor):
+        text = written(emotion, vad).text.lower()
+        for dimension, own in zip(("valence", "arousal", "dominance"), emotion.anchor, strict=True):
+            assert f"{'low' if own > 3 else 'high'} {dimension}: " not in text
+
+
+def test_a_contradicting_vad_is_told_as_moderate_and_any_other_as_it_is():
+    assert "feels hopeful (valence 2.5, arousal" in written(EMOTIONS["hopeful"], (1.0, 3.0, 3.0)).text
+    assert "feels hopeful (valence 3.2, arousal" in written(EMOTIONS["hopeful"], (3.2, 3.0, 3.0)).text
+
+
+@each_emotion
 def test_every_prompt_is_short_and_the_same_each_time(emotion):
     for vad in (None, (1.0, 1.0, 1.0), emotion.anchor, (5.0, 5.0, 5.0)):
         prompt = written(emotion, vad)

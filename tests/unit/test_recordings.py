@@ -158,6 +158,13 @@ def test_a_decoder_that_crashes_or_hangs_fails_for_its_request_alone(monkeypatch
         decode_speech(M4A)
 
 
+def test_a_decoder_that_starts_slowly_is_given_all_of_a_large_file(monkeypatch):
+    """As on a busy machine: what a pipe had not taken within the first fraction of a second was never sent."""
+    program = "import sys, time; time.sleep(1); sys.stdout.buffer.write(bytes(4 * len(sys.stdin.buffer.read())))"
+    worker_is(monkeypatch, program)
+    assert len(av_process.decode_in_process(bytes(2**20))) == 2**20
+
+
 def test_decoding_ends_when_its_request_is_cancelled(monkeypatch):
     worker_is(monkeypatch, "import time; time.sleep(600)")
     started_s, calls, before = time.monotonic(), [], children()

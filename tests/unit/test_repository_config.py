@@ -96,33 +96,42 @@ def musicgen(weights: str) -> Served:
         numerics="bfloat16",
         slots="16",
         queue="64",
+        ahead_bytes="33554432",
         **places("112", "0"),
     )
 
 
 def bart(weights: str) -> Served:
     settings = {"prompt_writer": "bart", "compute_type": "float16", "threads": "4"}
-    return python("KIND_GPU", weights=weights, **settings, **places("16", "64"))
+    return python("KIND_GPU", weights=weights, **settings, **PROMPT, **places("16", "64"))
 
 
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 PUBLIC = places("16", "16")
-CHOICE = {"emotion_choice": "vad_and_words"}
+CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
+CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
+AHEAD = {"ahead_bytes": "8388608"}
+PROMPT = {"calls": "text_tokenizer,sentence_encoder"}
+HEARING = "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"
+SPEECH = {"calls": HEARING}
+THERAPY = {"calls": f"{HEARING},music_prompt,music_generator", "calls_streaming": "music_generator"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
-        "speech_to_text": whisper("KIND_CPU", "31", compute_type="int8", beam_size="1", threads="2"),
+        "speech_to_text": whisper("KIND_CPU", "79", compute_type="int8", beam_size="1", threads="2"),
         "text_tokenizer": python(weights="tokenizers"),
         "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
-        "music_prompt": python(weights="knowledge", prompt_writer="template", **places("16", "64")),
-        "music_generator": python(weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **PUBLIC),
-        "speech_emotion": python(weights="choice", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice", **CHOICE, **PUBLIC),
+        "music_prompt": python(weights="knowledge", prompt_writer="template", **PROMPT, **places("16", "64")),
+        "music_generator": python(
+            weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **AHEAD, **places("80", "16")
+        ),
+        "speech_emotion": python(weights="choice", **SPEECH, **CHOICE, **PUBLIC),
+        "music_therapy": python(weights="choice", **THERAPY, **CHOICE, **AHEAD, **places("64", "16")),
     },
     "configs/gpu.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
@@ -134,8 +143,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.gpu"),
         "music_generator": musicgen("musicgen.gpu"),
-        "speech_emotion": python(weights="choice.gpu", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.gpu", **CHOICE, **places("96", "16")),
+        "speech_emotion": python(weights="choice.gpu", **SPEECH, **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.gpu", **THERAPY, **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
@@ -147,8 +156,8 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
         "music_prompt": bart("knowledge.tensorrt"),
         "music_generator": musicgen("musicgen.tensorrt"),
-        "speech_emotion": python(weights="choice.tensorrt", **CHOICE, **PUBLIC),
-        "music_therapy": python(weights="choice.tensorrt", **CHOICE, **places("96", "16")),
+        "speech_emotion": python(weights="choice.tensorrt", **SPEECH, **CHOICE_ON_GPU, **PUBLIC),
+        "music_therapy": python(weights="choice.tensorrt", **THERAPY, **CHOICE_ON_GPU, **AHEAD, **places("96", "16")),
     },
 }
 """Every model in every profile. A new parameter is written down here too, so that no profile gets it unseen."""

@@ -77,6 +77,27 @@ def test_this_python_comes_first_in_the_environment():
     assert environment["HOME"] == "/home/me"
 
 
+def test_the_server_gives_large_pieces_back_and_its_models_take_that_limit_away(tmp_path):
+    environment = layout.server_environment({})
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "131072"
+    assert layout.server_environment({"MALLOC_MMAP_THRESHOLD_": "1"})["MALLOC_MMAP_THRESHOLD_"] == "1"
+    built = layout.build_layout(tmp_path, layout.find_package())
+    utils = (built.backend_dir / "python" / "triton_python_backend_utils.py").read_text()
+    assert "allocation.restore()" in utils
+    # A megabyte that was given back and is asked for again: mapped anew each time, or from the heap.
+    program = (
+        "import resource; from attune_ensemble.serving.launcher import allocation; {}"
+        "import numpy as np; usage = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; before = usage()\n"
+        "for _ in range(100): np.ones(2**20, np.uint8)\n"
+        "print(usage() - before)"
+    )
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", program.format(begin)], env=environment))
+        for begin in ("", "allocation.restore();")
+    ]
+    assert faults[0] > 10 * faults[1]
+
+
 def test_an_explicit_number_of_threads_is_kept():
     assert layout.server_environment({"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 

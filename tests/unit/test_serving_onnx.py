@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,27 @@ def test_numbers_that_are_none_are_an_error_of_their_request_alone(tmp_path, bro
     assert good["values"].tolist() == [[10]]
     assert isinstance(bad, NotFiniteError)
     assert str(bad) == "model 'lookup': output 'values' holds values that are not finite"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(np.nan, "holds NaN or infinity"), (np.inf, "holds NaN or infinity"), (1e38, r"reaches 1\.0e\+38")],
+)
+def test_numbers_that_are_none_are_the_inputs_fault_where_they_came_in(tmp_path, value, words):
+    save_graph(
+        tmp_path / "model.onnx",
+        [("row", FLOAT, ["batch", "n"])],
+        [("values", FLOAT, ["batch", "n"])],
+        helper.make_node("Mul", ["row", "row"], ["values"]),
+    )
+    dims = {"data_type": "TYPE_FP32", "dims": ["-1"]}
+    tensors = {"input": [{"name": "row", **dims}], "output": [{"name": "values", **dims}]}
+    jobs = [Job({"row": np.array([[number]], np.float32)}, ("values",)) for number in (2, value)]
+    good, bad = OnnxModel(tmp_path, config(**tensors), ignore).run(jobs)
+    assert good["values"].tolist() == [[4]]
+    assert isinstance(bad, ModelError)
+    assert not isinstance(bad, NotFiniteError)
+    assert re.match(rf"model 'lookup': input 'row' {words}", str(bad))
 
 
 def test_a_client_is_not_told_where_the_library_was_built(tmp_path):

@@ -227,6 +227,10 @@ def test_a_file_of_ones_own_is_read(tmp_path):
     ]
 
 
+def test_an_emotion_may_be_written_in_any_case(tmp_path):
+    assert [story.emotion for story in read_stories(written(tmp_path, f'a,"{GOOD}", Calm '), EMOTIONS)] == ["calm"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -253,8 +257,14 @@ def test_all_bad_rows_are_listed_and_many_are_counted(tmp_path):
     assert (
         lines[0] == "mine.csv:2: the text has 2 words; 5 to 300 are needed; emotion 'glad' is none of the 40 emotions"
     )
-    assert lines[-1] == "and 5 more"
-    assert len(lines) == 21
+    assert lines[20] == "and 5 more"
+    assert lines[21:] == [f"the emotions are {', '.join(sorted(EMOTIONS))}"]
+
+
+def test_the_emotions_are_not_listed_where_none_was_missed(tmp_path):
+    with pytest.raises(StoriesError) as error:
+        read_stories(written(tmp_path, "1,too short,calm"), EMOTIONS)
+    assert "the emotions are" not in str(error.value)
 
 
 def test_lines_count_through_texts_of_several_lines(tmp_path):

@@ -261,7 +261,7 @@ WRITTEN = "text,emotion,valence,arousal,dominance,writer,split\n"
 def test_written_texts_have_an_anchor_or_a_judgement(tmp_path):
     path = tmp_path / "written.csv"
     path.write_text(
-        WRITTEN + 'I could cry,sad,,,,a,train\n"Not bad, really",,3.6,,3.2,n,validation\n', encoding="utf-8"
+        WRITTEN + 'I could cry,Sad,,,,a,train\n"Not bad, really",,3.6,,3.2,n,validation\n', encoding="utf-8"
     )
     first, second = open_corpus("written", path).utterances
     assert (first.vad(), first.category, first.speaker, first.split) == ((1.8, 2.1, 2.2), "sad", "writer-a", "train")

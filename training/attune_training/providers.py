@@ -28,6 +28,8 @@ __all__ = [
     "RecognisedSegment",
     "Transcribe",
     "anchors",
+    "by_vad",
+    "choice_files",
     "combined",
     "hardware",
     "is_cut_off",
@@ -108,6 +110,26 @@ def combined(
     """
     joint: npt.NDArray[np.float32] = _module("choice").combined(from_vad, from_words, vad_exponent, words_exponent)
     return joint
+
+
+def by_vad() -> str:
+    """Return the name of the paper's way to choose an emotion, by VAD alone.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    name: str = _module("choice").BY_VAD
+    return name
+
+
+def choice_files() -> tuple[str, str]:
+    """Return the names of the two files of a fitted choice: its record, and the layer over the words.
+
+    Raises:
+        ProviderError: no provider is installed.
+    """
+    module = _module("choice")
+    return module.CHOICE_FILE, module.WORDS_FILE
 
 
 def read_choice(folder: Path) -> Any:

@@ -23,6 +23,7 @@ from attune_client.commands.options import (
     read_audio,
     server_options,
 )
+from attune_client.commands.patience import patiently
 from attune_client.commands.printing import Printer, echo_json
 from attune_client.help_lines import crisis_notice
 from attune_client.protocol.errors import AttuneError
@@ -93,7 +94,7 @@ def analyse(
             printer.heading("file", audio_name(outcome.path))
             printer.rows(*_outcome_rows(outcome))
         if any(outcome.has_crisis for outcome in outcomes):
-            printer.paragraphs(HELP_LABEL, crisis_notice(country))
+            printer.paragraphs(HELP_LABEL, _places(outcomes) + crisis_notice(country))
     if any(outcome.failed for outcome in outcomes):
         raise SystemExit(1)
 
@@ -102,7 +103,7 @@ async def _analyse_all(
     paths: Iterable[Path], other_languages: str | None, deadline_s: float | None, url: str, timeout_s: float | None
 ) -> list[_Analysed]:
     limit = asyncio.Semaphore(MAX_IN_FLIGHT)
-    async with AsyncAttuneClient(url, timeout_s=timeout_s) as client:
+    async with AsyncAttuneClient(url, timeout_s=timeout_s, retries=patiently()) as client:
 
         async def one(path: Path) -> _Analysed:
             async with limit:
@@ -114,6 +115,14 @@ async def _analyse_all(
                     return _Analysed(path, error)
 
         return list(await asyncio.gather(*(one(path) for path in paths)))
+
+
+def _places(outcomes: list[_Analysed]) -> str:
+    """Return a line that names the recordings whose words speak of a crisis; nothing for the only recording."""
+    if len(outcomes) == 1:
+        return ""
+    names = dict.fromkeys(audio_name(outcome.path) for outcome in outcomes if outcome.has_crisis)
+    return f"This is about {', '.join(names)}.\n"
 
 
 def _outcome_rows(analysed: _Analysed) -> Iterable[tuple[str, str]]:

@@ -24,7 +24,6 @@ from attune_client.commands.audio_output import (
     check_writable,
     readable_s,
 )
-from attune_client.commands.interruption import Interruptions
 from attune_client.commands.options import (
     AUDIO_FILE,
     STDIN,
@@ -39,9 +38,11 @@ from attune_client.commands.options import (
     read_audio,
     server_options,
 )
+from attune_client.commands.patience import patiently
 from attune_client.commands.printing import Printer, echo_json, json_text
 from attune_client.failures import INTERRUPTED, describe
 from attune_client.help_lines import crisis_notice
+from attune_client.interruption import Interrupted, Interruption, Interruptions
 from attune_client.protocol.bounds import DEFAULT_MUSIC_S, MAX_MUSIC_S, MAX_SEED, MIN_MUSIC_S, VAD_LIMITS
 from attune_client.protocol.errors import AttuneError, ServerError
 from attune_client.results import TherapySession
@@ -54,7 +55,12 @@ _ENDINGS = ", ".join(f".{name}" for name in FORMATS)
 @click.command()
 @click.argument("audio", required=False, type=AUDIO_FILE)
 @click.option("--text", type=Words(), help="Music for these words, in place of a recording.")
-@click.option("--emotion", type=Words(), help="Music for one of the 40 emotions; --vad may shade it.")
+@click.option(
+    "--emotion",
+    type=Words(),
+    help="Music for one of the 40 emotions, which the README lists, in any case; --vad may shade it, and never turns "
+    "it into another.",
+)
 @click.option(
     "--vad", type=Numbers(("V", "A", "D"), *VAD_LIMITS), help="Music for valence, arousal, dominance, each 1 to 5."
 )
@@ -121,7 +127,7 @@ def play(
     destination = _destination(output, format_name)
     _check_places(destination, session_file, audio, as_json=as_json, overwrite=force)
     started_s = time.perf_counter()
-    with Interruptions() as interruptions, AttuneClient(url, timeout_s=timeout_s) as client:
+    with Interruptions() as interruptions, AttuneClient(url, timeout_s=timeout_s, retries=patiently()) as client:
         with Console(stderr=True).status("listening"):
             stream = wish.send(client)
         printer = None if as_json else Printer(err=destination.is_stdout)
@@ -289,7 +295,7 @@ class _Recorder:
         except OSError as error:
             self.stopped_by = self.stopped_by or error
         self._kept_s = self._output.seconds
-        if self.stopped_by is not None and self._destination.is_regular:
+        if isinstance(self.stopped_by, OSError) and self._destination.is_regular:
             self._kept_s = readable_s(self._destination.path)
             if not self._kept_s:
                 self._destination.path.unlink(missing_ok=True)
@@ -322,9 +328,12 @@ class _Recorder:
         match self.stopped_by:
             case None:
                 return
+            case Interruption(status=status):
+                click.echo(f"interrupted; {kept}", err=True)
+                raise Interrupted(status)
             case KeyboardInterrupt():
                 click.echo(f"interrupted; {kept}", err=True)
-                raise SystemExit(getattr(self.stopped_by, "status", INTERRUPTED))
+                raise SystemExit(INTERRUPTED)
             case AttuneError() | OSError():
                 raise click.ClickException(f"{describe(self.stopped_by)}; {kept}")
             case _:

@@ -6,9 +6,10 @@ or outside its range. Numbers of numpy count as numbers; a truth value is none.
 
 from __future__ import annotations
 
+import difflib
 import math
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_complete",
     "check_deadline",
     "check_duration",
+    "check_emotion",
     "check_number",
     "check_other_languages",
     "check_seed",
@@ -42,6 +44,8 @@ __all__ = [
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+_LONGEST_NAME = 40  # longer ones are like no label
 
 _SOURCES = ("audio", "text", "emotion", "vad", "music_spec")
 _TOGETHER = [{source} for source in _SOURCES] + [{"emotion", "vad"}, {"music_spec", "text"}]
@@ -110,6 +114,16 @@ def check_other_languages(value: Any) -> OtherLanguages:
         return OtherLanguages(value)
     except ValueError:
         raise InvalidOption(f"other_languages must be one of {', '.join(OtherLanguages)}, not {quote(value)}") from None
+
+
+def check_emotion(name: str, labels: Sequence[str]) -> str:
+    """The label among `labels`, all of lower case, that a name of an emotion in any case stands for."""
+    label = name.strip().lower()
+    if label in labels:
+        return label
+    near = difflib.get_close_matches(label[:_LONGEST_NAME], labels)
+    perhaps = f" (perhaps {' or '.join(near)})" if near else ""
+    raise InvalidOption(f"{quote(name)} is not one of the {len(labels)} emotions{perhaps}; the README lists them all")
 
 
 def check_text(name: str, value: Any) -> str:

@@ -14,6 +14,7 @@
     │   │   └── UnsupportedLanguage  speech, but not in English
     │   └── InvalidOption            an option outside its range, an unknown emotion or engine
     ├── ServerUnavailable            no server there, or not ready
+    │   ├── ServerUnreachable        no connection to one: refused, or lost before the answer was complete
     │   └── ServerBusy               it has as much to do as it takes on; `retry_after_s` says when to try again
     ├── RequestTimeout               the deadline passed
     ├── RequestCancelled             the caller gave it up
@@ -45,6 +46,7 @@ __all__ = [
     "ServerBusy",
     "ServerError",
     "ServerUnavailable",
+    "ServerUnreachable",
     "SilentAudio",
     "StreamEndedEarly",
     "TruncatedAudio",
@@ -147,6 +149,12 @@ class ServerUnavailable(AttuneError):
     """No server answers, or it is not ready."""
 
     code = "server_unavailable"
+
+
+class ServerUnreachable(ServerUnavailable):
+    """There is no connection to a server, or it was lost before the answer was complete."""
+
+    code = "server_unreachable"
 
 
 class ServerBusy(ServerUnavailable):

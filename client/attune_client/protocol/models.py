@@ -85,9 +85,14 @@ LEASE = TensorSpec(
     "lease",
     _BYTES,
     (1,),
-    "token of the lease that a calling model holds; when it ends, so does the work",
+    "token of the lease that the caller inside the server holds; when it ends, so does the work",
     optional=True,
 )
+"""Input of every model that works for longer than some milliseconds; the guard and calling models fill it.
+
+It is nothing for clients: nobody outside the server's machine can hold one. Models that put requests together into one
+batch have no such input.
+"""
 
 UNSURE = TensorSpec(
     "emotion_unsure", _INT32, (1,), "1 where no emotion is much more probable than others: look at the next ones too"
@@ -263,7 +268,7 @@ GENTLE = TensorSpec(
 
 MUSIC_PROMPT = ModelSpec(
     "music_prompt",
-    inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE),
+    inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE, LEASE),
     outputs=_PROMPT_RESULTS,
     calls=(TEXT_TOKENIZER.name, SENTENCE_ENCODER.name),
 )
@@ -285,15 +290,27 @@ MUSIC_GENERATOR = ModelSpec(
 
 SPEECH_EMOTION = ModelSpec(
     "speech_emotion",
-    inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE),
+    inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE, LEASE),
     outputs=_SPEECH_RESULTS,
-    calls=(SPEECH_TO_TEXT.name, EMOTION_RECOGNITION.name, EMOTION_CLASSIFIER.name),
+    calls=(
+        SPEECH_TO_TEXT.name,
+        EMOTION_RECOGNITION.name,
+        EMOTION_CLASSIFIER.name,
+        *MUSIC_PROMPT.calls,  # the words' part of the choice has a sentence's embedding
+    ),
 )
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
     # A recording or a wish, one of them.
-    inputs=(replace(AUDIO_FILE, optional=True), OTHER_LANGUAGES, *_TEXT_OR_EMOTION_INPUTS, *MUSIC_OPTIONS, DEADLINE),
+    inputs=(
+        replace(AUDIO_FILE, optional=True),
+        OTHER_LANGUAGES,
+        *_TEXT_OR_EMOTION_INPUTS,
+        *MUSIC_OPTIONS,
+        DEADLINE,
+        LEASE,
+    ),
     # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
         *_SPEECH_RESULTS,
@@ -304,6 +321,7 @@ MUSIC_THERAPY = ModelSpec(
     ),
     decoupled=True,
     calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),
+    calls_streaming=(MUSIC_GENERATOR.name,),
 )
 
 MODELS: dict[str, ModelSpec] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from attune_client.protocol.checks import check_sources, check_text, check_vad, quote
+from attune_client.protocol.checks import check_emotion, check_sources, check_text, check_vad
 from attune_client.protocol.errors import InvalidOption
 from attune_client.protocol.models import GENTLE
 from attune_client.protocol.music_spec import MusicSpec
@@ -70,7 +70,7 @@ class MusicDescriber:
         query, _octant = self._query(inputs)
         candidates = self._gentle
         if "emotion" in inputs:
-            wanted = nearest_emotion(candidates, vad or self._by_label[text_of(inputs["emotion"])].anchor)
+            wanted = nearest_emotion(candidates, vad or self._asked(inputs).anchor)
             query, candidates = query_text(wanted.label), (wanted,)
         labels = [emotion.label for emotion in candidates]
         return self._index.search(embed([query], call, context=context)[0], None, labels)
@@ -81,10 +81,11 @@ class MusicDescriber:
             raise InvalidOption("send either an emotion or text, and not both" if "text" in inputs else _NEITHER)
         if "text" in inputs:
             return _free_text(inputs["text"]), None
-        label = text_of(inputs["emotion"])
-        if label not in self._by_label:
-            raise InvalidOption(f"{quote(label)} is not one of the emotions {', '.join(self._by_label)}")
-        return query_text(label), self._by_label[label].octant
+        asked = self._asked(inputs)
+        return query_text(asked.label), asked.octant
+
+    def _asked(self, inputs: Tensors) -> Emotion:
+        return self._by_label[check_emotion(text_of(inputs["emotion"]), tuple(self._by_label))]
 
 
 _NEITHER = "send an emotion or text"

@@ -17,8 +17,9 @@ returns, or yields, the response's tensors by name. What it raises becomes that 
 requests are not touched.
 
 Every request that runs in a thread takes a place (`places`) or is refused at once; of one whose deadline has passed, or
-that nobody waits for any more (`reply`), nothing further is done, wherever it waits. No wait is without limit, and no
-tensor leaves or enters with values that are no numbers or that its declaration rules out.
+that nobody waits for any more (`reply`), nothing further is done, wherever it waits. A stream is made no faster than it
+is read (`flow`). No wait is without limit, and no tensor leaves or enters with values that are no numbers or that its
+declaration rules out.
 
 Triton's `pb_utils` exists only inside the server's stub, so it is passed in: tests pass a fake.
 """
@@ -57,9 +58,10 @@ from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor, text_of
 from attune_ensemble.call import CallContext
 from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
+from attune_ensemble.serving.flow import AHEAD_BYTES, Ahead, Handover
 from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.places import Places
-from attune_ensemble.serving.reply import Reply, Watch
+from attune_ensemble.serving.reply import POLL_S, Reply, Watch
 
 if TYPE_CHECKING:
     from attune_ensemble.serving.own_server import OwnServer
@@ -76,6 +78,9 @@ _CALL_TIMEOUT_S = 300.0
 _METRICS_PERIOD_S = 1.0
 _LEAST_LEFT_S = 1e-3
 """What is given to a called model at least: a smaller number may become 0 on the wire."""
+
+_FIRST_LOOK_S = 0.005
+"""When a stream that is far enough ahead first looks for its reader; then it looks less and less often."""
 
 _MAX_ID = 100
 
@@ -115,7 +120,8 @@ class Adapter:
             at_work=int(self.settings.get("max_concurrent", _MAX_CONCURRENT)),
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
-        self._watch = Watch(spec.name, pb_utils.Logger.log_error)
+        self._ahead_bytes = int(self.settings.get("ahead_bytes", AHEAD_BYTES))
+        self._watch = Watch(spec.name, self._give_up, pb_utils.Logger.log_error)
         self._own_server: OwnServer | None = None
         self._closing = threading.Event()
         self._publisher: threading.Thread | None = None
@@ -149,8 +155,12 @@ class Adapter:
         """Answer each request of a decoupled model in a thread: every item that `function` yields is sent at once.
         An empty one is not: it is a chance to see that the client has gone.
 
+        No further item is asked for while those that were sent are `ahead_bytes` ahead of what the caller's lease says
+        was taken; a caller that says nothing is not waited for.
+
         When the client cancels, the caller's lease ends, or the deadline passes, the generator is closed, its last item
-        dropped, and the stream ends with what `CallContext.check` raises: a stream without an error is a whole one.
+        dropped, and the stream ends with what `CallContext.check` raises: a stream without an error is a whole one. It
+        ends so soon after, too, where `function` blocks, which then goes on unheard.
         """
         self._start(requests, lambda reply, inputs: self._send_all(reply, function(inputs, context=reply.context)))
 
@@ -220,7 +230,7 @@ class Adapter:
             RequestTimeout: its deadline has passed, or no answer came in time.
             AttuneError: the one that the model answered; ServerError if it is none of ours.
         """
-        with self._passed_on(name, context) as more:
+        with self._passed_on(name, context) as (more, _):
             request = self._request(name, {**inputs, **more}, context.for_stage(name))
             answers = _in_background(lambda: iter([self._tensors(name, request.exec())]), name, context, timeout_s)
             with contextlib.closing(answers):
@@ -230,8 +240,9 @@ class Adapter:
     def call_stream(self) -> Callable[..., Generator[Tensors, None, None]]:
         """What calls a model that streams: `call_stream(name, inputs, context=context, timeout_s=None)`.
 
-        It asks at the server's own port (`own_server`) and yields the responses as they come; closing the iterator
-        stops that model. Each response, be it the first or a later one, is waited for as long as `call` waits.
+        It asks at the server's own port (`own_server`) and yields the responses as they come. That model stays at most
+        a window ahead of whoever iterates, and closing the iterator stops it. Each response, be it the first or a later
+        one, is waited for as long as `call` waits.
 
         Raises:
             ServerUnavailable: nobody answers at that port; where the environment does not tell it, already when
@@ -258,33 +269,40 @@ class Adapter:
         timeout_s: float | None = None,
     ) -> Generator[Tensors, None, None]:
         model = MODELS[name]
-        with self._passed_on(name, context) as more:
+        with self._passed_on(name, context) as (more, lease):
+            assert lease is not None, "a model that streams takes a lease"
+            lease.taken(0)
             given = _declared_inputs(model, {**inputs, **more})
             responses = own_server.ask(model, given, context.for_stage(name).request_id)
             try:
                 with contextlib.closing(_in_background(lambda: iter(responses), name, context, timeout_s)) as answers:
-                    for tensors in filter(None, answers):
-                        require_sound(model, tensors)
-                        yield tensors
+                    for count, tensors in enumerate(answers, start=1):
+                        if tensors:
+                            require_sound(model, tensors)
+                            yield tensors
+                        lease.taken(count)
             finally:
                 responses.abandon()
 
     @contextlib.contextmanager
-    def _passed_on(self, name: str, context: CallContext) -> Iterator[Tensors]:
-        """A lease and the time that is left as inputs of the model to be called, as far as it takes them.
+    def _passed_on(self, name: str, context: CallContext) -> Iterator[tuple[Tensors, Lease | None]]:
+        """A lease and the time that is left as inputs of the model to be called, as far as it takes them; the lease.
 
-        Raises what `CallContext.check` raises: for a request that is over no other model is called.
+        Raises what `CallContext.check` raises: for a request that is over no other model is called. A model that calls
+        one that it does not declare to call is a fault: nobody would know that it needs that one.
         """
+        if name not in self._spec.calls:
+            raise ServerError(f"{self._spec.name} does not declare that it calls {name}")
         context.check(name)
         inputs, left_s = MODELS[name].inputs, context.left_s()
         deadline: Tensors = {}
         if left_s is not None and DEADLINE in inputs:
             deadline[DEADLINE.name] = np.array([max(left_s, _LEAST_LEFT_S)], np.float32)
         if LEASE_INPUT not in inputs:
-            yield deadline
+            yield deadline, None
             return
         with Lease() as lease:
-            yield deadline | {LEASE: bytes_tensor(lease.token)}
+            yield deadline | {LEASE: bytes_tensor(lease.token)}, lease
 
     def _start(self, requests: Sequence[Any], respond: Callable[[Reply, Tensors], Any]) -> None:
         """Let `respond` make the last response of each request, or None where there is none, in a thread."""
@@ -321,9 +339,12 @@ class Adapter:
             self._finish(reply, response)
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
-        """Give up a request that waits; one at work sees for itself."""
-        if not self._places.withdraw(work):
-            return
+        """Give up a request that waits; one at work sees for itself, or is given up when it is overdue."""
+        if self._places.withdraw(work):
+            self._give_up(reply)
+
+    def _give_up(self, reply: Reply) -> None:
+        """Answer a request that nobody waits for any more, whatever is being done for it."""
         try:
             reply.context.check(self._spec.name)
         except AttuneError as error:
@@ -342,19 +363,37 @@ class Adapter:
         return self._response(outputs)
 
     def _send_all(self, reply: Reply, items: Generator[Outputs]) -> None:
+        ahead = Ahead(self._ahead_bytes, reply.taken)
         with contextlib.closing(items):
             for outputs in items:
                 reply.look()
                 reply.context.check(self._spec.name)
                 if outputs:
-                    reply.send(self._response(outputs))
+                    arrays = declared_outputs(self._spec, outputs)
+                    reply.send(self._response_of(arrays))
+                    ahead.sent(sum(array.nbytes for array in arrays.values()))
+                    self._wait_for_reader(reply.context, ahead)
+
+    def _wait_for_reader(self, context: CallContext, ahead: Ahead) -> None:
+        """Return when the stream may go on; raises what `CallContext.check` raises."""
+        if not ahead.is_far_enough():
+            return
+        given_up, look_s = threading.Event(), _FIRST_LOOK_S
+        with context.on_cancel(given_up.set):
+            while ahead.is_far_enough():
+                left_s = context.left_s()
+                given_up.wait(look_s if left_s is None else min(look_s, left_s))
+                context.check(self._spec.name)
+                look_s = min(2 * look_s, POLL_S)
 
     def _read(self, request: Any) -> Tensors:
         """The request's tensors by name; optional ones that were not sent are missing."""
         return {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
 
     def _response(self, outputs: Outputs) -> Any:
-        arrays = declared_outputs(self._spec, outputs)
+        return self._response_of(declared_outputs(self._spec, outputs))
+
+    def _response_of(self, arrays: Tensors) -> Any:
         return self._pb.InferenceResponse([self._pb.Tensor(name, array) for name, array in arrays.items()])
 
     def _failure(self, reply: Reply, error: BaseException) -> Any:
@@ -442,12 +481,13 @@ def _in_background(
     """The items of `produce()`, made in a thread: neither a model that died nor one that is slow to answer can hold a
     caller for ever, or beyond the deadline, or one that nobody waits for any more.
 
-    The thread goes on to the end when nobody takes the items any more: Triton keeps a response until it is read.
+    Only a few wait to be taken. When nobody takes them any more the thread goes on to the end, and drops them: Triton
+    keeps a response until it is read.
     """
     if timeout_s is None:
         timeout_s = _CALL_TIMEOUT_S if context.deadline is None else math.inf
     end = object()
-    items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    items = Handover()
 
     def work() -> None:
         try:
@@ -457,7 +497,7 @@ def _in_background(
         except BaseException as error:  # whoever waits has to hear of any
             items.put(error)
 
-    with context.on_cancel(lambda: items.put(end)):
+    with contextlib.closing(items), context.on_cancel(lambda: items.put_at_once(end)):
         context.check(name)
         # A daemon, because a call that never returns must not keep the process alive.
         threading.Thread(target=work, name=f"call-{name}", daemon=True).start()
@@ -465,7 +505,7 @@ def _in_background(
             left_s = context.left_s()
             wait_s = timeout_s if left_s is None else min(timeout_s, left_s)
             try:
-                item = items.get(timeout=wait_s)
+                item = items.get(wait_s)
             except queue.Empty:
                 context.check(name)
                 if wait_s < timeout_s:

@@ -6,6 +6,7 @@ thread of each model asks for all of its requests (`Watch`), and whoever waits o
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from attune_ensemble.call import CallContext
-from attune_ensemble.serving.lease import is_held
+from attune_ensemble.serving.lease import LeaseReader
 
 __all__ = ["POLL_S", "Reply", "Watch"]
 
 POLL_S = 0.2
 """How often it is asked: what is abandoned ends within a second, through two models one behind the other."""
+
+_PATIENCE_S = 0.4
+"""How long the work for an abandoned request may take to see it before the request is answered without it."""
 
 
 class Reply:
@@ -35,16 +39,16 @@ class Reply:
         self._sender: Any | None = sender  # None when the answer is complete
         self._final = final
         self._log = log
-        self._lease: str | None = None
+        self._lease: LeaseReader | None = None
         self.context = CallContext(is_cancelled=lambda: self._abandoned, request_id=request_id, on_cancel=self._telling)
         self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
         self._abandoned = False
+        self._overdue_s = math.inf
         self._listeners: list[Callable[[], None]] = []
 
     def depend_on(self, lease: str) -> None:
         """Nobody waits any more when this lease ends; InvalidOption if it is no token of ours."""
-        is_held(lease)
-        self._lease = lease
+        self._lease = LeaseReader(lease)
 
     def limit(self, deadline_s: float) -> None:
         """Nobody waits any more when so many seconds have passed."""
@@ -56,6 +60,7 @@ class Reply:
             if self._sender is None or self._abandoned or self._is_wanted(self._sender):
                 return
             self._abandoned = True
+            self._overdue_s = time.monotonic() + _PATIENCE_S
             listeners, self._listeners = self._listeners, []
         for tell in listeners:
             try:
@@ -63,10 +68,20 @@ class Reply:
             except BaseException as error:  # the others must hear of it all the same
                 self._log(f"one that works for an abandoned request could not be told: {error!r}")
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether nobody has waited for it for a while, and it is not complete: whoever works for it does not look."""
+        return self._sender is not None and time.monotonic() > self._overdue_s
+
     def _is_wanted(self, sender: Any) -> bool:
         if self.context.left_s() == 0.0 or sender.is_cancelled():
             return False
-        return self._lease is None or is_held(self._lease)
+        return self._lease is None or self._lease.is_held()
+
+    def taken(self) -> int | None:
+        """How many responses the holder of the lease has taken in all; None where nobody says so."""
+        with self._lock:
+            return None if self._lease is None or self._sender is None else self._lease.taken()
 
     def when_abandoned(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, as soon as nobody waits any more: at once if that is so already, never once answered."""
@@ -90,9 +105,12 @@ class Reply:
                     self._listeners.remove(tell)
 
     def send(self, response: Any) -> None:
-        """Send a response that is not the last one."""
-        assert self._sender is not None, "the answer is complete"
-        self._sender.send(response)
+        """Send a response that is not the last one; after the last one, raises what `CallContext.check` raises."""
+        with self._lock:
+            if self._sender is not None:
+                self._sender.send(response)
+                return
+        self.context.check()
 
     def finish(self, response: Any = None) -> None:
         """Send the last response, or none, and that nothing follows; only the first call does anything."""
@@ -100,6 +118,8 @@ class Reply:
             # The sender is let go: as long as anything holds it, Triton counts the request as in flight.
             sender, self._sender = self._sender, None
             self._listeners.clear()
+            if self._lease is not None:
+                self._lease.close()
         if sender is None:
             return
         if response is None:
@@ -111,11 +131,12 @@ class Reply:
 class Watch:
     """Looks after every reply that it is given, `POLL_S` after `POLL_S`, in one thread, until it is closed.
 
-    `log` takes a line when a look fails; the others go on.
+    `end` is called with a reply that is overdue, for work that blocks keeps nobody waiting. `log` takes a line when a
+    look fails; the others go on.
     """
 
-    def __init__(self, name: str, log: Callable[[str], None]) -> None:
-        self._log = log
+    def __init__(self, name: str, end: Callable[[Reply], None], log: Callable[[str], None]) -> None:
+        self._end, self._log = end, log
         self._replies: set[Reply] = set()
         self._changed = threading.Condition()
         self._closed = False
@@ -155,5 +176,7 @@ class Watch:
         for reply in replies:
             try:
                 reply.look()
+                if reply.is_overdue:
+                    self._end(reply)
             except Exception as error:
                 self._log(f"it cannot be seen whether a request is still wanted: {error}")

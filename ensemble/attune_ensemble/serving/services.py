@@ -160,7 +160,7 @@ def _rules(host: Host) -> Rules:
     warm_up()  # reads the patterns and compiles the most of them, which no request should wait for
     labels = [emotion.label for emotion in load_emotions()]
     choice = choice_named(host.settings["emotion_choice"], host.folder / host.settings["weights"], labels)
-    return Rules(labels, crisis_tensors, choice)
+    return Rules(labels, crisis_tensors, choice, int(host.settings["segments_per_call"]))
 
 
 SERVICES: dict[str, Callable[[Host], Service]] = {

@@ -77,7 +77,7 @@ def decode_speech(
 
 def _decode(encoded: bytes, decoder: Decoder, check: Callable[[], None]) -> Waveform:
     try:
-        file = _Stream(io.BytesIO(fill_in_length(encoded)))
+        file = _Stream(_Bytes(fill_in_length(encoded)))
     except sf.LibsndfileError as error:
         return _decode_elsewhere(encoded, decoder, check, error.error_string.rstrip("."), error)
     with file:
@@ -99,6 +99,20 @@ def _decode_elsewhere(
     raise UnreadableAudio(
         f"not a recording that this server reads ({reason}); send WAV, FLAC, MP3, OGG, AIFF, AU or CAF"
     ) from cause
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory whose position stays where it is when a broken header sends it elsewhere than into a file.
+
+    soundfile would print a traceback for each such seek, which libsndfile copes with.
+    """
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Return the position, a new one where there is one."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
 
 
 class _Stream(sf.SoundFile):

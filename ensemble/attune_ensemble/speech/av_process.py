@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +50,12 @@ def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) 
     # One thread, since each reserves address space.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    with (
+        _as_file(encoded) as file,
+        subprocess.Popen(command, stdin=file, stdout=pipe, stderr=pipe, env=environment) as process,
+    ):
         try:
-            output, complaints = _communicate(process, encoded, check)
+            output, complaints = _communicate(process, check)
         finally:
             process.kill()  # no effect if it has ended
     if process.returncode == 0:
@@ -63,15 +67,24 @@ def decode_in_process(encoded: bytes, check: Callable[[], None] = lambda: None) 
     raise UnreadableAudio(f"not a readable recording (the decoder {_ending(process.returncode)})")
 
 
-def _communicate(process: subprocess.Popen[bytes], encoded: bytes, check: Callable[[], None]) -> tuple[bytes, bytes]:
+def _as_file(encoded: bytes) -> BinaryIO:
+    """Return an open file in memory that holds the recording.
+
+    Not a pipe: `communicate` never writes what was left over when its timeout came (CPython 3.11 to 3.13).
+    """
+    file = os.fdopen(os.memfd_create("recording", os.MFD_CLOEXEC), "r+b")
+    file.write(encoded)
+    file.seek(0)
+    return file
+
+
+def _communicate(process: subprocess.Popen[bytes], check: Callable[[], None]) -> tuple[bytes, bytes]:
     """Return standard output and error of the process; raises `UnreadableAudio` after `_MAX_WALL_S`."""
     deadline_s = time.monotonic() + _MAX_WALL_S
-    begun: bytes | None = encoded
     while True:
         try:
-            return process.communicate(begun, timeout=_POLL_S)
+            return process.communicate(timeout=_POLL_S)  # it continues where it was
         except subprocess.TimeoutExpired:
-            begun = None  # `communicate` continues where it was
             check()
             if time.monotonic() > deadline_s:
                 raise UnreadableAudio(f"decoding the recording took longer than {_MAX_WALL_S:g} s") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from attune_client.protocol.errors import TruncatedAudio
+from attune_client.protocol.errors import TruncatedAudio, UnreadableAudio
 
 __all__ = ["check_complete", "fill_in_length"]
 
@@ -16,11 +16,18 @@ _OGG_HEADER = 27  # bytes before a page's segment table
 _RIFF_LIKE = {b"RIFF": "<", b"RIFX": ">", b"FORM": ">"}
 _LARGE_32 = 0x7F000000
 _UNKNOWN_64 = (0, 2**63 - 1, 2**64 - 1)
+_MOST_CHUNKS = 10_000
+_MOST_BOXES = 100_000  # a phone that writes in fragments makes some of them a second
 _TO_THE_END_32 = b"\xff\xff\xff\xff"
 
 
 def check_complete(encoded: bytes) -> None:
-    """Raise `TruncatedAudio` for a truncated file that its decoder would read without an error."""
+    """Check what the decoder of a file would not tell, or only after a long time.
+
+    Raises:
+        TruncatedAudio: the file is cut off, and its decoder would read it without an error.
+        UnreadableAudio: it consists of more parts than any recording, which a few bytes each make endless to read.
+    """
     announced = _announced_length(encoded)
     if announced is not None and announced > len(encoded) + 1:  # some writers omit the last padding byte
         raise TruncatedAudio(f"the file has {len(encoded)} of the {announced} bytes that its header announces")
@@ -98,8 +105,9 @@ def _announced_by_ds64(encoded: bytes) -> int | None:
 
 def _iso_box_ends(encoded: bytes) -> Iterator[int]:
     """Yield the end offset of each top-level box of an MP4, M4A or 3GP file; the last may exceed the file."""
-    start = 0
+    start = count = 0
     while start + 8 <= len(encoded):
+        count = _counted(count, _MOST_BOXES)
         size: int = struct.unpack_from(">I", encoded, start)[0]
         if size == 1 and start + 16 <= len(encoded):
             size = struct.unpack_from(">Q", encoded, start + 8)[0]
@@ -119,11 +127,19 @@ def _last_ogg_page_is_whole(encoded: bytes) -> bool:
 
 def _chunks(encoded: bytes, start: int, header: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, offset of the body and announced size of each chunk from `start` on."""
-    width = struct.calcsize(header)
+    width, count = struct.calcsize(header), 0
     while start + width <= len(encoded):
+        count = _counted(count, _MOST_CHUNKS)
         name, size = struct.unpack_from(header, encoded, start)
         yield name, start + width, size
         start += width + size + (size & 1 if header[-1] == "I" else 0)  # those of 32 bits begin at even offsets
+
+
+def _counted(count: int, most: int) -> int:
+    """Return the count with one more part; raises `UnreadableAudio` where that is one too many."""
+    if count == most:
+        raise UnreadableAudio(f"the file consists of more than {most:,} parts; no recording does")
+    return count + 1
 
 
 def _fill_in_wave(encoded: bytes) -> bytes:

@@ -11,7 +11,7 @@ from attune_ensemble.music.musicgen import checkpoint
 from attune_export.digests import digests_of, digests_of_weights
 from attune_export.errors import ExportError
 from attune_export.parts import NO_MUSICGEN, ExportOptions, Part
-from attune_export.served_model import PUBLIC, Kind, Places, ServedModel, Settings
+from attune_export.served_model import Kind, Places, ServedModel, Settings, ahead
 from attune_weights import fetch, manifest
 
 __all__ = ["MODEL"]
@@ -53,8 +53,9 @@ MODEL = ServedModel(
     settings={
         EMBEDDED: Settings(
             # Four slots of MusicGen, if it is exported, need up to 2.4 GB.
-            parameters={"engine": "composer", "chunk_s": "1.0", "slots": "4", "queue": "8"},
-            places=PUBLIC,
+            parameters={"engine": "composer", "chunk_s": "1.0", "slots": "4", "queue": "8", **ahead(8 * 2**20)},
+            # Those of music_therapy, which hold one each, and as many for clients of its own as there were.
+            places=Places(80, 16),
         ),
         GPU: Settings(
             on_gpu=True,
@@ -65,6 +66,9 @@ MODEL = ServedModel(
                 "numerics": "bfloat16",
                 "slots": "16",
                 "queue": "64",
+                # Four minutes of mono: a slot is free once its piece is made, and not only once it was listened to. If
+                # all 80 requests were that long and nobody read, 2.7 GB would wait in the server.
+                **ahead(32 * 2**20),
             },
             # The engine limits itself, to its slots and its queue (80 requests). More are let through, so that it is
             # the engine that refuses, and no request waits in front of its queue uncounted.

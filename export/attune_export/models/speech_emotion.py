@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from attune_client.protocol.models import SPEECH_EMOTION
-from attune_client.protocol.profiles import CHOICE_DIR, EMBEDDED
+from attune_client.protocol.models import REGRESSOR_MAX_BATCH, SPEECH_EMOTION
+from attune_client.protocol.profiles import CHOICE_DIR, EMBEDDED, GPU
 from attune_export.choice import CHOICE_SETTINGS, choice_part
 from attune_export.parts import ExportOptions, Part
-from attune_export.served_model import PUBLIC, Kind, ServedModel, Settings
+from attune_export.served_model import PUBLIC, Kind, ServedModel, Settings, segments_per_call
 
 __all__ = ["MODEL"]
 
@@ -18,7 +18,10 @@ def _part(options: ExportOptions) -> Part:
 MODEL = ServedModel(
     SPEECH_EMOTION,
     Kind.PYTHON,
-    settings={EMBEDDED: Settings(parameters=CHOICE_SETTINGS, places=PUBLIC)},
+    settings={
+        EMBEDDED: Settings(parameters=CHOICE_SETTINGS | segments_per_call(4), places=PUBLIC),
+        GPU: Settings(parameters=CHOICE_SETTINGS | segments_per_call(REGRESSOR_MAX_BATCH), places=PUBLIC),
+    },
     weights=CHOICE_DIR,
     part=_part,
 )

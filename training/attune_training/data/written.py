@@ -47,17 +47,21 @@ def read_rows(path: Path) -> Iterator[Row | Problem]:
             arousal,
             dominance,
             speaker=f"writer-{values['writer']}",
-            category=values["emotion"],
+            category=_label(values),
             split=values["split"],
         )
 
 
+def _label(values: Mapping[str, str]) -> str:
+    return values["emotion"].strip().lower()
+
+
 def _target(values: Mapping[str, str], points: Mapping[str, tuple[float, float, float]]) -> tuple[object, ...]:
-    judged, emotion = [values[name] for name in DIMENSIONS], values["emotion"]
+    judged, emotion = [values[name] for name in DIMENSIONS], _label(values)
     if emotion and any(judged):
         raise ValueError("a text has either an emotion or a judgement, not both")
     if not emotion:
         return tuple(value or UNLABELLED for value in judged)
     if emotion not in points:
-        raise ValueError(f"the emotion {emotion!r} is none of the knowledge base's")
+        raise ValueError(f"the emotion {emotion!r} is none of the knowledge base's: {', '.join(sorted(points))}")
     return points[emotion]

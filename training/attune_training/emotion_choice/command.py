@@ -33,9 +33,17 @@ _UNSURE_SHARE = 0.25
 
 @click.command()
 @click.option("--model", type=_FOLDER, required=True, help="Trained valence/ and arousal_dominance/.")
-@click.option("--emotion-map", type=_FOLDER, required=True)
-@click.option("--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, help="Written.")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--emotion-map", type=_FOLDER, required=True, help="As `attune train emotion-map` wrote it.")
+@click.option(
+    "--texts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Texts with their emotions, CSV: text, emotion, valence, arousal, dominance, writer, split (train or "
+    "validation); such as training/attune_training/data/written.csv.",
+)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the fitted choice."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 def emotion_choice_command(model: Path, emotion_map: Path, texts: Path, output: Path, threads: int | None) -> None:
     """Fit how VAD and the words' own meaning choose one of the emotions, on texts of these emotions."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from attune_client.protocol.bounds import NEUTRAL_VAD
 from attune_client.protocol.music_spec import MusicSpec
 from attune_ensemble.call import CallContext
 from attune_ensemble.prompting.specification import Vad
@@ -52,8 +53,12 @@ class TemplatePromptWriter:
 
 
 def structured_prompt(material: Material, summary: str) -> str:
-    """Write emotion, VAD scores, their interpretation, the summary given, and the musical parameters."""
-    emotion, vad = material.emotion, material.vad
+    """Write emotion, VAD scores, their interpretation, the summary given, and the musical parameters.
+
+    The emotion leads: of a VAD that contradicts it the scores are those nearest to it that do not (`_beside`).
+    """
+    emotion = material.emotion
+    vad = None if material.vad is None else _beside(emotion.anchor, material.vad)
     sentences = (
         f"Therapeutic instrumental music for a listener who feels {emotion.label}{_scores(vad)}.",
         _interpretation(emotion.anchor if vad is None else vad),
@@ -66,6 +71,15 @@ def structured_prompt(material: Material, summary: str) -> str:
 def specification_prompt(spec: MusicSpec) -> Prompt:
     """Return the prompt of a music specification given by the caller."""
     return Prompt(f"Therapeutic instrumental music. {_parameters(spec)}", TEMPLATE)
+
+
+def _beside(anchor: Vad, vad: Vad) -> Vad:
+    """Return the VAD, at most moderate where it lies on the other side of the middle than the emotion's anchor."""
+    valence, arousal, dominance = (
+        max(value, _LOW_BELOW) if own > NEUTRAL_VAD else min(value, _HIGH_ABOVE)
+        for own, value in zip(anchor, vad, strict=True)
+    )
+    return valence, arousal, dominance
 
 
 def _scores(vad: Vad | None) -> str:

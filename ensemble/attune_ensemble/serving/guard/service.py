@@ -114,7 +114,7 @@ class Service(grpc.GenericRpcHandler):
         for name in models:
             self._lost[name] = error
         for flight in tuple(self._flights):
-            if flight.model in lost:
+            if flight.model in models or flight.needs & lost:
                 flight.end(error)
 
     def regain(self, models: Collection[str]) -> None:
@@ -325,6 +325,7 @@ class _Flight:
     def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
         self.lease = lease
+        self.has_begun = False
         self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
 
@@ -332,6 +333,11 @@ class _Flight:
     def model(self) -> str:
         """The name of its model."""
         return self.signature.name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The models that it still needs, beside its own."""
+        return self.signature.uses_streaming if self.has_begun else self.signature.uses
 
     def end(self, error: AttuneError) -> None:
         """End it with an error, if it has not ended."""
@@ -379,6 +385,7 @@ async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[N
             if not flight.is_over:
                 raise
         count += 1
+        flight.has_begun = True
         if flight.lease is not None:
             flight.lease.taken(count)
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.launcher import interpreter
+from attune_ensemble.serving.launcher import allocation, interpreter
 
 __all__ = [
     "ServerLayout",
@@ -42,9 +42,10 @@ __all__ = [
 
 _SERVER = "tritonserver"
 _MAX_THREADS = 4
-_NUMPY_BRIDGE = """
+_AT_THE_START_OF_A_STUB = """
 import sys
-from attune_ensemble.serving.launcher import numpy_bridge
+from attune_ensemble.serving.launcher import allocation, numpy_bridge
+allocation.restore()
 numpy_bridge.install(sys.modules[__name__])
 """
 
@@ -119,7 +120,7 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
     _copy(package.python_backend.glob("*.*"), backends / "python")
     _copy([package.stub], backends / "python")
     with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
-        utils.write(_NUMPY_BRIDGE)
+        utils.write(_AT_THE_START_OF_A_STUB)
     _copy([Path(__file__).parents[1] / "onnx_backend" / "model.py"], backends / "onnxruntime")
     _link_libraries(package.libraries, root / package.libraries.name)
     return ServerLayout(package.binary, backends, package.cache_dir, ("python", "onnxruntime"))
@@ -175,7 +176,7 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ServerUnavailable: this Python has no shared libpython.
     """
-    environment = dict(inherited) | NO_TELEMETRY | OFFLINE
+    environment = allocation.SERVER | dict(inherited) | NO_TELEMETRY | OFFLINE
     environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
     environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))

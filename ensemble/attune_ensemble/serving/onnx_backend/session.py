@@ -57,6 +57,7 @@ _LEVELS = {
 }
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 _SESSION_PREFIX = "session."
+_TOO_LARGE = 1e15
 
 
 class ModelError(ValueError):
@@ -277,7 +278,8 @@ class OnnxModel:
         if len(jobs) > 1:
             inputs = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in inputs}
         outputs = self._run(inputs, names)
-        self._require_finite(outputs)
+        if (name := _not_finite(outputs)) is not None:
+            raise self._fault_of(inputs, name)
         if not self._batched:
             return [outputs]
         rows = [len(next(iter(job.inputs.values()))) for job in jobs]
@@ -293,10 +295,18 @@ class OnnxModel:
             raise ModelError(without_internals(told)) from error
         return dict(zip(names, values, strict=True))
 
-    def _require_finite(self, outputs: Arrays) -> None:
-        for name, array in outputs.items():
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise NotFiniteError(f"model '{self.name}': output '{name}' holds values that are not finite")
+    def _fault_of(self, inputs: Arrays, output: str) -> ModelError:
+        """Whose fault it is that an output is not finite: the inputs', where one of them is not, or nearly so."""
+        if (name := _not_finite(inputs)) is not None:
+            return ModelError(
+                f"model '{self.name}': input '{name}' holds NaN or infinity; every value of it must be a finite number"
+            )
+        for name, array in inputs.items():
+            if np.issubdtype(array.dtype, np.floating) and (peak := float(np.abs(array).max(initial=0))) > _TOO_LARGE:
+                return ModelError(
+                    f"model '{self.name}': input '{name}' reaches {peak:.1e}, too large a number to be computed with"
+                )
+        return NotFiniteError(f"model '{self.name}': output '{output}' holds values that are not finite")
 
     def _to_graph(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """ONNX Runtime takes text as str; Triton carries bytes."""
@@ -319,6 +329,14 @@ class OnnxModel:
             {name: outputs[name][end - count : end] for name in job.outputs}
             for job, end, count in zip(jobs, ends, rows, strict=True)
         ]
+
+
+def _not_finite(arrays: Arrays) -> str | None:
+    """The first of the tensors that holds NaN or infinity, by name."""
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            return name
+    return None
 
 
 def _dims_fit(declared: Sequence[int], graph: Sequence[int]) -> bool:

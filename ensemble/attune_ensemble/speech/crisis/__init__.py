@@ -15,6 +15,8 @@ What it decides, where it could be decided otherwise:
 - *Denied* is not flagged ("I would never hurt myself", "I'm not suicidal"), unless the denial is open or taken back
   ("I can't promise that I won't", "I don't want to hurt her, but I'm scared that I will").
 - *Films, books, games, songs, news, and working with it* are not flagged, unless the speaker speaks of themselves.
+- *Meant*: self-harm that is said to be on purpose is flagged, whoever and whatever stands beside it (a nurse, an oven).
+- *Longing* to be with somebody, to join or follow them, is flagged where a death is told of, in any sentence.
 - *Idioms, accidents, hyperbole with a trivial reason* are not flagged. Hyperbole without a reason ("I want to kill
   him") is, because the words cannot be told from earnest ones.
 
@@ -173,12 +175,12 @@ def _find(text: str, vocabulary: Vocabulary) -> Iterator[Flag]:
 
 def _spans(narration: _Narration, kind: str) -> Iterator[tuple[int, int]]:
     """First token and the one after the last, of all that is found of a kind and not explained away."""
-    words = narration.vocabulary.kinds[kind]
-    finds = dict.fromkeys(narration.all_of(words.patterns))
+    finds = dict.fromkeys(narration.finds(kind))
     if finds:
-        alike = _Cover(_merge(narration.all_of(words.only_sounds_like)))
+        alike = _Cover(_merge(narration.all_of(narration.vocabulary.kinds[kind].only_sounds_like)))
         for span in finds:
-            if not alike.overlaps(span) and not narration.explains(span, kind):
+            innocent = alike.overlaps(span) and not (kind == "self_harm" and narration.on_purpose.overlaps(span))
+            if not innocent and not narration.explains(span, kind):
                 yield span
 
 
@@ -196,6 +198,18 @@ class _Narration:
         for pattern in patterns:
             if pattern.may_be_in(self._present):
                 yield from (found.span() for found in pattern.compiled.finditer(self.tokens.chars))
+
+    def finds(self, kind: str) -> Iterator[tuple[int, int]]:
+        """Where words of a kind stand."""
+        yield from self.all_of(self.vocabulary.kinds[kind].patterns)
+        if kind == "suicide" and self._said("losses", (0, len(self.tokens.chars))):
+            yield from self.all_of([self.vocabulary.after_a_loss])
+
+    @cached_property
+    def on_purpose(self) -> _Cover:
+        """Self-harm that is said to be meant, and not denied."""
+        meant = self.all_of([self.vocabulary.on_purpose])
+        return _Cover(_merge(span for span in meant if not self._denied(span, self.tokens.sentence(span[0]))))
 
     def explains(self, span: tuple[int, int], kind: str) -> bool:
         """Whether the rest of the sentence takes away what was found: a denial, a film, a trivial reason."""

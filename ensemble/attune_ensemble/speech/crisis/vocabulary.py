@@ -53,7 +53,11 @@ _LISTS = (
     "settings",
     "trivial",
     "earnest",
+    "on_purpose",
+    "losses",
+    "after_a_loss",
 )
+_SENTENCE_LISTS = ("not_denials", "settings", "trivial", "earnest", "on_purpose", "losses", "after_a_loss")
 _FIELDS = (*_LISTS, "pieces", "denial_reach", "speaker", "own_words", "kinds")
 
 
@@ -103,6 +107,9 @@ class Vocabulary:
     settings: TokenPattern
     trivial: TokenPattern
     earnest: TokenPattern
+    on_purpose: TokenPattern
+    losses: TokenPattern
+    after_a_loss: TokenPattern
     speaker: TokenPattern
     own_words: TokenPattern
 
@@ -123,7 +130,7 @@ def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
         "taken_back": f"{gap}{reader.any_of('taken_back')}",
         "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{gap}\Z",
         "own_words": reader.expression(document["own_words"], "own_words"),
-        **{field: reader.any_of(field) for field in ("not_denials", "settings", "trivial", "earnest")},
+        **{field: reader.any_of(field) for field in _SENTENCE_LISTS},
     }
     return Vocabulary(
         alphabet=reader.alphabet,

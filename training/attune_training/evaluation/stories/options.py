@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from attune_training.evaluation.command import shipped_model
+from attune_training.providers import by_vad
 
 __all__ = [
     "choice_option",
@@ -25,8 +26,6 @@ __all__ = [
     "write_record",
 ]
 
-BY_VAD = "vad"
-
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -40,13 +39,18 @@ def shipped_choice() -> Path:
     return shipped_model().parent / "emotion_choice"
 
 
-def _choice(context: click.Context, option: click.Parameter, value: str | None) -> Path | None:
-    if value == BY_VAD:
-        return None
-    folder = Path(value) if value else shipped_choice()
-    if not folder.is_dir():
-        raise click.BadParameter(f"{folder} is not a folder", context, option)
-    return folder
+class _Choice(click.ParamType):
+    """The folder of a fitted choice; the name of the paper's way is None."""
+
+    name = "choice"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the form of the value."""
+        return f"FOLDER|{by_vad()}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | None:
+        """Return the folder; fails if there is none."""
+        return None if value == by_vad() else Path(_FOLDER.convert(value, param, ctx))
 
 
 model_option = click.option(
@@ -62,9 +66,10 @@ emotion_map_option = click.option(
 choice_option = click.option(
     "--emotion-choice",
     "choice",
-    metavar=f"FOLDER|{BY_VAD}",
-    callback=_choice,
-    help=f"How VAD and words choose an emotion; {BY_VAD}: by VAD alone, as in the paper.  [default: the shipped one]",
+    type=_Choice(),
+    default=shipped_choice,
+    help="How an emotion is chosen: by VAD and words, as fitted by `attune train emotion-choice`, or by VAD alone, as "
+    "in the paper.  [default: the shipped one]",
 )
 output_option = click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), help="Folder for scores and answers (JSON, picture)."

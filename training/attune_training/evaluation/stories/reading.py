@@ -136,12 +136,13 @@ def read_stories(path: Path, emotions: Collection[str]) -> list[Story]:
             comes twice, or a text is too short or too long.
     """
 
+    known = _Emotions(emotions)
+
     def story(cells: Mapping[str, str], reasons: list[str]) -> Story:
         _check_length(cells["text"], MIN_WORDS, MAX_WORDS, reasons)
-        _check_emotion("emotion", cells["emotion"], emotions, reasons)
-        return Story(cells["id"], cells["text"], cells["emotion"])
+        return Story(cells["id"], cells["text"], known.label("emotion", cells, reasons))
 
-    return _read(path, _STORY_COLUMNS, story, unique_ids=True)
+    return _read(path, _STORY_COLUMNS, story, known.note, unique_ids=True)
 
 
 def read_narrations(path: Path, emotions: Collection[str]) -> list[Narration]:
@@ -152,14 +153,14 @@ def read_narrations(path: Path, emotions: Collection[str]) -> list[Narration]:
             overall emotion differs between rows or is that of no part.
     """
 
+    known = _Emotions(emotions)
+
     def row(cells: Mapping[str, str], reasons: list[str]) -> Mapping[str, str]:
         _check_length(cells["text"], MIN_WORDS, MAX_WORDS, reasons)
-        _check_emotion("emotion", cells["emotion"], emotions, reasons)
-        _check_emotion("overall", cells["overall"], emotions, reasons)
-        return cells
+        return {**cells, **{name: known.label(name, cells, reasons) for name in ("emotion", "overall")}}
 
     groups: dict[str, list[Mapping[str, str]]] = {}
-    for cells in _read(path, _PART_COLUMNS, row, unique_ids=False):
+    for cells in _read(path, _PART_COLUMNS, row, known.note, unique_ids=False):
         groups.setdefault(cells["id"], []).append(cells)
     return [_narration(path, name, rows) for name, rows in groups.items()]
 
@@ -191,11 +192,33 @@ def read_negations(path: Path) -> list[Negation]:
             reasons.append(f"the word {cells['word']!r} is not in the text")
         return Negation(**cells)
 
-    return _read(path, _NEGATION_COLUMNS, negation, unique_ids=True)
+    return _read(path, _NEGATION_COLUMNS, negation, str, unique_ids=True)
 
 
-def _read(path: Path, columns: Sequence[str], make: _Reader[_Item], *, unique_ids: bool) -> list[_Item]:
-    """Return the items of all rows, or raise with all that is wrong."""
+class _Emotions:
+    """The labels that there are, of lower case; a file may name them in any case."""
+
+    def __init__(self, labels: Collection[str]) -> None:
+        self._labels = labels
+        self._missed = False
+
+    def label(self, column: str, cells: Mapping[str, str], reasons: list[str]) -> str:
+        """Return the label that stands in a column, and add a reason if there is no such emotion."""
+        label = cells[column].strip().lower()
+        if label not in self._labels:
+            self._missed = True
+            reasons.append(f"{column} {cells[column]!r} is none of the {len(self._labels)} emotions")
+        return label
+
+    def note(self) -> str:
+        """Return a line with all labels, if one was missed."""
+        return f"\nthe emotions are {', '.join(sorted(self._labels))}" if self._missed else ""
+
+
+def _read(
+    path: Path, columns: Sequence[str], make: _Reader[_Item], note: Callable[[], str], *, unique_ids: bool
+) -> list[_Item]:
+    """Return the items of all rows, or raise with all that is wrong, and a note at the end."""
     items: list[_Item] = []
     problems: list[Problem] = []
     texts: dict[str, int] = {}
@@ -211,7 +234,7 @@ def _read(path: Path, columns: Sequence[str], make: _Reader[_Item], *, unique_id
         if reasons:
             problems.append(Problem(path.name, row.line, "; ".join(reasons)))
     if problems:
-        raise StoriesError("\n".join(map(str, problems[:_SHOWN_PROBLEMS])) + _more(len(problems)))
+        raise StoriesError("\n".join(map(str, problems[:_SHOWN_PROBLEMS])) + _more(len(problems)) + note())
     if not items:
         raise StoriesError(f"{path}: there are no rows")
     return items
@@ -260,8 +283,3 @@ def _check_length(text: str, least: int, most: int, reasons: list[str]) -> None:
     count = len(words_of(text))
     if not least <= count <= most:
         reasons.append(f"the text has {count} words; {least} to {most} are needed")
-
-
-def _check_emotion(column: str, label: str, emotions: Collection[str], reasons: list[str]) -> None:
-    if label not in emotions:
-        reasons.append(f"{column} {label!r} is none of the {len(emotions)} emotions")

@@ -5,6 +5,9 @@
 `python -m attune_ensemble.music.musicgen.benchmark` is the same, where there is torch and transformers and little else.
 `ensemble/benchmarks/gpu.sh` calls it on a GPU.
 
+The slow rows, transformers' and on a GPU what runs without graphs, are measured last, of `--baseline-seconds` of a
+piece alone (column `s`): a run that is stopped has the engine's rows.
+
 Weights are random unless `--checkpoint` names a folder: speed does not depend on their values. All rows are of one run,
 on one machine, one after the other.
 

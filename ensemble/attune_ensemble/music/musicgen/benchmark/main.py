@@ -18,8 +18,8 @@ from attune_client.protocol.errors import AttuneError
 from attune_ensemble.music.musicgen.benchmark.machine import copy_bandwidth, describe
 from attune_ensemble.music.musicgen.benchmark.quality import Fidelity, fidelity_rows, fidelity_table
 from attune_ensemble.music.musicgen.benchmark.record import Record
-from attune_ensemble.music.musicgen.benchmark.report import decoder_table, draw, failure_list, part_table
-from attune_ensemble.music.musicgen.benchmark.rows import Measured, Setup, part_groups, row_groups
+from attune_ensemble.music.musicgen.benchmark.report import decoder_table, draw, failure_list, in_order, part_table
+from attune_ensemble.music.musicgen.benchmark.rows import Measured, Setup, baseline_groups, own_groups, part_groups
 from attune_ensemble.music.musicgen.loading import SIZES, TINY, Numerics
 from attune_ensemble.music.musicgen.threads import on_own_thread
 
@@ -41,7 +41,7 @@ def main(
         if options.read is not None:
             return _report(Record.read(options.read), options)
         device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        setup = Setup(options.size, options.checkpoint, device, options.repeats, options.budget)
+        setup = Setup(options.size, options.checkpoint, device, options.repeats, options.budget, options.baseline)
         return _check_quality(setup, options) if options.check_quality else _time(setup, options)
     except (AttuneError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -64,6 +64,14 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--threads", type=_at_least_one, metavar="N", help="CPU threads")
     add("--repeats", type=_at_least_one, default=3, metavar="N", help="counted runs of each row (3)")
     add("--budget", type=_positive, default=math.inf, metavar="S", help="no further run of a row after these seconds")
+    add(
+        "--baseline-seconds",
+        dest="baseline",
+        type=_positive,
+        default=math.inf,
+        metavar="S",
+        help="of a piece in the slow rows, transformers' and what has no graphs on a GPU: its first S seconds alone",
+    )
     add("--compile", dest="compiled", action="store_true", help="with torch.compile as well")
     add("--check-quality", action="store_true", help="compare faster numerics with float32 instead of timing")
     add(
@@ -141,13 +149,21 @@ def _check_quality(setup: Setup, options: argparse.Namespace) -> int:
 def _time(setup: Setup, options: argparse.Namespace) -> int:
     bandwidth = on_own_thread(lambda: copy_bandwidth(setup.device))
     record = Record.begun(f"MusicGen {setup.size}", describe(setup.device), bandwidth, options.record)
+
+    def measure(name: str, batch: int, seconds: float, rows: Iterable[Measured]) -> None:
+        where = f"{name}, batch {batch}, {seconds:g} s"
+        _measure(record, where, rows, record.add_row, lambda row: f"batch {row.batch}: {row.speed:.2f} s/s")
+
+    # The slow rows last, after all others of every size: a run that is stopped has what it is for.
+    sizes = [(batch, seconds) for seconds in options.lengths for batch in options.batches]
+    for size in sizes:
+        for name, rows in own_groups(setup, *size):
+            measure(name, *size, rows)
     for name, parts in part_groups(setup, options.lengths[0]):
         _measure(record, name, parts, record.add_part, lambda row: f"{1000 * row.wall_s:.1f} ms")
-    for seconds in options.lengths:
-        for batch in options.batches:
-            for name, rows in row_groups(setup, batch, seconds, compiled=options.compiled):
-                where = f"{name}, batch {batch}, {seconds:g} s"
-                _measure(record, where, rows, record.add_row, lambda row: f"batch {row.batch}: {row.speed:.2f} s/s")
+    for size in sizes:
+        for name, rows in baseline_groups(setup, *size, compiled=options.compiled):
+            measure(name, *size, rows)
     return _report(record, options)
 
 
@@ -172,6 +188,7 @@ def _measure(
 
 
 def _report(record: Record, options: argparse.Namespace) -> int:
+    record.rows = in_order(record.rows)
     if not options.as_json:
         print(f"{record.machine}; copy bandwidth {record.bandwidth / 1e9:.1f} GB/s\n")
         tables = [decoder_table(record.rows, record.bandwidth), part_table(record.parts)]

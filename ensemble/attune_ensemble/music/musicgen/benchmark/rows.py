@@ -36,7 +36,7 @@ from attune_ensemble.music.musicgen.state import BatchState, Piece
 from attune_ensemble.music.musicgen.stepping import Stepper
 from attune_ensemble.music.musicgen.threads import on_own_thread
 
-__all__ = ["EAGER", "PROMPT", "Measured", "Setup", "part_groups", "row_groups"]
+__all__ = ["EAGER", "PROMPT", "Measured", "Setup", "baseline_groups", "own_groups", "part_groups"]
 
 EAGER = "transformers generate, eager"
 """The row that all others are held against."""
@@ -44,14 +44,15 @@ EAGER = "transformers generate, eager"
 FRAME_RATE = 50
 PROMPT = "a calm piano piece, slow, in a major key, with soft strings"
 _MAX_TEXT = 64
-_WARM_UP_STEPS = 50
+_WARM_UP_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One row: `batch` pieces at a time, `audio_s` seconds of music in all, in `wall_s`.
 
-    `steps` is 0 where something else than a decoder's steps was timed.
+    `steps` is 0 where something else than a decoder's steps was timed. `seconds` is the length of a piece; of a slow
+    row only its first `timed_s` were made, unless that is 0.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Measured:
     bytes_per_step: int = 0
     memory: int = 0
     first_audio_s: tuple[float, ...] = ()
+    timed_s: float = 0.0
 
     @property
     def speed(self) -> float:
@@ -84,7 +86,8 @@ class Measured:
 class Setup:
     """What is measured, and where; each thing on a thread of its own, so that none slows down the next.
 
-    A row is run `repeats` times, but not again once that has taken `budget_s`.
+    A row is run `repeats` times, but not again once that has taken `budget_s`. Rows that are slow for want of graphs
+    make the first `baseline_s` seconds of a piece alone.
     """
 
     size: str
@@ -92,6 +95,7 @@ class Setup:
     device: str
     repeats: int
     budget_s: float = math.inf
+    baseline_s: float = math.inf
 
     @property
     def plain(self) -> Numerics:
@@ -137,12 +141,18 @@ Group = tuple[str, Iterator[Measured]]
 """Rows that share a model, by the name of what they share; nothing is done until they are asked for."""
 
 
-def row_groups(setup: Setup, batch: int, seconds: float, *, compiled: bool) -> Iterator[Group]:
-    """Everything that makes music, from transformers' eager generate, the baseline, to the whole engine."""
-    yield "transformers", _transformers_rows(setup, batch, seconds)
+def own_groups(setup: Setup, batch: int, seconds: float) -> Iterator[Group]:
+    """This project's rows, the whole engine first: what has to be there if the time runs out."""
     yield setup.plain, _own_rows(setup, setup.plain, batch, seconds)
     if setup.device == "cpu":
         yield "int8", _own_rows(setup, "int8", batch, seconds)
+
+
+def baseline_groups(setup: Setup, batch: int, seconds: float, *, compiled: bool) -> Iterator[Group]:
+    """What they are held against, all of it slow; transformers' eager generate is the baseline."""
+    yield "transformers", _transformers_rows(setup, batch, seconds)
+    if setup.device != "cpu":
+        yield f"{setup.plain} without graphs", _uncaptured_row(setup, batch, seconds)
     if compiled and setup.device != "cpu":  # without graphs' buckets of context every step would be compiled anew
         yield "this project, torch.compile", _compiled_row(setup, batch, seconds)
     if compiled:
@@ -179,8 +189,8 @@ def _transformers_model(setup: Setup, batch: int) -> tuple[Any, Tensor]:
 
 def _transformers_row(setup: Setup, model: Any, prompts: Tensor, name: str, seconds: float, **options: Any) -> Measured:
     """Transformers' generate of tokens for prompts [B, T]; its codec is left out."""
-    shape = model.decoder.config
-    steps = DelayPattern(shape.num_codebooks, shape.audio_channels, shape.vocab_size).steps(round(seconds * FRAME_RATE))
+    shape, timed_s = model.decoder.config, min(seconds, setup.baseline_s)
+    steps = DelayPattern(shape.num_codebooks, shape.audio_channels, shape.vocab_size).steps(round(timed_s * FRAME_RATE))
     sampling = {"do_sample": True, "top_k": 250, "guidance_scale": 3.0}
 
     def run(steps: int = steps) -> None:
@@ -191,7 +201,7 @@ def _transformers_row(setup: Setup, model: Any, prompts: Tensor, name: str, seco
         # Without graphs a few steps have met everything there is; on a GPU a whole piece takes ten seconds.
         is_compiled = "forward" in vars(model.decoder)
         wall_s = setup.median_s(run, None if is_compiled else partial(run, min(steps, _WARM_UP_STEPS)))
-    return _row(setup, name, len(prompts), seconds, wall_s, steps, model.decoder)
+    return _row(setup, name, len(prompts), seconds, wall_s, steps, model.decoder, timed_s=timed_s)
 
 
 @contextmanager
@@ -210,12 +220,20 @@ def _without_codec(model: Any) -> Iterator[None]:
 def _own_rows(setup: Setup, numerics: Numerics, batch: int, seconds: float) -> Iterator[Measured]:
     reset_memory(setup.device)
     parts = setup.parts(numerics)
-    yield _stepping_row(setup, parts, f"static cache, fused, {numerics}", batch, seconds, graphs=False)
-    if setup.device != "cpu":
-        yield _stepping_row(setup, parts, "the same, CUDA graphs", batch, seconds, graphs=True)
-    if is_fusible(parts.decoder):
-        yield _stepping_row(setup, parts, "CUDA graphs of its own kernels", batch, seconds, graphs=True, fused=True)
     yield from _engine_rows(setup, parts, numerics, batch, seconds)
+    if is_fusible(parts.decoder):
+        name = f"CUDA graphs of its own kernels, {numerics}"
+        yield _stepping_row(setup, parts, name, batch, seconds, graphs=True, fused=True)
+    if setup.device == "cpu":
+        yield _stepping_row(setup, parts, f"static cache, fused, {numerics}", batch, seconds, graphs=False)
+    else:
+        yield _stepping_row(setup, parts, f"CUDA graphs, {numerics}", batch, seconds, graphs=True)
+
+
+def _uncaptured_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
+    reset_memory(setup.device)
+    parts, name = setup.parts(setup.plain), f"static cache, fused, {setup.plain}"
+    yield _stepping_row(setup, parts, name, batch, seconds, graphs=False, limit_s=setup.baseline_s)
 
 
 def _compiled_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured]:
@@ -227,10 +245,19 @@ def _compiled_row(setup: Setup, batch: int, seconds: float) -> Iterator[Measured
 
 
 def _stepping_row(
-    setup: Setup, parts: Parts, name: str, batch: int, seconds: float, *, graphs: bool, fused: bool = False
+    setup: Setup,
+    parts: Parts,
+    name: str,
+    batch: int,
+    seconds: float,
+    *,
+    graphs: bool,
+    fused: bool = False,
+    limit_s: float = math.inf,
 ) -> Measured:
-    """The step in a bare loop, without the codec."""
-    frames, shape = round(seconds * FRAME_RATE), parts.decoder.shape
+    """The step in a bare loop, without the codec; of a piece only its first `limit_s`."""
+    timed_s = min(seconds, limit_s)
+    frames, shape = round(timed_s * FRAME_RATE), parts.decoder.shape
     state = on_own_thread(lambda: BatchState(parts.decoder, batch, frames + shape.codebooks, _MAX_TEXT))
     steps = state.pattern.steps(frames)
     stepper = on_own_thread(lambda: Stepper(state, graphs=None if graphs else False, fused=fused))
@@ -245,7 +272,7 @@ def _stepping_row(
             stepper.step(batch, position + 1)
 
     wall_s = setup.median_s(run, partial(run, min(steps, _WARM_UP_STEPS)))
-    return _row(setup, name, batch, seconds, wall_s, steps, parts.decoder)
+    return _row(setup, name, batch, seconds, wall_s, steps, parts.decoder, timed_s=timed_s)
 
 
 def _engine_rows(setup: Setup, parts: Parts, numerics: str, batch: int, seconds: float) -> Iterator[Measured]:
@@ -260,7 +287,7 @@ def _engine_rows(setup: Setup, parts: Parts, numerics: str, batch: int, seconds:
         yield _row(setup, name, batch, seconds, wall_s, steps, parts.decoder, first_audio_s=first_s)
         lengths = [seconds, seconds / 2] * batch
         wall_s, first_s = _play(setup, engine, lengths)
-        name = f"the same, {2 * batch} requests of two lengths"
+        name = f"the engine, {numerics}, {2 * batch} requests of two lengths"
         memory = memory_in_use(setup.device)
         yield Measured(name, batch, seconds, sum(lengths), wall_s, memory=memory, first_audio_s=first_s)
     finally:
@@ -290,10 +317,13 @@ def _row(
     wall_s: float,
     steps: int,
     decoder: Any,
+    *,
+    timed_s: float | None = None,
     first_audio_s: tuple[float, ...] = (),
 ) -> Measured:
     traffic, memory = _traffic(decoder, batch, steps), memory_in_use(setup.device)
-    return Measured(name, batch, seconds, batch * seconds, wall_s, steps, traffic, memory, first_audio_s)
+    made_s = seconds if timed_s is None else timed_s
+    return Measured(name, batch, seconds, batch * made_s, wall_s, steps, traffic, memory, first_audio_s, made_s)
 
 
 def _traffic(decoder: Any, batch: int, steps: int) -> int:

@@ -39,6 +39,31 @@ def _wait(PDL: tl.constexpr):
 
 
 @triton.jit
+def _fetch(ahead, SHARE: tl.constexpr, TOTAL: tl.constexpr):
+    """Let the copy engine bring this program's share, in bytes, of `ahead` into the L2 cache."""
+    if SHARE > 0:
+        programs = tl.num_programs(0)
+        program = tl.program_id(0) + programs * (tl.program_id(1) + tl.num_programs(1) * tl.program_id(2))
+        begin = program * SHARE
+        if begin < TOTAL:
+            tl.inline_asm_elementwise(
+                """{
+                .reg .pred first;
+                .reg .b32 thread;
+                mov.u32 thread, %tid.x;
+                setp.eq.u32 first, thread, 0;
+                @first cp.async.bulk.prefetch.L2.global [$1], $2;
+                mov.u32 $0, 0;
+                }""",
+                "=r,l,r",
+                [ahead.to(tl.int64) + begin, tl.minimum(TOTAL - begin, SHARE)],
+                dtype=tl.int32,
+                is_pure=False,
+                pack=1,
+            )
+
+
+@triton.jit
 def embed(
     history, position, table, places, hidden, running, columns, WIDTH: tl.constexpr, CODEBOOKS: tl.constexpr,
     ENTRIES: tl.constexpr, BLOCK: tl.constexpr,
@@ -192,15 +217,16 @@ def _attended(query, keys, values, begin, end, first_keys, first_values, HEAD: t
 
 @triton.jit
 def self_attention(
-    projected, cache, position, running, out, partial, partial_weight, arrived, room, scale, HEADS: tl.constexpr,
-    HEAD: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_T: tl.constexpr,
-    PDL: tl.constexpr,
+    projected, cache, position, running, out, partial, partial_weight, arrived, ahead, room, scale,
+    HEADS: tl.constexpr, HEAD: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_T: tl.constexpr, SHARE: tl.constexpr, TOTAL: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """out [S, 2, D]: every row's attention to its music so far and to itself, whose keys and values go into the cache.
 
     projected [S, 2, 3, H, E]; cache [S, 2, 2, H, room, E]. Programs: (2 S, H, SPLITS). Of several splits each leaves
     its part in `partial` [2 S, H, SPLITS, E], and its highest score and mass in `partial_weight` [2 S, H, SPLITS, 2];
-    the last one to arrive, by `arrived` [2 S, H], puts them together.
+    the last one to arrive, by `arrived` [2 S, H], puts them together. Meanwhile TOTAL bytes of `ahead`, SHARE of them
+    for each program, are fetched into the cache for a kernel that comes later.
     """
     row, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot = row // 2
@@ -220,6 +246,7 @@ def self_attention(
     where = at[:, None] * HEAD + element[None, :]
     first_keys = tl.load(keys + where, mask=there, other=0.0)
     first_values = tl.load(values + where, mask=there, other=0.0)
+    _fetch(ahead, SHARE, TOTAL)
     _wait(PDL)
     if runs:
         own = projected + (row * 3 * HEADS + head) * HEAD + element

@@ -31,6 +31,8 @@ _WARP = 32 * _LANE
 _SHARED_WEIGHTS = 1 << 15
 """Weights that one program holds where its warps share the rows: 64 KiB."""
 _TEXT_BLOCK = 64
+_LINE = 128
+"""Bytes of a line of the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Tuning:
     `few`: the most rows that are computed without tensor cores. `warps`: outputs of a program there. `held`: chunks of
     256 inputs whose weights are in registers before the rows are known. `block`: positions that a program of
     self-attention reads at a time; `few_block` where rows are few, one block a program. `overlap`: programmatic
-    dependent launch, from compute capability 9.0 on.
+    dependent launch, and weights fetched into the cache, from compute capability 9.0 on.
     """
 
     few: int = 4
@@ -97,6 +99,10 @@ class FusedStep:
             hidden, layer.query_key_value, buffers.projected[:rows].flatten(0, 1), norm=layer.self_attention_norm
         )
         splits, block = self._blocks(rows, used)
+        programs = 2 * rows * shape.heads * splits
+        # cuBLAS does not fetch in advance; and the loop over the positions is compiled with more of its loads in flight
+        # (`ensemble/benchmarks/README.md`). Few rows were no faster.
+        ahead = _bytes(layer.expand.weight) if self._tuning.overlap and 2 * rows > self._tuning.few else 0
         cache = state.cache.music[index]
         self._launch(
             kernels.self_attention,
@@ -109,6 +115,7 @@ class FusedStep:
             buffers.partial,
             buffers.partial_weight,
             buffers.arrived,
+            layer.expand.weight,
             cache.shape[4],
             shape.head_width**-0.5,
             HEADS=shape.heads,
@@ -117,6 +124,8 @@ class FusedStep:
             BLOCK_S=triton.next_power_of_2(splits),
             BLOCK_E=triton.next_power_of_2(shape.head_width),
             BLOCK_T=block,
+            SHARE=triton.cdiv(ahead, programs * _LINE) * _LINE,
+            TOTAL=ahead,
             num_warps=8 if block >= 128 else 4,
         )
         self._linear(buffers.attended[:rows].flatten(0, 1), layer.self_attention_output, hidden, residual=True)
@@ -324,6 +333,11 @@ def _plan(inputs: int, *, shared: bool, tuning: Tuning) -> _Plan:
     chunk = min(warps * _WARP, padded)
     outputs = max(1, min(8, _SHARED_WEIGHTS // padded))
     return _Plan(outputs, chunk, triton.cdiv(inputs, chunk), warps, shared=True)
+
+
+def _bytes(weight: Tensor) -> int:
+    """As many bytes as the copy engine takes: a multiple of 16."""
+    return weight.numel() * weight.element_size() // 16 * 16
 
 
 def _behind_norms(decoder: Decoder) -> Iterator[nn.Linear]:

@@ -1,0 +1,31 @@
+"""How the server gives memory back, and its models do not have to.
+
+Triton keeps the bytes of the responses of a stream until its end, in pieces of any size, after which glibc's heap has
+gaps and gives nothing back: 150 MB after ten minutes of music. Where every piece of 128 KiB or more is mapped by
+itself, all of it is given back (`SERVER`). The models inherit that environment and would pay dearly, with half as much
+time again for Whisper and twice as much for the composer: they begin by taking the limit back (`restore`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["POOL_SIZE", "SERVER", "restore"]
+
+SERVER = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
+"""Environment of the server (mallopt(3))."""
+
+POOL_SIZE = 0
+"""Messages of gRPC that Triton keeps for later ones."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_USUAL_BYTES = 32 * 2**20
+"""What glibc's own, moving limit comes to in a process that handles large arrays."""
+
+
+def restore() -> None:
+    """Let this process, a model's, allocate as usual."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # not every C library has it
+        libc.mallopt(_M_MMAP_THRESHOLD, _USUAL_BYTES)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _USUAL_BYTES)
