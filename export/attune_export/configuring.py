@@ -70,5 +70,6 @@ def _conflict(profile: Profile, states: States, other: Profile) -> str:
     ours, its = ("have an encoder in common", "share nothing") if states else ("share nothing", "have an encoder")
     return (
         f"the regressors of the {profile} profile {ours}, those of {other} in this repository {its}: "
-        f"export one of them to a repository of its own (--repository; `python -m attune_export.repository_config` writes one)"
+        "export one of them to a repository of its own, which `python -m attune_export.repository_config` writes "
+        "(--repository)"
     )

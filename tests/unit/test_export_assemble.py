@@ -386,7 +386,7 @@ def test_a_broken_off_export_is_not_served_and_says_what_puts_it_right(repositor
 
 def test_an_export_that_fails_before_it_changed_anything_leaves_what_is_served(repository, small_plan):
     assemble(repository, console=quiet())
-    small_plan.made_from, small_plan.fails = "two", "valence"
+    small_plan.made_from, small_plan.fails = "two", "emotion_encoder"
     with pytest.raises(KeyboardInterrupt):
         assemble(repository, console=quiet())
     check_repository(repository)

@@ -16,13 +16,8 @@ import torch
 from torch import nn
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
-from attune_client.protocol.models import (
-    AROUSAL_DOMINANCE_MODEL,
-    EMOTION_CLASSIFIER,
-    NUM_EMOTIONS,
-    SENTENCE_ENCODER,
-    VALENCE_MODEL,
-)
+from attune_client.protocol.models import EMOTION_CLASSIFIER, NUM_EMOTIONS, SENTENCE_ENCODER
+from attune_export.cut import specs_at
 from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
@@ -39,6 +34,8 @@ from attune_training.emotion_map import EmotionClassifier
 from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
 from attune_weights import WeightsError, fetch
 
+VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL = (specs_at({})[name] for name in ("valence", "arousal_dominance"))
+"""The regressors as they are where they share nothing: uncut."""
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
 SMALL = {"width": 32, "num_layers": 1, "num_heads": 2, "feedforward": 64, "conv_channels": 16}
 HUBERT = AudioTowerConfig(kind="hubert", position_kernel=8, position_groups=2, **SMALL)
