@@ -34,6 +34,7 @@ from attune_export.assemble import assemble
 from attune_export.comparison import find_cut
 from attune_export.cut import EMBEDDING, SHIPPED, State, read_states, specs_at, write_states
 from attune_export.errors import ExportError
+from attune_export.floor import Cost, cut_of_towers, floor_of, measure
 from attune_export.onnx_export import Sizes, export_model, random_inputs
 from attune_export.parts import Part
 from attune_export.regressor import split
@@ -230,6 +231,42 @@ def encoded(served: LocalModels, repository: Path, tensors: dict, model: str) ->
 def taken(repository: Path, model: str, tensors: dict) -> dict:
     config = parse((repository / config_path(model, EMBEDDED)).read_text())
     return {tensor.name: tensors[tensor.name] for tensor in config.input}
+
+
+# The floor
+
+
+def test_the_floor_counts_products_attention_and_the_weights_that_are_read():
+    """Counted by hand for one linear layer over embeddings, and attention between them."""
+
+    class Toy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.layer, self.unused = nn.Embedding(100, 8), nn.Linear(8, 4), nn.Linear(8, 8)
+
+        def forward(self, input_ids):
+            hidden = self.layer(self.words(input_ids))
+            return nn.functional.scaled_dot_product_attention(hidden, hidden, hidden)
+
+    with torch.device("meta"):
+        cost = measure(Toy().eval(), {"input_ids": torch.ones(1, 5, dtype=torch.long)})
+    assert cost == Cost(operations=2 * 5 * 8 * 4 + 2 * (2 * 5 * 5 * 4), weight_bytes=4 * (5 * 8 + 8 * 4 + 4))
+
+
+@pytest.mark.parametrize("shares_streams", [False, True])
+def test_the_parts_of_the_floor_add_up_to_the_whole(shares_streams):
+    with torch.device("meta"):
+        configs = [replace(tiny_config(target, "hubert"), lora=None) for target in ("valence", "arousal_dominance")]
+        models = [build_regressor(config, None).eval() for config in configs]
+    cut = cut_of_towers(models[0], shares_streams)
+    short, long = (floor_of(models, cut, duration_s) for duration_s in (2.0, 8.0))
+    for floor in (short, long):
+        for own, whole in zip(floor.own, floor.whole, strict=True):
+            assert floor.shared.operations + own.operations == whole.operations
+            assert floor.shared.weight_bytes + own.weight_bytes == whole.weight_bytes
+    assert long.shared.operations > 3 * short.shared.operations
+    width, frames, tokens = (16 if shares_streams else 32), 99, 8
+    assert short.state_bytes == 4 * (frames * width + tokens * (16 if shares_streams else 24))
 
 
 # What is known of a cut without the models

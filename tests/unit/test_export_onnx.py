@@ -17,7 +17,7 @@ from torch import nn
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
 from attune_client.protocol.models import EMOTION_CLASSIFIER, NUM_EMOTIONS, SENTENCE_ENCODER
-from attune_export.cut import specs_at
+from attune_export.cut import SHIPPED, specs_at
 from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
@@ -254,6 +254,9 @@ def test_the_engine_script_covers_every_size_that_is_served():
     assert "--minShapes=waveform:1x400,num_samples:1x1,input_ids:1x2,attention_mask:1x2" in script
     assert "--maxShapes=waveform:16x128000,num_samples:16x1,input_ids:16x512,attention_mask:16x512" in script
     assert "--onnx=model.tensorrt.onnx" in script
+    behind = build_script(specs_at(SHIPPED)["valence"], "model.tensorrt.onnx", "0" * 64)
+    assert "--minShapes=audio_state:1x1x256,num_samples:1x1,text_state:1x2x256,attention_mask:1x2" in behind
+    assert "--maxShapes=audio_state:16x400x256,num_samples:16x1,text_state:16x512x256,attention_mask:16x512" in behind
     classifier = build_script(EMOTION_CLASSIFIER, "model.tensorrt.onnx", "0" * 64)
     assert "--maxShapes=valence:256x1,arousal_dominance:256x2" in classifier
 
