@@ -7,7 +7,7 @@ The two are compared, and where they compute the same from the inputs on, that p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from attune_export.onnx_export import Sizes
+    from attune_training.models.cut import Cut
     from attune_training.models.regressor import Regressor
 
 __all__ = ["REGRESSORS", "TOWERS", "TowerKinds", "regressor", "split", "tower_kinds"]
@@ -155,12 +156,16 @@ def _split_of(sources: _Sources, made_from: str) -> _Split:
     return split(models)
 
 
-def split(models: list[Regressor]) -> _Split:
-    """Cut regressors, in the order of `REGRESSORS` and with merged adapters, where they begin to differ."""
+def split(models: Sequence[Regressor]) -> _Split:
+    """Cut regressors, in the order of `REGRESSORS` and with merged adapters, where they begin to differ.
+
+    Of what is shared as a whole the models then have one copy.
+    """
     from attune_export.comparison import find_cut
     from attune_training.models.cut import Head, SharedEncoder
 
     cut = find_cut(models)
+    _free_copies(models, cut)
     states = {name: State(behind, width) for name, (behind, width) in cut.states(models[0]).items()}
     modules: dict[str, nn.Module] = {
         spec.name: Head(model, cut) for spec, model in zip(REGRESSORS, models, strict=True)
@@ -168,6 +173,22 @@ def split(models: list[Regressor]) -> _Split:
     if states:
         modules[EMOTION_ENCODER.name] = SharedEncoder(models[0], cut)
     return _Split({name: module.eval() for name, module in modules.items()}, specs_at(states), states)
+
+
+def _free_copies(models: Sequence[Regressor], cut: Cut) -> None:
+    """Let the models have one copy of the streams that lie in front of the cut as a whole: half of all memory."""
+    from attune_training.models.cut import audio_steps, text_steps
+    from attune_training.models.regressor import AUDIO_STREAM, TEXT_STREAM
+
+    first, *others = models
+    whole: list[str] = []
+    if cut.pooled or cut.audio == len(audio_steps(first)) - 1:
+        whole += AUDIO_STREAM
+    if cut.pooled or cut.text == len(text_steps(first)) - 1:
+        whole += TEXT_STREAM
+    for other in others:
+        for name in whole:
+            setattr(other, name, getattr(first, name))
 
 
 def _folder(spec: ModelSpec, options: ExportOptions) -> Path:
