@@ -28,7 +28,8 @@ COUNTER = """name: "counter"
 input { name: "word" data_type: TYPE_STRING dims: 1 }
 input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
-model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow" } }"""
+model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow,echo" } }
+parameters { key: "calls_streaming" value { string_value: "slow" } }"""
 CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER)}
 
 

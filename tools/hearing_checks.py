@@ -18,12 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from attune_client.protocol.models import MODELS
+from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.speech.audio import decode_speech
 from attune_ensemble.speech.segmentation import Span, stack
-from attune_ensemble.speech.tokens import TextTokenizer
 from attune_ensemble.speech.transcription import Transcriber
 
 MODEL_FOLDER = Path("model_repository")
@@ -62,26 +60,20 @@ def sentence(file: Path) -> str:
 
 def voice(folders: Sequence[Path]) -> None:
     """Correlation of the regressors with the targets: with the words, without, and with wrong words."""
-    tokenizer = TextTokenizer(MODEL_FOLDER / "text_tokenizer" / "1" / "tokenizers" / "regressors.json")
-    sessions = [
-        (name, onnxruntime.InferenceSession(MODEL_FOLDER / name / "1" / "model.onnx"))
-        for name in ("valence", "arousal_dominance")
-    ]
+    models = LocalModels(MODEL_FOLDER)
     files = sorted(folders[0].glob("*-0[12]-0[12]-01-2[1-4].flac"))[::2]
     target = np.array([TARGETS[file.stem.split("-")[2]] for file in files])
     for label, words in (("words", None), ("none", ""), ("Thank you.", "Thank you.")):
         rows = []
         for file in files:
             waveform = decode_speech(file.read_bytes())
-            tokens = tokenizer([f"{sentence(file)}." if words is None else words])
+            text = f"{sentence(file)}." if words is None else words
             inputs = {
                 "waveform": stack(waveform, [Span(0, len(waveform))]),
                 "num_samples": np.array([[len(waveform)]]),
-                "input_ids": tokens.input_ids,
-                "attention_mask": tokens.attention_mask,
+                "transcript": np.array([[text.encode()]], dtype=np.object_),
             }
-            assert set(inputs) == {tensor.name for tensor in MODELS["valence"].inputs}
-            rows.append(np.concatenate([session.run(None, inputs)[0][0] for _, session in sessions]))
+            rows.append(models.call("emotion_recognition", inputs)["vad"][0])
         predicted = np.array(rows)
         print(label, [round(np.corrcoef(predicted[:, i], target[:, i])[0, 1], 3) for i in range(3)], len(files))
 

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from attune_client.protocol.models import MUSIC_GENERATOR
 from attune_client.protocol.profiles import EMBEDDED, ENGINE_FILE, ENGINE_SCRIPT, Profile
+from attune_export.configuring import configure, restore_encoder
 from attune_export.models.registry import SERVED_MODELS
 from attune_export.parts import NO_MUSICGEN, ExportOptions, Part
 from attune_export.placing import Placed, is_at_hand, place, version_folder
@@ -65,6 +66,7 @@ def assemble(
     parts = plan(
         repository, profile=profile, artifacts=artifacts, emotion_map=emotion_map, musicgen=musicgen, bart=bart
     )
+    restore_encoder(repository, parts)
     for part in parts:
         version_folder(repository, part)
     with _export_lock(repository, console):
@@ -72,6 +74,7 @@ def assemble(
         ready = [part for part in parts if no_music is None or part.model != MUSIC_GENERATOR.name]
         record = ExportRecord(repository, profile, parts, command)
         placed = [_report(repository, part, profile, force, record, console) for part in ready]
+        configure(repository, profile, record)
         if no_music is not None:
             record.mark_unfinished(f"{MUSIC_GENERATOR.name} is missing; --musicgen {NO_MUSICGEN} does without")
             raise WeightsError(_without_music(no_music, profile, command)) from no_music

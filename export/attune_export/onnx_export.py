@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "CHECK_SIZES",
     "OPSET",
     "TOLERANCE",
+    "Draw",
     "ExportReport",
     "SentenceEncoder",
     "Sizes",
@@ -52,8 +54,9 @@ MAX_IR_VERSION = 10
 """Newest IR version that onnxruntime 1.20 reads, the oldest one in the supported NVIDIA images."""
 
 TOLERANCE = 1e-4
-"""Tolerated absolute deviation of an export from PyTorch; outputs are of the order of 1."""
+"""Tolerated deviation of an export from PyTorch; outputs are of the order of 1, or compared in units of their own."""
 
+_FRAMES_PER_S = 50  # of a state of voice, at most
 _MIN_TOKENS = 2  # those that open and close a text
 _FIRST_WORD, _LAST_WORD = 1000, 30_000  # of BERT's and MPNet's vocabulary; ids below 1000 are punctuation and unused
 
@@ -65,6 +68,7 @@ class Sizes:
     batch: int
     samples: int = SPEECH_SAMPLE_RATE
     tokens: int = 8
+    frames: int = _FRAMES_PER_S
 
 
 CHECK_SIZES = (
@@ -76,10 +80,17 @@ CHECK_SIZES = (
 )
 """Smallest, typical, longest and odd sizes, and a text of maximum length."""
 
-_RANGES = {"samples": (MIN_SAMPLES, int(MAX_SEGMENT_S * SPEECH_SAMPLE_RATE)), "tokens": (_MIN_TOKENS, MAX_TOKENS)}
-_AXES = {"waveform": "samples"} | dict.fromkeys(
-    ("input_ids", "attention_mask", "sentence_ids", "sentence_mask"), "tokens"
+_RANGES = {
+    "samples": (MIN_SAMPLES, int(MAX_SEGMENT_S * SPEECH_SAMPLE_RATE)),
+    "tokens": (_MIN_TOKENS, MAX_TOKENS),
+    "frames": (1, int(MAX_SEGMENT_S * _FRAMES_PER_S)),
+}
+_AXES = {"waveform": "samples", "audio_state": "frames"} | dict.fromkeys(
+    ("input_ids", "attention_mask", "text_state", "sentence_ids", "sentence_mask"), "tokens"
 )
+
+Draw = Callable[[Sizes, int], dict[str, Tensor]]
+"""Draws inputs of the given sizes by a seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +173,12 @@ def export_model(
     *,
     sizes: Sequence[Sizes] = CHECK_SIZES,
     tolerance: float = TOLERANCE,
+    draw: Draw | None = None,
 ) -> ExportReport:
     """Export `module` as the declared model `spec` to the file `target`.
 
-    The file is created only after `check_graph` and `check_export` have passed.
+    The file is created only after `check_graph` and `check_export` have passed. `draw` draws the inputs that it is
+    traced and compared with; None: `random_inputs` of the model.
 
     Raises:
         ExportError: the export or a check failed, or a weight is not finite; the message names the model and the
@@ -174,11 +187,11 @@ def export_model(
     """
     _check_weights(module, spec)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as partial:
-        _export(module.eval(), spec, partial)
-        check_graph(partial, spec)
-        deviation = check_export(partial, module, spec, sizes=sizes, tolerance=tolerance)
-        size_bytes = partial.stat().st_size
+    with whole_file(target) as unchecked:
+        _export(module.eval(), spec, unchecked, draw or partial(random_inputs, spec))
+        check_graph(unchecked, spec)
+        deviation = check_export(unchecked, module, spec, sizes=sizes, tolerance=tolerance, draw=draw)
+        size_bytes = unchecked.stat().st_size
     return ExportReport(deviation, size_bytes)
 
 
@@ -189,8 +202,8 @@ def _check_weights(module: nn.Module, spec: ModelSpec) -> None:
             raise ExportError(f"{spec.name}: the weight '{name}' holds values that are not finite numbers")
 
 
-def _export(module: nn.Module, spec: ModelSpec, path: Path) -> None:
-    inputs = random_inputs(spec, Sizes(batch=2, samples=16_000, tokens=8))
+def _export(module: nn.Module, spec: ModelSpec, path: Path, draw: Draw) -> None:
+    inputs = draw(Sizes(batch=2, samples=16_000, tokens=8), 0)
     try:
         with torch.no_grad(), _quiet():
             program = torch.onnx.export(
@@ -207,6 +220,7 @@ def _export(module: nn.Module, spec: ModelSpec, path: Path) -> None:
         raise ExportError(f"{spec.name} cannot be exported to ONNX: {error}") from error
     assert program is not None  # it is None for the legacy exporter only
     _free_public_names(program)
+    _name_output_axes(program, spec)
     program.save(path, external_data=False)
 
 
@@ -220,6 +234,14 @@ def _free_public_names(program: torch.onnx.ONNXProgram) -> None:
             value.name = f"inner_{value.name}"
 
 
+def _name_output_axes(program: torch.onnx.ONNXProgram, spec: ModelSpec) -> None:
+    """Name the outputs' axes as declared: one whose size follows from an input's has a formula for a name."""
+    for tensor, value in zip(spec.outputs, program.model.graph.outputs, strict=True):
+        for axis, name in axis_names(tensor).items():
+            if value.shape is not None and not isinstance(value.shape[axis], int):
+                value.shape[axis] = name
+
+
 def _dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, Dim]]:
     """Return the dynamic axes of every input, axis 0 being the batch, with their names and ranges."""
     ranges = {name: axis_range(spec, name) for name in ("batch", *_RANGES)}
@@ -231,7 +253,7 @@ def _dynamic_shapes(spec: ModelSpec) -> dict[str, dict[int, Dim]]:
 
 
 def axis_range(spec: ModelSpec, name: str) -> tuple[int, int]:
-    """Return smallest and largest size of a named axis: `batch`, `samples` or `tokens`."""
+    """Return smallest and largest size of a named axis: `batch`, `samples`, `tokens` or `frames`."""
     return (1, spec.max_batch_size) if name == "batch" else _RANGES[name]
 
 
@@ -304,8 +326,11 @@ def check_export(
     *,
     sizes: Sequence[Sizes] = CHECK_SIZES,
     tolerance: float = TOLERANCE,
+    draw: Draw | None = None,
 ) -> float:
     """Compare onnxruntime with PyTorch at every size; return the largest absolute deviation.
+
+    `draw` draws the inputs; None: `random_inputs` of the model.
 
     Raises:
         ExportError: the deviation is above `tolerance` or NaN, onnxruntime fails, or an output is not finite; the
@@ -315,13 +340,19 @@ def check_export(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return max(_deviation(session, module, spec, point, tolerance) for point in sizes)
+    draw = draw or partial(random_inputs, spec)
+    return max(_deviation(session, module, spec, point, tolerance, draw) for point in sizes)
 
 
 def _deviation(
-    session: onnxruntime.InferenceSession, module: nn.Module, spec: ModelSpec, sizes: Sizes, tolerance: float
+    session: onnxruntime.InferenceSession,
+    module: nn.Module,
+    spec: ModelSpec,
+    sizes: Sizes,
+    tolerance: float,
+    draw: Draw,
 ) -> float:
-    inputs = random_inputs(spec, sizes, seed=sizes.batch)
+    inputs = draw(sizes, sizes.batch)
     expected = _original(module, inputs)
     for tensor, values in zip(spec.outputs, expected, strict=True):
         if not np.isfinite(values).all():
@@ -330,7 +361,7 @@ def _deviation(
         got = session.run([tensor.name for tensor in spec.outputs], _as_numpy(inputs))
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise ExportError(f"{spec.name}: onnxruntime fails at {sizes}: {error}") from error
-    deviations = [_largest_difference(ours, theirs) for ours, theirs in zip(got, expected, strict=True)]
+    deviations = [_largest_difference(*values) for values in zip(spec.outputs, got, expected, strict=True)]
     for tensor, deviation in zip(spec.outputs, deviations, strict=True):
         if not deviation <= tolerance:  # so that NaN fails too
             raise ExportError(
@@ -340,8 +371,12 @@ def _deviation(
     return max(deviations)
 
 
-def _largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+def _largest_difference(tensor: TensorSpec, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the largest absolute difference; of a tensor without limits, in units of its largest value if above 1."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    scale = 1.0 if tensor.limits is not None else max(1.0, float(np.abs(theirs).max()))
+    return float(np.abs(ours - theirs).max()) / scale
 
 
 def _original(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[np.ndarray]:

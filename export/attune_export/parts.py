@@ -18,6 +18,8 @@ from attune_weights import fetch
 if TYPE_CHECKING:
     from torch import nn
 
+    from attune_export.onnx_export import Draw
+
 __all__ = [
     "MPNET",
     "NO_BART",
@@ -111,12 +113,14 @@ def copied_weights(spec: ModelSpec, weights: str, places: dict[str, str]) -> Par
     return Part(spec.name, digests_of_weights(weights) | places, (weights,), build, shared=True)
 
 
-def export_graph(module: nn.Module, spec: ModelSpec, target: Path) -> float:
+def export_graph(module: nn.Module, spec: ModelSpec, target: Path, draw: Draw | None = None) -> float:
     """Export `module` to ONNX in the folder `target`; returns the largest deviation from PyTorch.
+
+    `draw` draws the inputs of the comparison; None: they are random.
 
     Raises:
         ExportError: the export failed, or deviates too far.
     """
     from attune_export.onnx_export import export_model
 
-    return export_model(module, spec, target / MODEL_FILE).max_deviation
+    return export_model(module, spec, target / MODEL_FILE, draw=draw).max_deviation

@@ -18,6 +18,7 @@ from typing import Any
 
 from attune_client.protocol import ModelSpec
 from attune_client.protocol.profiles import (
+    CUT_FILE,
     EMBEDDED,
     ENGINE_FILE,
     ENGINE_SCRIPT,
@@ -29,6 +30,7 @@ from attune_client.protocol.profiles import (
     exported_name,
     plain_name,
 )
+from attune_export.cut import read_states, specs_at
 from attune_export.digests import files_below
 from attune_export.errors import ExportError
 from attune_export.parts import VERSION_DIR, Part
@@ -190,6 +192,10 @@ def _renew_engine_script(folder: Path, spec: ModelSpec, profile: Profile) -> Non
     from attune_export.tensorrt import build_script
 
     graph = folder / exported_name(MODEL_FILE, profile)
+    if not graph.is_file():  # an encoder of regressors that share nothing
+        return
+    states = read_states(folder / exported_name(CUT_FILE, profile))
+    spec = spec if states is None else specs_at(states)[spec.name]
     script, text = folder / ENGINE_SCRIPT, build_script(spec, graph.name, sha256_of(graph))
     if script.is_file() and script.read_text(encoding="utf-8") == text:
         return

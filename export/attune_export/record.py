@@ -45,6 +45,10 @@ class ExportRecord:
             self._write(reason)
         self._unfinished = reason
 
+    def leave_out(self, model: str) -> None:
+        """Leave out a part that turned out to be none."""
+        self._parts.pop(model, None)
+
     def finish(self) -> None:
         """Mark the export as finished."""
         self._write("")

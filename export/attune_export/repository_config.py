@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from attune_client.protocol import models as protocol
 from attune_client.protocol.profiles import ENGINE_FILE, MODEL_FILE, PROFILES, Profile, config_path, exported_name
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_export.cut import SHIPPED, States, specs_at
 from attune_export.models.registry import SERVED_MODELS
 from attune_export.served_model import Kind, ServedModel, Settings
 
@@ -33,9 +34,10 @@ _DTYPES = {
 }
 
 
-def model_config(name: str, profile: Profile) -> pb.ModelConfig:
-    """Return the configuration of one model in one profile."""
+def model_config(name: str, profile: Profile, states: States = SHIPPED) -> pb.ModelConfig:
+    """Return the configuration of one model in one profile, for regressors that are cut at `states`."""
     model = SERVED_MODELS[name]
+    model = replace(model, spec=specs_at(states).get(name, model.spec))
     config = pb.ModelConfig(name=name, max_batch_size=model.spec.max_batch_size)
     config.input.extend(_input(tensor) for tensor in model.spec.inputs)
     config.output.extend(_output(tensor) for tensor in model.spec.outputs)
@@ -49,7 +51,9 @@ def model_config(name: str, profile: Profile) -> pb.ModelConfig:
     _set_backend(config, model.kind, settings, profile)
     _set_instances(config, settings)
     if model.max_queue_delay_us is not None:
-        config.dynamic_batching.max_queue_delay_microseconds = model.max_queue_delay_us
+        # Requests that the encoder has run together arrive together.
+        follows = any(tensor.name in states for tensor in model.spec.inputs)
+        config.dynamic_batching.max_queue_delay_microseconds = 0 if follows else model.max_queue_delay_us
     for key, value in _parameters(model, settings, profile).items():
         config.parameters[key].string_value = value
     if model.kind is Kind.ONNX:
@@ -65,12 +69,14 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
         parameters |= {name: str(value) for name, value in asdict(settings.places).items()}
     if model.spec.calls:
         parameters["calls"] = ",".join(model.spec.calls)  # what is out of service while one of these is away
+    if model.spec.calls_streaming:
+        parameters["calls_streaming"] = ",".join(model.spec.calls_streaming)
     return parameters
 
 
 # One second of silence, and a short text of zeros: a token of every vocabulary, and all of it masked.
-_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE} | dict.fromkeys(
-    ("input_ids", "attention_mask", "sentence_ids", "sentence_mask"), 16
+_WARM_UP_SIZES = {"waveform": protocol.SPEECH_SAMPLE_RATE, "audio_state": 50} | dict.fromkeys(
+    ("input_ids", "attention_mask", "text_state", "sentence_ids", "sentence_mask"), 16
 )
 
 

@@ -66,7 +66,6 @@ class ServedModel:
         return profile.choose(self.settings) or Settings()
 
 
-# The two regressors run in parallel, each on its own core.
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 """Parameters of an ONNX model that uses one thread."""
 

@@ -14,8 +14,12 @@ from attune_export.onnx_export import Sizes, axis_names, axis_range
 __all__ = ["build_script"]
 
 _USUAL_S, _USUAL_TOKENS = 4.5, 20
+_USUAL_SAMPLES = bucket_length(round(_USUAL_S * SPEECH_SAMPLE_RATE))
 _USUAL = Sizes(
-    batch=4, samples=bucket_length(round(_USUAL_S * SPEECH_SAMPLE_RATE)), tokens=bucket_tokens(_USUAL_TOKENS)
+    batch=4,
+    samples=_USUAL_SAMPLES,
+    tokens=bucket_tokens(_USUAL_TOKENS),
+    frames=Sizes(1).frames * _USUAL_SAMPLES // SPEECH_SAMPLE_RATE,
 )
 """Sizes that the engine is optimised for: a few segments of 4.5 s and their tokens, padded as served."""
 
@@ -50,7 +54,7 @@ mv model.plan.partial model.plan
 
 
 def _bound(spec: ModelSpec, end: int) -> Sizes:
-    return Sizes(axis_range(spec, "batch")[end], axis_range(spec, "samples")[end], axis_range(spec, "tokens")[end])
+    return Sizes(**{name: axis_range(spec, name)[end] for name in ("batch", "samples", "tokens", "frames")})
 
 
 def _shapes(spec: ModelSpec, sizes: Sizes) -> str:

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -180,7 +179,8 @@ def test_models_lists_all_of_them(attune):
 
 
 def test_memory_and_folders_of_the_server_are_private(server):
-    regions = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(server.name)]
+    name = server.folder.name
+    regions = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(name)]
     assert regions
     assert all(path.stat().st_mode & 0o077 == 0 for path in regions)
-    assert (Path(tempfile.gettempdir()) / server.name).stat().st_mode & 0o077 == 0
+    assert server.folder.stat().st_mode & 0o077 == 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -229,6 +230,20 @@ def test_a_row_that_cannot_be_tried_is_neither_failed_nor_silent(workshop):
     result = outcome_of(skip, workshop("none"))
     assert result.passed
     assert "skipped: only root" in table_line(result)
+
+
+def test_who_interrupts_it_ends_its_servers(workshop):
+    shop, started = workshop("none"), []
+
+    def hang(case):
+        started.append(case.fresh_server())
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        outcome_of(hang, shop)
+    assert not started[0].is_running
+    assert not started[0].folder.exists()
 
 
 def test_a_fault_of_a_row_is_a_failure(workshop):

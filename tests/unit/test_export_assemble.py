@@ -132,7 +132,7 @@ def test_every_profile_has_the_regressors_that_ship_unless_others_are_given(repo
     shipped = {part.model: part for part in plan(repository, profile=profile, artifacts=None)}
     assert shipped["valence"].weights == ("whisper-base-ct2", "all-mpnet-base-v2")
     embedded = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=None)}
-    for model in ("valence", "arousal_dominance", "emotion_classifier", "sentence_encoder"):
+    for model in ("emotion_encoder", "valence", "arousal_dominance", "emotion_classifier", "sentence_encoder"):
         assert shipped[model].fingerprint() == embedded[model].fingerprint(), model
     for model in ("valence", "arousal_dominance"):
         (tmp_path / model).mkdir()
@@ -156,7 +156,7 @@ def test_the_served_tokenizer_is_that_of_the_regressors_and_the_sentence_encoder
 ):
     save_configs(tmp_path, valence="mpnet", arousal_dominance="mpnet")
     parts = {part.model: part for part in plan(repository, profile=EMBEDDED, artifacts=tmp_path)}
-    for model in ("valence", "arousal_dominance"):
+    for model in ("emotion_encoder", "valence", "arousal_dominance"):
         assert parts[model].weights == ("whisper-base-ct2", "all-mpnet-base-v2")
     assert parts["text_tokenizer"].weights == ("all-mpnet-base-v2", "all-minilm-l6-v2")
     for name in parts["text_tokenizer"].weights:
@@ -326,7 +326,13 @@ def small_plan(monkeypatch):
     class Plan:
         made_from = "one"
         fails: str | None = None
-        order: tuple[str, ...] = ("valence", "arousal_dominance", "emotion_classifier", "sentence_encoder")
+        order: tuple[str, ...] = (
+            "emotion_encoder",
+            "valence",
+            "arousal_dominance",
+            "emotion_classifier",
+            "sentence_encoder",
+        )
 
         def __call__(self, repository, *, profile, **_):
             return tuple(
@@ -357,7 +363,7 @@ def test_what_the_configurations_ask_for_is_what_is_exported(repository, small_p
     if profile is TENSORRT:
         with pytest.raises(ServerUnavailable, match=r"(?s)engines have to be built.*valence/1/build_engine\.sh"):
             check_repository(repository, profile=profile)
-        for model in ("valence", "arousal_dominance", "emotion_classifier"):
+        for model in ("emotion_encoder", "valence", "arousal_dominance", "emotion_classifier"):
             (repository / model / "1" / "model.plan").touch()
     check_repository(repository, profile=profile)
     others = [other for other in PROFILES.values() if other is not profile]
@@ -380,7 +386,7 @@ def test_a_broken_off_export_is_not_served_and_says_what_puts_it_right(repositor
 
 def test_an_export_that_fails_before_it_changed_anything_leaves_what_is_served(repository, small_plan):
     assemble(repository, console=quiet())
-    small_plan.made_from, small_plan.fails = "two", "valence"
+    small_plan.made_from, small_plan.fails = "two", "emotion_encoder"
     with pytest.raises(KeyboardInterrupt):
         assemble(repository, console=quiet())
     check_repository(repository)
@@ -494,7 +500,7 @@ def test_without_musicgens_weights_everything_else_is_placed_and_the_ways_out_ar
     for words in ("All other models were placed", "`attune export --profile gpu` again", "--musicgen none"):
         assert words in str(raised.value)
     assert contents(repository)["model.gpu.onnx"] == "one"
-    for model in ("arousal_dominance", "emotion_classifier", "sentence_encoder"):
+    for model in ("emotion_encoder", "arousal_dominance", "emotion_classifier", "sentence_encoder"):
         (repository / model / "1" / "model.gpu.onnx").touch()
     with pytest.raises(ServerUnavailable, match="music_generator is missing; --musicgen none does without"):
         check_repository(repository, profile=GPU)

@@ -16,13 +16,8 @@ import torch
 from torch import nn
 
 from attune_client.protocol import DType, ModelSpec, TensorSpec
-from attune_client.protocol.models import (
-    AROUSAL_DOMINANCE_MODEL,
-    EMOTION_CLASSIFIER,
-    NUM_EMOTIONS,
-    SENTENCE_ENCODER,
-    VALENCE_MODEL,
-)
+from attune_client.protocol.models import EMOTION_CLASSIFIER, NUM_EMOTIONS, SENTENCE_ENCODER
+from attune_export.cut import SHIPPED, specs_at
 from attune_export.errors import ExportError
 from attune_export.onnx_export import (
     TOLERANCE,
@@ -39,6 +34,8 @@ from attune_training.emotion_map import EmotionClassifier
 from attune_training.models.regressor import Regressor, build_regressor, merge_adapters
 from attune_weights import WeightsError, fetch
 
+VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL = (specs_at({})[name] for name in ("valence", "arousal_dominance"))
+"""The regressors as they are where they share nothing: uncut."""
 TEXT = TextTowerConfig(width=32, num_layers=1, num_heads=2, feedforward=64)
 SMALL = {"width": 32, "num_layers": 1, "num_heads": 2, "feedforward": 64, "conv_channels": 16}
 HUBERT = AudioTowerConfig(kind="hubert", position_kernel=8, position_groups=2, **SMALL)
@@ -257,6 +254,9 @@ def test_the_engine_script_covers_every_size_that_is_served():
     assert "--minShapes=waveform:1x400,num_samples:1x1,input_ids:1x2,attention_mask:1x2" in script
     assert "--maxShapes=waveform:16x128000,num_samples:16x1,input_ids:16x512,attention_mask:16x512" in script
     assert "--onnx=model.tensorrt.onnx" in script
+    behind = build_script(specs_at(SHIPPED)["valence"], "model.tensorrt.onnx", "0" * 64)
+    assert "--minShapes=audio_state:1x1x256,num_samples:1x1,text_state:1x2x256,attention_mask:1x2" in behind
+    assert "--maxShapes=audio_state:16x400x256,num_samples:16x1,text_state:16x512x256,attention_mask:16x512" in behind
     classifier = build_script(EMOTION_CLASSIFIER, "model.tensorrt.onnx", "0" * 64)
     assert "--maxShapes=valence:256x1,arousal_dominance:256x2" in classifier
 

@@ -49,7 +49,19 @@ EMBEDDING_HEAD = 8
 
 def run(model: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(REPOSITORY / model / "1" / "model.onnx")
-    return session.run([tensor.name for tensor in MODELS[model].outputs], inputs)
+    given = {tensor.name: inputs[tensor.name] for tensor in session.get_inputs()}
+    return session.run([tensor.name for tensor in MODELS[model].outputs], given)
+
+
+def encoded(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs with what `emotion_encoder` makes of them; unchanged where the exported regressors have none."""
+    graph = REPOSITORY / "emotion_encoder" / "1" / "model.onnx"
+    if not graph.is_file():
+        return inputs
+    session = onnxruntime.InferenceSession(graph)
+    outputs = [tensor.name for tensor in session.get_outputs()]
+    given = {tensor.name: inputs[tensor.name] for tensor in session.get_inputs()}
+    return inputs | dict(zip(outputs, session.run(outputs, given), strict=True))
 
 
 def tokens(*texts: str) -> dict[str, np.ndarray]:
@@ -92,7 +104,7 @@ def regressor(model: str) -> dict[str, list[float]]:
     for name, text in SENTENCES.items():
         speech = waveform(name)
         audio = {"waveform": speech[None], "num_samples": np.array([[len(speech)]])}
-        answers[name] = run(model, audio | words(text))[0][0].tolist()
+        answers[name] = run(model, encoded(audio | words(text)))[0][0].tolist()
     return answers
 
 

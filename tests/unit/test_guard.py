@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import ServerBusy, ServerUnavailable, from_wire
 from attune_ensemble.serving.guard import Guard, GuardSettings, service
-from attune_ensemble.serving.launcher.server import free_ports
+from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
 
 SOON_S = 5.0
@@ -153,12 +153,13 @@ def test_what_no_model_takes_is_refused_with_a_reason(stub, upstream, request_, 
     assert not upstream.seen
 
 
-def test_bytes_that_are_no_message_are_refused(guard):
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelConfig", "ModelReady", "RepositoryIndex"])
+def test_bytes_that_are_no_message_are_refused(guard, method):
     with channel_to(guard) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
         error = failure(lambda: call(b"\xff\xff\xff"))
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "3 bytes are no ModelInferRequest" in error.details()
+    assert f"3 bytes are no {method}Request" in error.details()
 
 
 def test_a_message_that_is_too_large_is_refused(stub):
@@ -199,6 +200,16 @@ def test_a_dead_model_ends_what_waits_for_it_and_what_depends_on_it(guard, stub,
     guard.regain({"slow"})
     upstream.release.set()
     assert stub.ModelInfer(words("slow", "go"))
+
+
+def test_a_stream_that_has_begun_outlives_what_it_needs_no_more(guard, stub, upstream):
+    begun = stub.ModelStreamInfer(iter([words("counter", "2")]))
+    assert [next(begun).infer_response.id for _ in range(2)] == ["0", "1"]
+    guard.lose({"echo"}, GONE)
+    (refused,) = stub.ModelStreamInfer(iter([words("counter", "1")]))
+    assert refused.error_message == GONE.to_wire()
+    upstream.release.set()
+    assert list(begun) == []
 
 
 def test_a_dead_server_ends_everything_and_a_new_one_goes_on(guard, stub, upstream, tmp_path):

@@ -405,14 +405,16 @@ def test_an_ensemble_is_its_steps():
 
     service = create_ensemble(model_config("emotion_recognition", EMBEDDED), call)
     outputs = service.answer({tensor.name: np.zeros(1) for tensor in EMOTION_RECOGNITION.inputs}, context=context)
-    regressor = ["attention_mask", "input_ids", "num_samples", "waveform"]
+    encoder = ["attention_mask", "input_ids", "num_samples", "waveform"]
+    regressor = ["attention_mask", "audio_state", "num_samples", "text_state"]
     assert asked == [
         ("text_tokenizer", ["transcript"], "one"),
+        ("emotion_encoder", encoder, "one"),
         ("valence", regressor, "one"),
         ("arousal_dominance", regressor, "one"),
         ("emotion_classifier", ["arousal_dominance", "valence"], "one"),
     ]
-    assert {name: array.tolist() for name, array in outputs.items()} == {"vad": [4], "emotion_probabilities": [4]}
+    assert {name: array.tolist() for name, array in outputs.items()} == {"vad": [5], "emotion_probabilities": [5]}
 
 
 def test_the_clients_methods_ask_local_models(models):

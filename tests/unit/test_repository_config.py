@@ -13,11 +13,14 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from attune_client.protocol.models import MODELS
 from attune_client.protocol.profiles import EMBEDDED, GPU, PROFILES, Profile, config_path
+from attune_export.cut import SHIPPED, specs_at
 from attune_export.models.registry import SERVED_MODELS
 from attune_export.repository_config import model_config, parse, render
 from attune_export.served_model import Kind
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
+SPECS = MODELS | specs_at(SHIPPED)
+"""The models with the tensors that they have where the shipped regressors are cut."""
 EVERY_CONFIG = [(name, profile) for name in MODELS for profile in PROFILES.values()]
 
 
@@ -30,7 +33,7 @@ def test_committed_configuration_is_what_the_specification_writes(name, profile)
 @pytest.mark.parametrize(("name", "profile"), EVERY_CONFIG)
 def test_parsed_back_it_declares_the_protocols_tensors(name, profile):
     config = parse((REPOSITORY / config_path(name, profile)).read_text())
-    spec = MODELS[name]
+    spec = SPECS[name]
     assert config.name == name
     assert config.max_batch_size == spec.max_batch_size
     assert config.model_transaction_policy.decoupled == spec.decoupled
@@ -114,15 +117,16 @@ AHEAD = {"ahead_bytes": "8388608"}
 PROMPT = {"calls": "text_tokenizer,sentence_encoder"}
 HEARING = "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"
 SPEECH = {"calls": HEARING}
-THERAPY = {"calls": f"{HEARING},music_prompt,music_generator"}
+THERAPY = {"calls": f"{HEARING},music_prompt,music_generator", "calls_streaming": "music_generator"}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
         "speech_to_text": whisper("KIND_CPU", "79", compute_type="int8", beam_size="1", threads="2"),
         "text_tokenizer": python(weights="tokenizers"),
-        "valence": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
-        "arousal_dominance": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
+        "emotion_encoder": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
+        "valence": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
+        "arousal_dominance": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
@@ -136,8 +140,9 @@ EXPECTED: dict[str, dict[str, Served]] = {
     "configs/gpu.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
         "text_tokenizer": python(weights="tokenizers.gpu"),
-        "valence": graph("model.gpu.onnx", "KIND_GPU", 2000),
-        "arousal_dominance": graph("model.gpu.onnx", "KIND_GPU", 2000),
+        "emotion_encoder": graph("model.gpu.onnx", "KIND_GPU", 2000),
+        "valence": graph("model.gpu.onnx", "KIND_GPU", 0),
+        "arousal_dominance": graph("model.gpu.onnx", "KIND_GPU", 0),
         "emotion_classifier": graph("model.gpu.onnx", "KIND_GPU", 0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.gpu.onnx", "KIND_GPU", 0),
@@ -149,8 +154,9 @@ EXPECTED: dict[str, dict[str, Served]] = {
     "configs/tensorrt.pbtxt": {
         "speech_to_text": whisper("KIND_GPU", "111", compute_type="float16", beam_size="5", threads="4"),
         "text_tokenizer": python(weights="tokenizers.tensorrt"),
-        "valence": engine(2000),
-        "arousal_dominance": engine(2000),
+        "emotion_encoder": engine(2000),
+        "valence": engine(0),
+        "arousal_dominance": engine(0),
         "emotion_classifier": engine(0),
         "emotion_recognition": ENSEMBLE,
         "sentence_encoder": graph("model.tensorrt.onnx", "KIND_GPU", 0),
@@ -264,7 +270,7 @@ def test_the_transcriber_takes_what_the_models_in_front_of_it_send(profile):
 @pytest.mark.parametrize("name", [name for name, model in SERVED_MODELS.items() if model.kind is Kind.ONNX])
 def test_every_graph_runs_before_it_is_served(name):
     (warm_up,) = model_config(name, GPU).model_warmup
-    assert set(warm_up.inputs) == {tensor.name for tensor in MODELS[name].inputs}
-    for tensor in MODELS[name].inputs:
+    assert set(warm_up.inputs) == {tensor.name for tensor in SPECS[name].inputs}
+    for tensor in SPECS[name].inputs:
         assert len(warm_up.inputs[tensor.name].dims) == len(tensor.shape)
         assert all(size > 0 for size in warm_up.inputs[tensor.name].dims)

@@ -23,7 +23,7 @@ from attune_ensemble.serving.guard.signatures import signature_of
 from attune_ensemble.serving.own_server import infer_request
 from attune_ensemble.serving.supervisor.asking import Asker
 from attune_ensemble.serving.supervisor.policy import Ending
-from attune_ensemble.serving.supervisor.probes import probe_of
+from attune_ensemble.serving.supervisor.probes import needed_by, probe_of
 from attune_ensemble.serving.supervisor.times import Times
 from tests.conftest import ROOT
 
@@ -38,6 +38,12 @@ def test_every_model_has_requests_that_it_takes(model, profile):
     for inputs in filter(None, (probe.real, probe.tiny, probe.at_once)):
         check_request(infer_request(probe.spec, inputs), signature)
     assert (probe.at_once is not None) == (DEADLINE in probe.spec.inputs)
+
+
+def test_what_a_model_needs_is_declared():
+    assert needed_by("emotion_recognition") == {"text_tokenizer", "valence", "arousal_dominance", "emotion_classifier"}
+    assert needed_by("speech_emotion") == {"speech_to_text", "emotion_recognition"} | needed_by("emotion_recognition")
+    assert needed_by("valence") == needed_by("somebodys") == frozenset()
 
 
 def test_a_model_that_nobody_declared_has_none():

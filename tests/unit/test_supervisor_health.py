@@ -178,6 +178,21 @@ def test_whoever_says_nothing_is_not_waited_for(port, subject, monkeypatch):
         connection.close()
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET /livez HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET /<script>\r\n\r\n", b"GET\r\n\r\n"],
+)
+def test_what_is_no_request_is_answered_as_http_without_what_it_said(port, sent):
+    with socket.create_connection((LOOPBACK, port)) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.0 ")
+    assert answer.split()[1] in (b"400", b"404", b"414", b"421", b"505")
+    assert b"script" not in answer
+    assert b"<" not in answer
+
+
 def test_a_port_in_use_is_named(subject):
     with socket.create_server((LOOPBACK, 0)) as listener:
         taken = listener.getsockname()[1]

@@ -228,6 +228,15 @@ def test_a_model_that_does_not_answer_after_that_is_tried_again(world, superviso
     assert world.done.count("guard.regain valence") == 1
 
 
+def test_what_needs_another_one_that_is_away_is_asked_after_it(world, supervisor):
+    supervisor.start()
+    world.fails = {"reload valence": [ServerUnavailable("no")]}
+    world.endings = {"emotion_recognition": (Ending.DIED, {}), "valence": (Ending.DIED, {})}
+    world.wait_for("model_recovered", 2)
+    assert world.done.index("reload emotion_recognition") < world.done.index("guard.regain valence")
+    assert world.done.index("guard.regain valence") < world.done.index("warm emotion_recognition")
+
+
 def test_a_server_that_died_is_followed_by_another(world, supervisor):
     supervisor.start()
     world.servers[0].code = -11

@@ -66,6 +66,17 @@ SENTENCE_IDS = TensorSpec(
     f"BERT-uncased token ids for the sentence encoder, at most {MAX_TOKENS}, padded alike",
 )
 SENTENCE_MASK = TensorSpec("sentence_mask", _INT64, (-1,), "1 where a token of sentence_ids is real")
+# What the regressors have in common, as far as they do: which of these there are, and their widths W, is found at the
+# export, and stands in the repository's configurations.
+AUDIO_STATE = TensorSpec(
+    "audio_state", _FP32, (-1, -1), "[F, W] the voice, frame by frame, where the regressors part", optional=True
+)
+TEXT_STATE = TensorSpec(
+    "text_state", _FP32, (-1, -1), "[L, W] the words, token by token, where the regressors part", optional=True
+)
+POOLED_STATE = TensorSpec(
+    "pooled_state", _FP32, (-1,), "[W] voice and words, where they are the same up to their pooling", optional=True
+)
 VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
 AROUSAL_DOMINANCE = TensorSpec(
     "arousal_dominance", _FP32, (2,), "activation and sense of control, each 1..5", limits=VAD_LIMITS
@@ -221,16 +232,32 @@ TEXT_TOKENIZER = ModelSpec(
     max_batch_size=64,
 )
 
+SPEECH_INPUTS = (WAVEFORM, NUM_SAMPLES, INPUT_IDS, ATTENTION_MASK)
+"""What a regressor is computed from: a segment's voice and words."""
+
+SPEECH_STATES = (AUDIO_STATE, TEXT_STATE, POOLED_STATE)
+"""What `emotion_encoder` makes of them for all regressors, and a regressor takes in their place."""
+
+_REGRESSOR_INPUTS = (*(replace(tensor, optional=True) for tensor in SPEECH_INPUTS), *SPEECH_STATES)
+
+# The model in front of the regressors, and the regressors, with all inputs and outputs that an export may give them.
+EMOTION_ENCODER = ModelSpec(
+    "emotion_encoder",
+    inputs=_REGRESSOR_INPUTS[: len(SPEECH_INPUTS)],
+    outputs=SPEECH_STATES,
+    max_batch_size=REGRESSOR_MAX_BATCH,
+)
+
 VALENCE_MODEL = ModelSpec(
     "valence",
-    inputs=(WAVEFORM, NUM_SAMPLES, INPUT_IDS, ATTENTION_MASK),
+    inputs=_REGRESSOR_INPUTS,
     outputs=(VALENCE,),
     max_batch_size=REGRESSOR_MAX_BATCH,
 )
 
 AROUSAL_DOMINANCE_MODEL = ModelSpec(
     "arousal_dominance",
-    inputs=(WAVEFORM, NUM_SAMPLES, INPUT_IDS, ATTENTION_MASK),
+    inputs=_REGRESSOR_INPUTS,
     outputs=(AROUSAL_DOMINANCE,),
     max_batch_size=REGRESSOR_MAX_BATCH,
 )
@@ -247,8 +274,8 @@ EMOTION_RECOGNITION = ModelSpec(
     inputs=(WAVEFORM, NUM_SAMPLES, SEGMENT_TEXT),
     outputs=(VAD, EMOTION_PROBABILITIES),
     max_batch_size=REGRESSOR_MAX_BATCH,
-    # The tokenizer, then the two regressors side by side, then the classifier.
-    steps=(TEXT_TOKENIZER, VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL, EMOTION_CLASSIFIER),
+    # The tokenizer, what the regressors have in common, the two regressors side by side, then the classifier.
+    steps=(TEXT_TOKENIZER, EMOTION_ENCODER, VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL, EMOTION_CLASSIFIER),
 )
 
 SENTENCE_ENCODER = ModelSpec(
@@ -321,6 +348,7 @@ MUSIC_THERAPY = ModelSpec(
     ),
     decoupled=True,
     calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),
+    calls_streaming=(MUSIC_GENERATOR.name,),
 )
 
 MODELS: dict[str, ModelSpec] = {
@@ -328,6 +356,7 @@ MODELS: dict[str, ModelSpec] = {
     for model in (
         SPEECH_TO_TEXT,
         TEXT_TOKENIZER,
+        EMOTION_ENCODER,
         VALENCE_MODEL,
         AROUSAL_DOMINANCE_MODEL,
         EMOTION_CLASSIFIER,

@@ -21,6 +21,7 @@ from attune_client.protocol.errors import InvalidOption
 
 __all__ = [
     "CHOICE_DIR",
+    "CUT_FILE",
     "EMBEDDED",
     "ENGINE_FILE",
     "ENGINE_SCRIPT",
@@ -50,6 +51,8 @@ MODEL_FILE = "model.onnx"
 ENGINE_FILE = "model.plan"
 ENGINE_SCRIPT = "build_engine.sh"
 LABELS_FILE = "labels.txt"
+CUT_FILE = "cut.json"
+"""What the regressors have in common, beside the graph of each and of the encoder in front of them."""
 TOKENIZER_FILE = "tokenizer.json"
 """Name of a tokenizer in a folder of weights."""
 TOKENIZERS_DIR = "tokenizers"

@@ -78,7 +78,8 @@ class ModelSpec:
     `steps` make it an ensemble: the models that it runs, in an order in which each finds its inputs. A tensor keeps its
     name all the way through, from the ensemble's inputs over the steps' own to its outputs.
 
-    `calls` are the models that it calls by itself while it works, by name.
+    `calls` are the models that it calls by itself while it works, by name, and `calls_streaming` those of them that a
+    stream still needs after its first response.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ModelSpec:
     decoupled: bool = False
     steps: tuple[ModelSpec, ...] = ()
     calls: tuple[str, ...] = ()
+    calls_streaming: tuple[str, ...] = ()
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""

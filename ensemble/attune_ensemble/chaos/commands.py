@@ -6,6 +6,7 @@ attune chaos --only kill-idle --only kill-server
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def chaos(only: tuple[str, ...], list_only: bool, quick: bool, repository: Path,
     if not any(repository.glob("*/config.pbtxt")):
         raise click.ClickException(f"there is no model repository at {repository.resolve()}: name one by --repository")
     workshop = Workshop(Settings(repository.resolve(), audio, logs.resolve(), quick=quick))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: its servers are ended
     try:
         results = _run(chosen, workshop)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from attune_export.models import (
     arousal_dominance,
     emotion_classifier,
+    emotion_encoder,
     emotion_recognition,
     music_generator,
     music_prompt,
@@ -24,6 +25,7 @@ SERVED_MODELS: dict[str, ServedModel] = {
     for model in (
         speech_to_text.MODEL,
         text_tokenizer.MODEL,
+        emotion_encoder.MODEL,
         valence.MODEL,
         arousal_dominance.MODEL,
         emotion_classifier.MODEL,

@@ -56,17 +56,15 @@ class MpnetEncoder(MPNetModel):
         buckets = MPNetEncoder.relative_position_bucket(distances, num_buckets=config.relative_attention_num_buckets)
         self.register_buffer("buckets", buckets, persistent=False)
 
-    def layers(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
-        """Return the embeddings and every layer's output, each [B, L, D], of input_ids and attention_mask [B, L]."""
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the embeddings [B, L, D] of input_ids [B, L]."""
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        outputs = [self.embeddings(input_ids=input_ids, position_ids=(columns + _PAD + 1)[None])]
-        bias = self._bias(columns, attention_mask)
-        for layer in self.encoder.layer:
-            outputs.append(layer(outputs[-1], position_bias=bias)[0])
-        return outputs
+        embedded: Tensor = self.embeddings(input_ids=input_ids, position_ids=(columns + _PAD + 1)[None])
+        return embedded
 
-    def _bias(self, columns: Tensor, attention_mask: Tensor) -> Tensor:
+    def attention_bias(self, attention_mask: Tensor) -> Tensor:
         """Return what is added to the scores, [B, H, L, L]: the relative positions' bias, and no weight on padding."""
+        columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
         by_distance = self.encoder.relative_attention_bias(self.buckets)  # [2 * farthest + 1, H]
         distance = columns[None, :] - columns[:, None] + self.farthest  # [L, L]
         bias = by_distance[distance].permute(2, 0, 1)[None]  # [1, H, L, L]

@@ -179,9 +179,21 @@ class Regressor(EmotionModel):
         audio_present: Tensor | None = None,
     ) -> Pooled:
         """Return both streams after cross-attention to each other, gating and pooling over time."""
-        token_mask = attention_mask > 0  # [B, L]
-        audio = self._audio_projection(features, frame_mask)  # [B, F, d]
-        text = self._text_projection(input_ids, attention_mask)  # [B, L, d]
+        for layer in self.audio_layers:
+            features = layer(features, frame_mask)
+        audio = self.project_audio(features)  # [B, F, d]
+        text = self.project_text(self.text_tower.layers(input_ids, attention_mask))  # [B, L, d]
+        return self.join(audio, text, frame_mask, attention_mask > 0, audio_present)
+
+    def join(
+        self,
+        audio: Tensor,
+        text: Tensor,
+        frame_mask: Tensor,
+        token_mask: Tensor,
+        audio_present: Tensor | None = None,
+    ) -> Pooled:
+        """Return both streams pooled, of their projections audio [B, F, d] and text [B, L, d] and their masks."""
         a2t = self.audio_to_text(audio, text, token_mask)  # [B, F, d], equation 3
         t2a = self.text_to_audio(text, audio, frame_mask)  # [B, L, d], equation 4
         if audio_present is not None:
@@ -208,14 +220,18 @@ class Regressor(EmotionModel):
             return raw
         return raw * raw.new_tensor(found.scale) + raw.new_tensor(found.offset)
 
-    def _audio_projection(self, features: Tensor, frame_mask: Tensor) -> Tensor:
-        for layer in self.audio_layers:
-            features = layer(features, frame_mask)
-        return self.audio_projection(self.audio_norm(features))
+    def project_audio(self, features: Tensor) -> Tensor:
+        """Return the audio stream [B, F, d] of what the last of its layers left, [B, F, D]."""
+        projected: Tensor = self.audio_projection(self.audio_norm(features))
+        return projected
 
-    def _text_projection(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        *lower, last = self.text_tower.layers(input_ids, attention_mask)  # each [B, L, D]
-        text = self.text_projection(last)
+    def project_text(self, outputs: list[Tensor]) -> Tensor:
+        """Return the text stream [B, L, d] of the tower's embeddings and layers' outputs, each [B, L, D].
+
+        Without `lower_text_layers` the last one is enough.
+        """
+        *lower, last = outputs
+        text: Tensor = self.text_projection(last)
         if self.lower_text_projection is None:
             return text
         normed = [functional.layer_norm(layer, (layer.shape[-1],)) for layer in lower]

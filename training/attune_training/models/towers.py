@@ -97,8 +97,16 @@ class AudioTower(nn.Module, ABC):
         """Return the input features [B, C, M] of waveform [B, T]; the front end has no trainable parameters."""
 
     @abstractmethod
-    def encode(self, inputs: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, F, D] and frame_mask [B, F] of the front end's output."""
+    def embed(self, inputs: Tensor, num_samples: Tensor) -> Tensor:
+        """Return what the first layer takes, [B, F, D], of the front end's output; it has no adapters either."""
+
+    @abstractmethod
+    def frame_mask(self, num_samples: Tensor, num_frames: int) -> Tensor:
+        """Return the mask [B, F] of the real frames, at least one in each row, of F = num_frames."""
+
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """Return the transformer's layers."""
 
     @abstractmethod
     def adapted_module(self) -> nn.Module:
@@ -125,9 +133,30 @@ class AudioTower(nn.Module, ABC):
         if size < MIN_SAMPLES or size > self.config.max_samples:
             raise ValueError(f"waveform has {size} samples; it must have {MIN_SAMPLES} to {self.config.max_samples}")
 
-    def _finish(self, outputs: list[Tensor], last: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor]:
-        features = last if self.mix is None else self.mix(outputs)
-        return features * frame_mask.unsqueeze(-1).to(features.dtype), frame_mask
+    def encode(self, inputs: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features [B, F, D] and frame_mask [B, F] of the front end's output."""
+        outputs = [self.embed(inputs, num_samples)]
+        frame_mask = self.frame_mask(num_samples, outputs[0].shape[1])
+        for index in range(len(self.layers())):
+            outputs = self.advance(index, outputs, frame_mask)
+        return self.finish(outputs, frame_mask), frame_mask
+
+    def advance(self, index: int, outputs: list[Tensor], frame_mask: Tensor) -> list[Tensor]:
+        """Run one layer on the last of the outputs [B, F, D]; return those that are needed behind it.
+
+        They are the embedding and every layer's output with a layer mix, and the last output alone without one.
+        """
+        hidden = self.layers()[index](outputs[-1], attention_mask=frame_mask[:, None, None, :])
+        return [hidden] if self.mix is None else [*outputs, hidden]
+
+    def finish(self, outputs: list[Tensor], frame_mask: Tensor) -> Tensor:
+        """Return the tower's features [B, F, D], zero in the padding, of what the last layer left."""
+        features = self.final_norm(outputs[-1]) if self.mix is None else self.mix(outputs)
+        return features * frame_mask.unsqueeze(-1).to(features.dtype)
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Return the last layer's output as the published model gives it."""
+        return hidden
 
 
 class LogMel(nn.Module):
@@ -213,20 +242,28 @@ class WhisperTower(AudioTower):
         """Return the log-mel spectrogram [B, mels, M]."""
         return self.log_mel(waveform * length_mask(num_samples, waveform.shape[1]), num_samples)
 
-    def encode(self, inputs: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, F, D] at 50 frames a second, and their mask [B, F]."""
+    def embed(self, inputs: Tensor, num_samples: Tensor) -> Tensor:
+        """Return the convolutions' output with positions, [B, F, D] at 50 frames a second."""
         num_frames = LogMel.num_frames(num_samples)
         mel_mask = length_mask(num_frames, inputs.shape[2]).unsqueeze(1)  # [B, 1, M]
         hidden = functional.gelu(self.encoder.conv1(inputs)) * mel_mask
         hidden = functional.gelu(self.encoder.conv2(hidden)).transpose(1, 2)  # [B, F, D]
-        frame_mask = length_mask((num_frames + 1) // 2, hidden.shape[1])  # [B, F]
+        frame_mask = self.frame_mask(num_samples, hidden.shape[1])
         hidden = hidden + self.encoder.embed_positions.weight[: hidden.shape[1]]
-        hidden = hidden * frame_mask.unsqueeze(-1)
-        outputs = [hidden]
-        for layer in self.encoder.layers:
-            hidden = layer(hidden, attention_mask=frame_mask[:, None, None, :])
-            outputs.append(hidden)
-        return self._finish(outputs, self.encoder.layer_norm(hidden), frame_mask)
+        return hidden * frame_mask.unsqueeze(-1)
+
+    def frame_mask(self, num_samples: Tensor, num_frames: int) -> Tensor:
+        """Return the mask [B, F] of the real frames."""
+        return length_mask((LogMel.num_frames(num_samples) + 1) // 2, num_frames)
+
+    def layers(self) -> nn.ModuleList:
+        """Return the encoder's layers."""
+        return self.encoder.layers
+
+    def final_norm(self, hidden: Tensor) -> Tensor:
+        """Return the last layer's output after the encoder's layer norm."""
+        normed: Tensor = self.encoder.layer_norm(hidden)
+        return normed
 
     def adapted_module(self) -> nn.Module:
         """Return Whisper's encoder."""
@@ -271,20 +308,24 @@ class HubertTower(AudioTower):
                 hidden = layer(hidden)
         return hidden
 
-    def encode(self, inputs: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features [B, F, D] at 49 frames a second, and their mask [B, F]."""
+    def embed(self, inputs: Tensor, num_samples: Tensor) -> Tensor:
+        """Return the projected features with positions, [B, F, D] at 49 frames a second."""
+        frame_mask = self.frame_mask(num_samples, inputs.shape[2])
+        hidden = self.encoder.feature_projection(inputs.transpose(1, 2)) * frame_mask.unsqueeze(-1)  # [B, F, D]
+        encoder = self.encoder.encoder
+        embedded: Tensor = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
+        return embedded
+
+    def frame_mask(self, num_samples: Tensor, num_frames: int) -> Tensor:
+        """Return the mask [B, F] of the real frames."""
         lengths = num_samples
         for kernel, stride in zip(self.KERNELS, self.STRIDES, strict=True):
             lengths = _conv_length(lengths, kernel, stride)
-        frame_mask = length_mask(lengths, inputs.shape[2])  # [B, F]
-        hidden = self.encoder.feature_projection(inputs.transpose(1, 2)) * frame_mask.unsqueeze(-1)  # [B, F, D]
-        encoder = self.encoder.encoder
-        hidden = encoder.dropout(encoder.layer_norm(hidden + encoder.pos_conv_embed(hidden)))
-        outputs = [hidden]
-        for layer in encoder.layers:
-            hidden = layer(hidden, attention_mask=frame_mask[:, None, None, :])
-            outputs.append(hidden)
-        return self._finish(outputs, hidden, frame_mask)
+        return length_mask(lengths, num_frames)
+
+    def layers(self) -> nn.ModuleList:
+        """Return the transformer's layers."""
+        return self.encoder.encoder.layers
 
     def adapted_module(self) -> nn.Module:
         """Return HuBERT's transformer."""
@@ -396,14 +437,32 @@ class TextTower(nn.Module):
 
         The text begins in the first column; which token lies in the padding after it has no effect on real tokens.
         """
-        if isinstance(self.encoder, MpnetEncoder):
-            return self.encoder.layers(input_ids, attention_mask)
-        mask = attention_mask[:, None, None, :] > 0
-        bert: Any = self.encoder
-        outputs = [bert.embeddings(input_ids=input_ids)]
-        for layer in bert.encoder.layer:
-            outputs.append(layer(outputs[-1], mask))
+        outputs, bias = [self.embed(input_ids)], self.attention_bias(attention_mask)
+        for index in range(self.config.num_layers):
+            outputs.append(self.run_layer(index, outputs[-1], bias))
         return outputs
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the embeddings [B, L, D] of input_ids [B, L]; they have no adapters."""
+        if isinstance(self.encoder, MpnetEncoder):
+            return self.encoder.embed(input_ids)
+        bert: Any = self.encoder
+        embedded: Tensor = bert.embeddings(input_ids=input_ids)
+        return embedded
+
+    def attention_bias(self, attention_mask: Tensor) -> Tensor:
+        """Return what every layer takes of attention_mask [B, L]: the mask, with MPNet's bias of relative positions."""
+        if isinstance(self.encoder, MpnetEncoder):
+            return self.encoder.attention_bias(attention_mask)
+        return attention_mask[:, None, None, :] > 0
+
+    def run_layer(self, index: int, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Run one layer on hidden [B, L, D], with what `attention_bias` returned."""
+        layer: Any = self.encoder.encoder.layer[index]  # type: ignore[union-attr, index]
+        output: Tensor = (
+            layer(hidden, position_bias=bias)[0] if isinstance(self.encoder, MpnetEncoder) else layer(hidden, bias)
+        )
+        return output
 
 
 def _bert_config(config: TextTowerConfig) -> BertConfig:

@@ -51,7 +51,11 @@ def run(row: Row, workshop: Workshop) -> Result:
     # In a thread, for a row that hangs must not hold the others; a daemon, and the program can end.
     thread = threading.Thread(target=_attempt, args=(case, skipped), name=f"chaos-{row.name}", daemon=True)
     thread.start()
-    thread.join(limit_s)
+    try:
+        thread.join(limit_s)
+    except BaseException:  # Ctrl-C: nothing that was started may outlive this program
+        case.end(over=True)
+        raise
     over = thread.is_alive()
     if over:
         case.failures.append(f"not over after its limit of {limit_s:g} s")

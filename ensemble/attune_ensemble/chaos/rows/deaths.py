@@ -77,12 +77,13 @@ def told_late(ended: Sequence[Ended], killed_s: float, within_s: float) -> list[
 
 
 def kill_mid_stream(case: Case) -> None:
-    """Each stub while somebody listens slowly: who needs it is told in time; others may hear the music to its end."""
+    """Each stub while somebody listens: who needs it is told in time; others may hear the music to its end."""
     server = case.server()
     for model in models(case, server):
         streams = model in ("music_generator", "music_therapy")
-        # Of ten minutes, so that it is not made in advance.
-        listener = Play(seconds=600, pause_s=0.2, chunks=None if streams else 20, name=f"listening while {model} dies")
+        # Ten minutes, so that it is not made in advance; taken as fast as it comes, for what a listener has already
+        # received is heard before the error that follows it.
+        listener = Play(seconds=600, chunks=None if streams else 60, name=f"listening while {model} dies")
         with case.swarm(server, [[listener]]) as swarm:
             case.require(swarm.wait_until_heard(1, within_s=30), f"no music came: {describe(swarm.ended)}")
             killed_s = server.kill_stub(model)

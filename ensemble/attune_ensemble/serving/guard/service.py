@@ -41,7 +41,13 @@ Context = Any
 CLIENT_KEY = "attune-client"
 """Metadata by which a client may say who it is; without it each connection is a client."""
 
-_QUESTIONS = ("ServerMetadata", "ModelMetadata", "ModelConfig", "ModelStatistics")
+_QUESTIONS = {
+    "ServerMetadata": service_pb2.ServerMetadataRequest,
+    "ModelMetadata": service_pb2.ModelMetadataRequest,
+    "ModelConfig": service_pb2.ModelConfigRequest,
+    "ModelStatistics": service_pb2.ModelStatisticsRequest,
+    "RepositoryIndex": service_pb2.RepositoryIndexRequest,
+}
 _CLOSED = (
     "RepositoryModelLoad",
     "RepositoryModelUnload",
@@ -114,7 +120,7 @@ class Service(grpc.GenericRpcHandler):
         for name in models:
             self._lost[name] = error
         for flight in tuple(self._flights):
-            if flight.model in lost:
+            if flight.model in models or flight.needs & lost:
                 flight.end(error)
 
     def regain(self, models: Collection[str]) -> None:
@@ -146,10 +152,10 @@ class Service(grpc.GenericRpcHandler):
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
-            "RepositoryIndex": self._index,
             "ModelInfer": self._infer,
         }
         unary |= {name: self._asking(name) for name in _QUESTIONS}
+        unary["RepositoryIndex"] = self._index
         unary |= dict.fromkeys(_CLOSED, self._closed)
         handlers = {name: grpc.unary_unary_rpc_method_handler(each) for name, each in unary.items()}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
@@ -172,8 +178,7 @@ class Service(grpc.GenericRpcHandler):
 
     async def _index(self, message: bytes, context: Context) -> bytes:
         async def answer() -> bytes:
-            upstream = self._require_upstream()
-            index = service_pb2.RepositoryIndexResponse.FromString(await upstream.ask("RepositoryIndex", message))
+            index = service_pb2.RepositoryIndexResponse.FromString(await self._asked("RepositoryIndex", message))
             for model in index.models:
                 if (error := self._loss_of(model.name)) is not None:
                     model.state, model.reason = "UNAVAILABLE", str(error)
@@ -183,14 +188,15 @@ class Service(grpc.GenericRpcHandler):
 
     def _asking(self, method: str) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
         async def ask(message: bytes, context: Context) -> bytes:
-            async def answer() -> bytes:
-                if len(message) > _MAX_QUESTION_BYTES:
-                    raise InvalidRequest(f"{method} takes at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
-                return await self._require_upstream().ask(method, message)
-
-            return await self._told(answer(), context)
+            return await self._told(self._asked(method, message), context)
 
         return ask
+
+    async def _asked(self, method: str, message: bytes) -> bytes:
+        if len(message) > _MAX_QUESTION_BYTES:
+            raise InvalidRequest(f"{method} takes at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
+        _parsed(_QUESTIONS[method], message)
+        return await self._require_upstream().ask(method, message)
 
     async def _closed(self, message: bytes, context: Context) -> bytes:
         error = Closed("this method is not for clients: models, memory regions, traces and logs are the operator's")
@@ -325,6 +331,7 @@ class _Flight:
     def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
         self.lease = lease
+        self.has_begun = False
         self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
 
@@ -332,6 +339,11 @@ class _Flight:
     def model(self) -> str:
         """The name of its model."""
         return self.signature.name
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The models that it still needs, beside its own."""
+        return self.signature.uses_streaming if self.has_begun else self.signature.uses
 
     def end(self, error: AttuneError) -> None:
         """End it with an error, if it has not ended."""
@@ -379,6 +391,7 @@ async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[N
             if not flight.is_over:
                 raise
         count += 1
+        flight.has_begun = True
         if flight.lease is not None:
             flight.lease.taken(count)
 

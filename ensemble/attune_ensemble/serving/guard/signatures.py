@@ -9,10 +9,11 @@ from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.models import LEASE
 
-__all__ = ["CALLS", "Input", "Signature", "dependents", "signature_of"]
+__all__ = ["Input", "Signature", "dependents", "signature_of"]
 
-CALLS = "calls"
-"""Parameter of a model's configuration: the models that it calls by itself, by name, with commas between."""
+_CALLS, _CALLS_STREAMING = "calls", "calls_streaming"
+"""Parameters of a model's configuration: the models that it calls by itself, and those that a stream of its still needs
+after the first response; by name, with commas between."""
 
 _BYTES = "BYTES"
 
@@ -32,7 +33,8 @@ class Signature:
 
     `max_batch` 0 means no batch dimension. `takes_lease`: it has an input for a lease, which is the guard's to fill.
     `at_work` and `waiting`: how many requests it works at, and how many more it lets wait; None where it says nothing.
-    `uses`: the models without which it cannot answer.
+    `uses`: the models without which it cannot answer; `uses_streaming`: those without which a stream that has begun
+    cannot go on.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Signature:
     at_work: int | None = None
     waiting: int = 0
     uses: frozenset[str] = field(default_factory=frozenset)
+    uses_streaming: frozenset[str] = field(default_factory=frozenset)
 
 
 def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Signature:
@@ -52,7 +55,7 @@ def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Si
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     inputs = {tensor.name: _input(tensor) for tensor in config.input}
     steps = {step.model_name for step in config.ensemble_scheduling.step}
-    called = set(filter(None, parameters.get(CALLS, "").split(",")))
+    called = _names(parameters.get(_CALLS, ""))
     return Signature(
         config.name,
         {name: each for name, each in inputs.items() if name != LEASE.name},
@@ -64,7 +67,12 @@ def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Si
         at_work=int(parameters["max_concurrent"]) if "max_concurrent" in parameters else None,
         waiting=int(parameters.get("max_waiting", 0)),
         uses=frozenset(steps | called),
+        uses_streaming=_names(parameters[_CALLS_STREAMING]) if _CALLS_STREAMING in parameters else frozenset(called),
     )
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
 
 
 def _input(tensor: model_config_pb2.ModelInput) -> Input:

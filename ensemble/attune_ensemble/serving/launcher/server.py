@@ -113,6 +113,12 @@ class Server:
         return f"unix:{self._scratch.path / _SOCKET}:{_SOCKET_PORT}"
 
     @property
+    def folder(self) -> Path:
+        """Its private folder, after which its shared memory is named."""
+        assert self._scratch is not None, "the server has not been started"
+        return self._scratch.path
+
+    @property
     def metrics_url(self) -> str:
         """`host:port` of its Prometheus metrics."""
         return f"{LOOPBACK}:{self._metrics_port}"

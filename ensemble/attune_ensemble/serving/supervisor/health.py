@@ -189,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         return page() if page else _Page(HTTPStatus.NOT_FOUND, "there is no such page\n")
 
     def _answer(self, page: _Page) -> None:
+        self.request_version = self.protocol_version  # what names an older one, or none, is answered with headers too
         body = page.text.encode()
         self.send_response(page.status)
         self.send_header("Content-Type", page.kind)
@@ -201,6 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             with contextlib.suppress(OSError):
                 self.wfile.write(body)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer a request that is none; as one of HTTP, whatever version it names, and without what it said."""
+        self.command = ""
+        status = HTTPStatus(code)
+        self._answer(_Page(status, f"{status.phrase.lower()}\n"))
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Who asks how it is, is no event."""

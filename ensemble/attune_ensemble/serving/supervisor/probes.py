@@ -30,7 +30,7 @@ from attune_client.protocol.models import (
 from attune_client.protocol.music_spec import MusicSpec
 from attune_client.protocol.tensors import ModelSpec, Tensors, TensorSpec
 
-__all__ = ["Probe", "probe_of"]
+__all__ = ["Probe", "needed_by", "probe_of"]
 
 _TOKENS = 16
 _SILENCE_S = 0.5
@@ -62,6 +62,13 @@ def probe_of(model: str) -> Probe | None:
     tiny = real | {name: value() for name, value in _TINY.get(model, {}).items()}
     at_once = real | {DEADLINE.name: np.array([-1], np.float32)} if DEADLINE in spec.inputs else None
     return Probe(spec, real, tiny, at_once)
+
+
+def needed_by(model: str) -> frozenset[str]:
+    """Names of the models without which a model cannot answer, as the protocol declares them."""
+    spec = MODELS.get(model)
+    used = {*spec.calls, *(step.name for step in spec.steps)} if spec is not None else set()
+    return frozenset(used).union(*map(needed_by, used))
 
 
 def _inputs(spec: ModelSpec, names: set[str]) -> Tensors:

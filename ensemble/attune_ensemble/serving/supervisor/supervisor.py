@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from attune_ensemble.serving.supervisor.policy import (
     Tell,
     WarmUp,
 )
+from attune_ensemble.serving.supervisor.probes import needed_by
 from attune_ensemble.serving.supervisor.times import Times
 from attune_ensemble.serving.supervisor.watching import Watch, kill
 
@@ -122,7 +123,6 @@ class Supervisor:
         self._server: Server | None = None
         self._tenure: _Tenure | None = None
         self._workers: list[threading.Thread] = []
-        self._reloading = threading.Lock()
         self._stopping = threading.Event()
         self._settled = threading.Event()
         self._looked_s = time.monotonic()
@@ -155,6 +155,12 @@ class Supervisor:
     def process_ids(self) -> Iterator[int]:
         """Process ids of the server and its models."""
         return self._server.process_ids() if self._server is not None else iter(())
+
+    @property
+    def folder(self) -> Path:
+        """The server's private folder, after which its shared memory is named; another one when it is started again."""
+        assert self._server is not None, "the server has not been started"
+        return self._server.folder
 
     @property
     def error(self) -> AttuneError | None:
@@ -418,10 +424,13 @@ class Supervisor:
         tenure.asker.look_after(
             tenure.over,
             is_busy=lambda: self._guard.in_flight() > 0,
-            is_away=lambda model: bool(self.status.lost),
+            is_away=lambda model: self._is_away({model} | needed_by(model)),
             unresponsive=unresponsive,
             server_unresponsive=lambda: self._inbox.put(partial(self._policy.server_unresponsive, tenure.generation)),
         )
+
+    def _is_away(self, models: Collection[str]) -> bool:
+        return not set(models).isdisjoint(self.status.lost)
 
     def _recover(self, tenure: _Tenure, action: Recover) -> None:
         kill(tenure.watch.processes_of(action.model))
@@ -433,9 +442,10 @@ class Supervisor:
             return
         model, server = action.model, tenure.server
         try:
-            with self._reloading:  # an ensemble of two models that are away at once could not be loaded
-                kill(server.stubs().get(model, ()))
-                server.reload(model, self._times.load_s)
+            kill(server.stubs().get(model, ()))  # that it had when it was brought back in vain
+            server.reload(model, self._times.load_s)
+            while self._is_away(needed_by(model)) and not tenure.over.wait(self._times.look_s):
+                pass  # what it calls died as well: it could not answer
             tenure.asker.warm(model)
         except AttuneError as error:
             self._inbox.put(partial(self._policy.not_recovered, tenure.generation, model, str(error)))
