@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import threading
 import time
@@ -10,8 +11,9 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from attune_client.protocol.errors import ServerBusy, ServerUnavailable, from_wire
-from attune_ensemble.serving.guard import Guard, GuardSettings, service
+from attune_client.protocol.errors import InvalidRequest, ServerBusy, ServerUnavailable, from_wire
+from attune_ensemble.serving.guard import Guard, GuardSettings, admission, service
+from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
 
@@ -140,7 +142,7 @@ def test_stopping_twice_and_starting_anew_at_the_same_port_works(guard, upstream
     [
         (floats(1.0, model="nobody"), "there is no model 'nobody'"),
         (floats(1.0, shape=[1, 2**62]), "has 18446744073709551616 bytes as FP32, not 4"),
-        (floats(1.0, shape=[1, -1]), "of shape [any, any], not [1, any]"),
+        (floats(1.0, shape=[1, -1]), "of shape [any, any], not [1, -1]"),
         (floats(1.0, 1.0, 1.0, 1.0, 1.0, shape=[5, 1]), "at most 4 rows"),
         (words("counter", "1"), "call ModelStreamInfer"),
         (words("slow", "go", model_version="7"), "is served in version 1"),
@@ -177,7 +179,9 @@ def test_a_message_that_is_too_large_is_refused(stub):
     ],
 )
 def test_what_is_the_operators_is_closed(stub, call):
-    assert failure(lambda: call(stub)).code() is grpc.StatusCode.PERMISSION_DENIED
+    error = failure(lambda: call(stub))
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert isinstance(from_wire(error.details()), InvalidRequest)
 
 
 def test_a_dead_model_ends_what_waits_for_it_and_what_depends_on_it(guard, stub, upstream):
@@ -335,6 +339,33 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(guard, stub, upstrea
     assert "too many to answer within" in failure(lambda: stub.ModelInfer(request)).details()
     upstream.release.set()
     assert slow.result()
+
+
+@pytest.mark.parametrize("deadline_s", [-1.0, 0.0, float("nan"), 1e9])
+def test_a_deadline_that_is_none_is_refused(stub, deadline_s):
+    request = words("slow", "go")
+    request.inputs.add(name="deadline_s", datatype="FP32", shape=[1]).contents.fp32_contents.append(deadline_s)
+    assert "deadline_s" in failure(lambda: stub.ModelInfer(request)).details()
+
+
+def test_after_a_burst_the_estimate_is_how_fast_requests_end(monkeypatch):
+    """Ten that came at once and ended every half second: the last one lasted five."""
+    now_s = [0.0]
+    monkeypatch.setattr(admission.time, "monotonic", lambda: now_s[0])
+    places = admission.Admission(GuardSettings(client_share=1.0))
+    model = Signature("slow", {}, frozenset(), "1")
+    with contextlib.ExitStack() as first:
+        burst = [first.enter_context(contextlib.ExitStack()) for _ in range(10)]
+        held = [each.enter_context(places.place(model, "one", 1, None)) for each in burst]
+        for stack, place in zip(burst, held, strict=True):
+            now_s[0] += 0.5
+            place.is_answered = True
+            stack.close()
+    for _ in range(3):
+        first.enter_context(places.place(model, "one", 1, 2.1))
+    with pytest.raises(ServerBusy), places.place(model, "one", 1, 1.9):
+        pass
+    first.close()
 
 
 def test_a_dead_stub_of_the_server_is_told_without_its_internals(stub):

@@ -122,7 +122,7 @@ ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {
     "config.pbtxt": {
-        "speech_to_text": whisper("KIND_CPU", "79", compute_type="int8", beam_size="1", threads="2"),
+        "speech_to_text": whisper("KIND_CPU", "67", compute_type="int8", beam_size="1", threads="2"),
         "text_tokenizer": python(weights="tokenizers"),
         "emotion_encoder": graph("model.onnx", "KIND_CPU", 2000, **ONE_THREAD),
         "valence": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
@@ -134,7 +134,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "music_generator": python(
             weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **AHEAD, **places("80", "16")
         ),
-        "speech_emotion": python(weights="choice", **SPEECH, **CHOICE, **PUBLIC),
+        "speech_emotion": python(weights="choice", **SPEECH, **CHOICE, **places("4", "28")),
         "music_therapy": python(weights="choice", **THERAPY, **CHOICE, **AHEAD, **places("64", "16")),
     },
     "configs/gpu.pbtxt": {

@@ -33,16 +33,19 @@ TIMES = Times(look_s=0.001, idle_s=0.005, answer_s=0.02, warm_s=0.03)
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_requests_that_it_takes(model, profile):
-    probe = probe_of(model)
-    signature = signature_of(read_config(ROOT / "model_repository" / model, profile))
+    config = read_config(ROOT / "model_repository" / model, profile)
+    probe = probe_of(model, {tensor.name: tuple(tensor.dims) for tensor in config.input if not tensor.optional})
+    signature = signature_of(config)
     for inputs in filter(None, (probe.real, probe.tiny, probe.at_once)):
         check_request(infer_request(probe.spec, inputs), signature)
     assert (probe.at_once is not None) == (DEADLINE in probe.spec.inputs)
 
 
 def test_what_a_model_needs_is_declared():
-    assert needed_by("emotion_recognition") == {"text_tokenizer", "valence", "arousal_dominance", "emotion_classifier"}
-    assert needed_by("speech_emotion") == {"speech_to_text", "emotion_recognition"} | needed_by("emotion_recognition")
+    regressors = {"emotion_encoder", "valence", "arousal_dominance"}
+    assert needed_by("emotion_recognition") == {"text_tokenizer", "emotion_classifier"} | regressors
+    called = {"speech_to_text", "emotion_recognition", "sentence_encoder"}
+    assert needed_by("speech_emotion") == called | needed_by("emotion_recognition")
     assert needed_by("valence") == needed_by("somebodys") == frozenset()
 
 

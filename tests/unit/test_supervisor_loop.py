@@ -65,6 +65,9 @@ class FakeServer:
     def exit_code(self):
         return self.code
 
+    def required_inputs(self):
+        return {}
+
     def stubs(self):
         return {"valence": (self.world.done.count("reload valence"),)}
 

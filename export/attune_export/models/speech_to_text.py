@@ -26,7 +26,7 @@ MODEL = ServedModel(
     settings={
         EMBEDDED: Settings(
             parameters={"compute_type": "int8", "beam_size": "1", "threads": "2", **_DECODER},
-            places=Places(1, 79),
+            places=Places(1, 67),
         ),
         GPU: Settings(
             on_gpu=True,

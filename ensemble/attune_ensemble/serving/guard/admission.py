@@ -8,9 +8,11 @@ before its deadline: work that nobody waits for any more is what makes an overlo
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from attune_client.protocol.errors import ServerBusy
 from attune_ensemble.serving.guard.settings import GuardSettings
@@ -49,18 +51,20 @@ class Admission:
             raise ServerBusy(f"{self._large} recordings as large as this one are at work", state.retry_after_s)
         self._large += is_large
         state.enter(client)
-        place = Place()
+        place = Place(time.monotonic())
         try:
             yield place
         finally:
-            state.leave(client, place.lasted_s)
+            state.leave(client, place)
             self._large -= is_large
 
 
+@dataclass(slots=True)
 class Place:
-    """What a request with a place tells about itself: `lasted_s` once it was answered, of which estimates are made."""
+    """The place of one request, since when it has it, and whether it was answered: estimates are made of those."""
 
-    lasted_s: float | None = None
+    since_s: float
+    is_answered: bool = False
 
 
 class _Model:
@@ -72,6 +76,7 @@ class _Model:
         self._has_deadlines = not model.decoupled  # how long a stream lasts is its listener's choice
         self._answered = 0
         self._interval_s = 0.0
+        self._last_end_s = 0.0
         self.count = 0
 
     @property
@@ -104,10 +109,12 @@ class _Model:
         self.count += 1
         self._clients[client] += 1
 
-    def leave(self, client: str, lasted_s: float | None) -> None:
-        if lasted_s is not None:
-            # Of n requests in flight that lasted t each, one ends every t / n: at work or waiting, it is the same.
-            interval_s = lasted_s / self.count
+    def leave(self, client: str, place: Place) -> None:
+        if place.is_answered:
+            # One behind the other, each takes from the end of the one before it, or from its own beginning.
+            now_s = time.monotonic()
+            interval_s = now_s - max(self._last_end_s, place.since_s)
+            self._last_end_s = now_s
             self._answered += 1
             memory = _MEMORY if self._answered > 1 else 0.0
             self._interval_s = memory * self._interval_s + (1 - memory) * interval_s

@@ -13,7 +13,7 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from attune_client.protocol.checks import quote
+from attune_client.protocol.checks import check_deadline, quote
 from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.models import DEADLINE
 from attune_ensemble.serving.guard.signatures import Input, Signature
@@ -69,12 +69,15 @@ def check_request(request: service_pb2.ModelInferRequest, model: Signature) -> N
 
 
 def deadline_of(request: service_pb2.ModelInferRequest) -> float | None:
-    """The time that a request that was checked gives itself, in seconds; None where it says nothing."""
+    """The time that a request that was checked gives itself, in seconds; None where it says nothing.
+
+    `InvalidOption` for one that no request may have.
+    """
     for index, tensor in enumerate(request.inputs):
         if tensor.name == DEADLINE.name:
             if request.raw_input_contents:
-                return float(struct.unpack("<f", request.raw_input_contents[index])[0])
-            return float(tensor.contents.fp32_contents[0])
+                return check_deadline(struct.unpack("<f", request.raw_input_contents[index])[0])
+            return check_deadline(tensor.contents.fp32_contents[0])
     return None
 
 
@@ -148,13 +151,14 @@ def _check_shape(name: str, shape: tuple[int, ...], declared: Input, model: Sign
         size > 0 and wanted in (-1, size) for size, wanted in zip(shape, dims, strict=True)
     )
     if not fits:
-        raise InvalidRequest(f"{name} has to be of shape {_shape_text(dims)}, not {_shape_text(shape)}")
+        wanted = _shape_text(tuple("any" if size == -1 else size for size in dims))
+        raise InvalidRequest(f"{name} has to be of shape {wanted}, not {_shape_text(shape)}")
     if model.max_batch and shape[0] > model.max_batch:
         raise InvalidRequest(f"{model.name} takes at most {model.max_batch} rows at a time; {name} has {shape[0]}")
 
 
-def _shape_text(shape: tuple[int, ...]) -> str:
-    shown = ", ".join("any" if size == -1 else str(size) for size in shape[:8])
+def _shape_text(shape: tuple[int | str, ...]) -> str:
+    shown = ", ".join(map(str, shape[:8]))
     return f"[{shown}{', …' if len(shape) > 8 else ''}]"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
@@ -71,12 +70,6 @@ _STATUS: tuple[tuple[type[AttuneError], grpc.StatusCode], ...] = (
     (RequestCancelled, grpc.StatusCode.CANCELLED),
     (AttuneError, grpc.StatusCode.INTERNAL),
 )
-
-
-class Closed(AttuneError):
-    """A method that is not for clients."""
-
-    code = "server_error"
 
 
 class Service(grpc.GenericRpcHandler):
@@ -199,7 +192,9 @@ class Service(grpc.GenericRpcHandler):
         return await self._require_upstream().ask(method, message)
 
     async def _closed(self, message: bytes, context: Context) -> bytes:
-        error = Closed("this method is not for clients: models, memory regions, traces and logs are the operator's")
+        error = InvalidRequest(
+            "this method is not for clients: models, memory regions, traces and logs are the operator's"
+        )
         await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.to_wire())
         raise AssertionError("abort raises")
 
@@ -285,9 +280,8 @@ class Service(grpc.GenericRpcHandler):
                 flight = _Flight(signature, message, self._require_upstream(), lease)
                 self._flights.add(flight)
                 stack.callback(self._flights.discard, flight)
-                begun_s = time.monotonic()
                 yield flight
-                place.lasted_s = time.monotonic() - begun_s
+                place.is_answered = True
             outcome = "answered"
         except AttuneError as error:
             outcome = error.code

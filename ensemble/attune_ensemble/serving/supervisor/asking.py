@@ -47,13 +47,22 @@ class Asker:
     Args:
         server: the connection to it.
         models: names of its models.
+        required: the inputs that each cannot do without, with their shapes; see `probe_of`.
         times: how long each may take, and how often an idle one is asked.
         tell: takes events.
     """
 
-    def __init__(self, server: Connection, models: Collection[str], times: Times, tell: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        server: Connection,
+        models: Collection[str],
+        times: Times,
+        tell: Callable[..., None],
+        required: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+    ) -> None:
+        required = required or {}
         self._server, self._times, self._tell = server, times, tell
-        self._probes = {name: probe for name in _in_order(models) if (probe := probe_of(name)) is not None}
+        self._probes = {name: probe for name in _in_order(models) if (probe := probe_of(name, required.get(name)))}
         self._unknown = sorted(set(models) - self._probes.keys())
         self._failures: Counter[str] = Counter()
 

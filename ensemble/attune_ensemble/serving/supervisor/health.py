@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,22 +138,27 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = _MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: Callable[..., _Handler]) -> None:
-        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}  # in the order in which they came
+        self._lock = threading.Lock()
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, as long as there are not too many."""
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        """Answer in a thread. Of too many connections the oldest is ended: whoever asks something needs no time."""
+        with self._lock:
+            if len(self._open) >= _MAX_CONNECTIONS:
+                with contextlib.suppress(OSError):
+                    next(iter(self._open)).shutdown(socket.SHUT_RDWR)  # its thread, which waits for more, ends it
+                del self._open[next(iter(self._open))]
+            self._open[request] = None
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and give the place back."""
+        """Answer, and forget the connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            with self._lock:
+                self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Somebody who breaks a connection off is nothing to write about."""

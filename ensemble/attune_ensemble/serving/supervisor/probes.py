@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from attune_client.protocol.bounds import MIN_MUSIC_S, NEUTRAL_VAD
 from attune_client.protocol.models import (
+    AUDIO_STATE,
     DEADLINE,
     MODELS,
     MUSIC_GENERATOR,
@@ -34,6 +35,8 @@ __all__ = ["Probe", "needed_by", "probe_of"]
 
 _TOKENS = 16
 _SILENCE_S = 0.5
+_FREE_SIZES = {AUDIO_STATE.name: 50}
+"""Of a dimension that may have any size: as many frames as the second of `num_samples` has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,19 @@ class Probe:
     at_once: Tensors | None
 
 
-def probe_of(model: str) -> Probe | None:
-    """The probe of a model; None if the protocol does not declare it."""
+def probe_of(model: str, required: Mapping[str, tuple[int, ...]] | None = None) -> Probe | None:
+    """The probe of a model; None if the protocol does not declare it.
+
+    `required` are the inputs that it cannot do without where it is served, with their shapes (no batch; -1: any size):
+    of the inputs of a regressor the export decides. None: those that the protocol says.
+    """
     spec = MODELS.get(model)
     if spec is None:
         return None
-    needed = {tensor.name for tensor in spec.inputs if not tensor.optional}
-    real = _inputs(spec, needed | _CHOSEN.get(model, set()))
+    if required is None:
+        required = {tensor.name: tensor.shape for tensor in spec.inputs if not tensor.optional}
+    chosen = {name: spec.input(name).shape for name in _CHOSEN.get(model, ())}
+    real = _inputs(spec, {**required, **chosen})
     tiny = real | {name: value() for name, value in _TINY.get(model, {}).items()}
     at_once = real | {DEADLINE.name: np.array([-1], np.float32)} if DEADLINE in spec.inputs else None
     return Probe(spec, real, tiny, at_once)
@@ -71,19 +80,20 @@ def needed_by(model: str) -> frozenset[str]:
     return frozenset(used).union(*map(needed_by, used))
 
 
-def _inputs(spec: ModelSpec, names: set[str]) -> Tensors:
-    return {name: _with_batch(spec, _value_of(spec.input(name))) for name in names}
+def _inputs(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+    return {name: _with_batch(spec, _value_of(spec.input(name), shape)) for name, shape in shapes.items()}
 
 
 def _with_batch(spec: ModelSpec, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return value[np.newaxis] if spec.max_batch_size else value
 
 
-def _value_of(tensor: TensorSpec) -> npt.NDArray[Any]:
+def _value_of(tensor: TensorSpec, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """A harmless value: the named one, or else the middle of the scales."""
     if tensor.name in _VALUES:
         return _VALUES[tensor.name]()
-    return np.full(tensor.shape, NEUTRAL_VAD, tensor.dtype.numpy)
+    sizes = [_FREE_SIZES.get(tensor.name, _TOKENS) if size == -1 else size for size in shape]
+    return np.full(sizes, NEUTRAL_VAD, tensor.dtype.numpy)
 
 
 def _text(text: str) -> npt.NDArray[np.object_]:

@@ -398,7 +398,7 @@ class Supervisor:
         control = Control(server.grpc_url)
         watch = Watch(server.process_id, self._times.stopped_s)
         watch.expect(server.stubs())
-        asker = Asker(control, server.models, self._times, self._tell)
+        asker = Asker(control, server.models, self._times, self._tell, server.required_inputs())
         if self._tenure is not None:
             self._tenure.control.close()
         self._tenure = _Tenure(generation, server, watch, control, asker)
