@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
+from unittest import mock
 
 import pytest
+from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.errors import (
     InvalidOption,
@@ -16,14 +19,16 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.models import DEADLINE, MODELS
 from attune_client.protocol.profiles import PROFILES
+from attune_client.protocol.tensors import DType, TensorSpec
 from attune_ensemble.call import UNLIMITED
 from attune_ensemble.serving.configuration import BrokenRepository, read_config
 from attune_ensemble.serving.guard.checks import check_request
-from attune_ensemble.serving.guard.signatures import signature_of
+from attune_ensemble.serving.guard.signatures import Input, signature_of
+from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.own_server import infer_request
 from attune_ensemble.serving.supervisor.asking import Asker
 from attune_ensemble.serving.supervisor.policy import Ending
-from attune_ensemble.serving.supervisor.probes import needed_by, probe_of
+from attune_ensemble.serving.supervisor.probes import probe_of
 from attune_ensemble.serving.supervisor.times import Times
 from tests.conftest import ROOT
 
@@ -33,37 +38,40 @@ TIMES = Times(look_s=0.001, idle_s=0.005, answer_s=0.02, warm_s=0.03)
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=str)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_has_requests_that_it_takes(model, profile):
-    config = read_config(ROOT / "model_repository" / model, profile)
-    probe = probe_of(model, {tensor.name: tuple(tensor.dims) for tensor in config.input if not tensor.optional})
-    signature = signature_of(config)
+    signature = signature_of(read_config(ROOT / "model_repository" / model, profile))
+    probe = probe_of(signature)
     for inputs in filter(None, (probe.real, probe.tiny, probe.at_once)):
         check_request(infer_request(probe.spec, inputs), signature)
     assert (probe.at_once is not None) == (DEADLINE in probe.spec.inputs)
 
 
-def test_what_a_model_needs_is_declared():
-    regressors = {"emotion_encoder", "valence", "arousal_dominance"}
-    assert needed_by("emotion_recognition") == {"text_tokenizer", "emotion_classifier"} | regressors
-    called = {"speech_to_text", "emotion_recognition", "sentence_encoder"}
-    assert needed_by("speech_emotion") == called | needed_by("emotion_recognition")
-    assert needed_by("valence") == needed_by("somebodys") == frozenset()
+def test_what_is_not_the_protocols_has_none():
+    ours = signature_of(read_config(ROOT / "model_repository" / "valence"))
+    assert probe_of(ours) is not None
+    assert probe_of(replace(ours, name="somebodys")) is None
+    assert probe_of(replace(ours, inputs={"pixels": Input("FP32", (3,))})) is None
 
 
-def test_a_model_that_nobody_declared_has_none():
-    assert probe_of("somebodys") is None
+def test_an_input_without_a_value_of_its_own_gets_one_of_the_declared_size():
+    ours = signature_of(read_config(ROOT / "model_repository" / "emotion_classifier"))
+    other = replace(ours, inputs={**ours.inputs, "vad": Input("FP32", (-1, 3))})
+    spec = replace(MODELS[ours.name], inputs=(*MODELS[ours.name].inputs, TensorSpec("vad", DType.FP32, (-1, 3))))
+    with mock.patch.dict(MODELS, {ours.name: spec}):
+        assert probe_of(other).real["vad"].shape == (1, 16, 3)
 
 
 def test_the_first_inference_is_a_whole_one():
     """Speech that is recognised as such, so that everything that a request needs is loaded."""
-    from attune_ensemble.serving.local import LocalModels
+
+    def probe(model):
+        return probe_of(signature_of(read_config(ROOT / "model_repository" / model)))
 
     with LocalModels(ROOT / "model_repository") as models:
-        probe = probe_of("speech_to_text")
-        heard = models.call("speech_to_text", probe.real, context=UNLIMITED)
+        heard = models.call("speech_to_text", probe("speech_to_text").real, context=UNLIMITED)
         assert heard["num_samples"][0, 0] > 8_000
-        music = list(models.call_stream("music_generator", probe_of("music_generator").real, context=UNLIMITED))
+        music = list(models.call_stream("music_generator", probe("music_generator").real, context=UNLIMITED))
         assert "music" in music[-1]
-        checked = list(models.call_stream("music_generator", probe_of("music_generator").tiny, context=UNLIMITED))
+        checked = list(models.call_stream("music_generator", probe("music_generator").tiny, context=UNLIMITED))
         assert not any("music" in response for response in checked)
 
 
@@ -75,6 +83,11 @@ class FakeServer:
         self.asked: list[tuple[str, dict]] = []
         self.counts: Counter[str] = Counter()
         self.is_silent = False
+
+    def configuration(self, model):
+        if model in MODELS:
+            return read_config(ROOT / "model_repository" / model)
+        return model_config_pb2.ModelConfig(name=model)
 
     def progress(self):
         if self.is_silent:
@@ -107,9 +120,25 @@ def asker(server, told):
     return make
 
 
+@pytest.fixture
+def warm(asker, server):
+    """One that has asked every model once, of which nothing is counted."""
+
+    warm = asker()
+    warm.warm_up()
+    server.asked.clear()
+    return warm
+
+
 def test_every_model_is_warmed_and_what_others_use_before_them(asker, server, told):
-    asker(("somebodys", *reversed(MODELS))).warm_up()
-    assert [name for name, _ in server.asked] == list(MODELS)
+    asking = asker(("somebodys", *reversed(MODELS)))
+    asking.warm_up()
+    asked = [name for name, _ in server.asked]
+    assert sorted(asked) == sorted(MODELS)
+    for model, spec in MODELS.items():
+        needed = {*spec.calls, *(step.name for step in spec.steps)}
+        assert needed <= asking.needed_by(model)
+        assert needed <= set(asked[: asked.index(model)])
     assert told == [("not_probed", {"model": "somebodys", "reason": "it is none of the protocol's"})]
 
 
@@ -174,9 +203,9 @@ class Watcher:
         self.server_was_silent = True
 
 
-def test_idle_models_are_asked_what_costs_little(asker, server):
+def test_idle_models_are_asked_what_costs_little(warm, server):
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert {name for name, _ in server.asked} == {"valence", "speech_emotion", "music_generator"}
     inputs = dict(server.asked)
     assert "check_only" in inputs["music_generator"]
@@ -184,36 +213,36 @@ def test_idle_models_are_asked_what_costs_little(asker, server):
     assert watcher.found == []
 
 
-def test_while_there_is_much_to_do_what_is_asked_needs_no_place(asker, server):
+def test_while_there_is_much_to_do_what_is_asked_needs_no_place(warm, server):
     watcher = Watcher(busy=True)
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert dict(server.asked)["speech_emotion"][DEADLINE.name][0] < 0
 
 
-def test_a_model_that_works_is_not_asked(asker, server):
+def test_a_model_that_works_is_not_asked(warm, server):
     def progress():
         server.counts["valence"] += 1
         return {name: (server.counts[name],) for name in MODELS}
 
     server.progress = progress
-    Watcher().look_after(asker(), server)
+    Watcher().look_after(warm, server)
     assert "valence" not in {name for name, _ in server.asked}
 
 
-def test_a_model_that_is_away_is_not_asked(asker, server):
-    Watcher(away=["valence"]).look_after(asker(), server)
+def test_a_model_that_is_away_is_not_asked(warm, server):
+    Watcher(away=["valence"]).look_after(warm, server)
     assert "valence" not in {name for name, _ in server.asked}
 
 
-def test_a_model_that_answers_nothing_is_unresponsive(asker, server):
+def test_a_model_that_answers_nothing_is_unresponsive(warm, server):
     server.answers["valence"] = RequestTimeout("late")
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert watcher.found == [("valence", Ending.SILENT)]
     assert [name for name, _ in server.asked].count("speech_emotion") == 0, "it needs the other one"
 
 
-def test_a_model_that_is_slow_but_gets_on_is_left_alone(asker, server):
+def test_a_model_that_is_slow_but_gets_on_is_left_alone(warm, server):
     def ask(model, inputs, timeout_s):
         server.asked.append((model.name, inputs))
         server.counts[model.name] += 1
@@ -221,34 +250,34 @@ def test_a_model_that_is_slow_but_gets_on_is_left_alone(asker, server):
 
     server.ask = ask
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert watcher.found == []
 
 
 @pytest.mark.parametrize("answer", [InvalidOption("no"), ServerBusy("full", 3), ServerUnavailable("a stage is away")])
-def test_a_refusal_is_an_answer(asker, server, answer):
+def test_a_refusal_is_an_answer(warm, server, answer):
     server.answers["valence"] = answer
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert watcher.found == []
 
 
-def test_a_model_that_fails_again_and_again_is_unresponsive(asker, server, told):
+def test_a_model_that_fails_again_and_again_is_unresponsive(warm, server, told):
     server.answers["valence"] = ServerError("device lost")
     watcher = Watcher()
-    watcher.look_after(asker(), server, asks=100)
+    watcher.look_after(warm, server, asks=100)
     assert watcher.found == [("valence", Ending.FAILING)]
     assert told == [("probe_failed", {"model": "valence", "reason": "device lost"})] * 3
 
 
-def test_a_server_that_does_not_answer_is_unresponsive(asker, server):
+def test_a_server_that_does_not_answer_is_unresponsive(warm, server):
     server.is_silent = True
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert watcher.server_was_silent
 
 
-def test_a_moment_without_an_answer_is_nothing(asker, server):
+def test_a_moment_without_an_answer_is_nothing(warm, server):
     answers = iter([True, True, False])
     steady = server.progress
 
@@ -258,5 +287,5 @@ def test_a_moment_without_an_answer_is_nothing(asker, server):
 
     server.progress = progress
     watcher = Watcher()
-    watcher.look_after(asker(), server)
+    watcher.look_after(warm, server)
     assert not watcher.server_was_silent

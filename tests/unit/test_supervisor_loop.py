@@ -65,9 +65,6 @@ class FakeServer:
     def exit_code(self):
         return self.code
 
-    def required_inputs(self):
-        return {}
-
     def stubs(self):
         return {"valence": (self.world.done.count("reload valence"),)}
 
@@ -149,6 +146,9 @@ class FakeAsker:
     def warm(self, model):
         self.world.note(f"warm {model}")
 
+    def needed_by(self, model):
+        return frozenset({"valence"} if model == "emotion_recognition" else ())
+
     def look_after(self, over, **told):
         self.world.note("look_after")
         over.wait(10)
@@ -187,7 +187,7 @@ def supervisor(world, tmp_path):
 
 
 def test_requests_are_let_through_when_every_model_has_answered(world, supervisor):
-    supervisor.start()
+    assert supervisor.start()
     assert supervisor.status.is_ready
     assert supervisor.is_alive()
     assert [what for what in world.done if not what.startswith(("expect", "look"))] == [
@@ -342,12 +342,14 @@ def test_asked_twice_it_stops_at_once(world, supervisor):
 
 def test_asked_while_it_starts_it_gives_up_the_start(world, supervisor):
     world.starting.clear()
-    starting = threading.Thread(target=supervisor.start)
+    served = []
+    starting = threading.Thread(target=lambda: served.append(supervisor.start()))
     starting.start()
     world.wait_for("server.start")
     supervisor.ask_to_stop()
     starting.join(10)
     assert not starting.is_alive()
+    assert served == [False]
     assert world.servers[0].killed.is_set()
     assert supervisor.error is None
     assert not supervisor.is_alive()

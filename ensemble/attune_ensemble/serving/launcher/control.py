@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 import numpy.typing as npt
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import AttuneError, RequestTimeout, ServerUnavailable, from_wire
 from attune_client.protocol.tensors import ModelSpec
@@ -57,6 +57,17 @@ class Control:
         with _told("the server"):
             answer = self._server.ModelStatistics(service_pb2.ModelStatisticsRequest(), timeout=_ANSWER_S)
         return {each.name: _progress(each) for each in answer.model_stats}
+
+    def configuration(self, model: str) -> model_config_pb2.ModelConfig:
+        """The configuration of a model, complete.
+
+        Raises:
+            AttuneError: the server does not answer, or has no such model.
+        """
+        with _told(model):
+            request = service_pb2.ModelConfigRequest(name=model)
+            answer = self._server.ModelConfig(request, timeout=_ANSWER_S)
+        return answer.config
 
     def unload(self, model: str, timeout_s: float) -> None:
         """Take a model out of service, and the ensembles that it is a part of, and wait until it is.

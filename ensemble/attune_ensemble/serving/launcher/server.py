@@ -26,7 +26,6 @@ from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.configuration import read_config
 from attune_ensemble.serving.launcher import allocation, janitor
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.layout import (
@@ -128,14 +127,6 @@ class Server:
     def models(self) -> tuple[str, ...]:
         """Names of the models that it serves."""
         return self._models or tuple(sorted(path.parent.name for path in self.repository.glob("*/config.pbtxt")))
-
-    def required_inputs(self) -> dict[str, dict[str, tuple[int, ...]]]:
-        """For each of its models, the inputs that it cannot do without, with their shapes; see `probe_of`."""
-        return {model: self._required_by(model) for model in self.models}
-
-    def _required_by(self, model: str) -> dict[str, tuple[int, ...]]:
-        config = read_config(self.repository / model, self.profile)
-        return {tensor.name: tuple(tensor.dims) for tensor in config.input if not tensor.optional}
 
     def __enter__(self) -> Self:
         self.start()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
+
+from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.errors import (
     AttuneError,
@@ -16,9 +18,9 @@ from attune_client.protocol.errors import (
     ServerError,
     ServerUnavailable,
 )
-from attune_client.protocol.models import MODELS
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_ensemble.serving.configuration import BrokenRepository
+from attune_ensemble.serving.guard.signatures import signature_of
 from attune_ensemble.serving.supervisor.policy import Ending
 from attune_ensemble.serving.supervisor.probes import Probe, probe_of
 from attune_ensemble.serving.supervisor.times import Times
@@ -31,6 +33,10 @@ _FAILURES = 3
 
 class Connection(Protocol):
     """What is asked of a server: `launcher.control.Control`."""
+
+    def configuration(self, model: str) -> model_config_pb2.ModelConfig:
+        """The configuration of a model."""
+        ...
 
     def progress(self) -> Mapping[str, tuple[int, ...]]:
         """Numbers of each model that change when it answers."""
@@ -47,35 +53,37 @@ class Asker:
     Args:
         server: the connection to it.
         models: names of its models.
-        required: the inputs that each cannot do without, with their shapes; see `probe_of`.
         times: how long each may take, and how often an idle one is asked.
         tell: takes events.
     """
 
-    def __init__(
-        self,
-        server: Connection,
-        models: Collection[str],
-        times: Times,
-        tell: Callable[..., None],
-        required: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
-    ) -> None:
-        required = required or {}
+    def __init__(self, server: Connection, models: Collection[str], times: Times, tell: Callable[..., None]) -> None:
         self._server, self._times, self._tell = server, times, tell
-        self._probes = {name: probe for name in _in_order(models) if (probe := probe_of(name, required.get(name)))}
-        self._unknown = sorted(set(models) - self._probes.keys())
+        self._models = tuple(models)
+        self._uses: dict[str, frozenset[str]] = {}
+        self._probes: dict[str, Probe] = {}
         self._failures: Counter[str] = Counter()
 
     def warm_up(self) -> None:
-        """Ask every model once, what others use before what uses it.
+        """Learn what the models take, and ask every one once, what others use before what uses it.
 
         Raises:
             AttuneError: as `warm` does.
         """
-        for model in self._unknown:
-            self._tell("not_probed", model=model, reason="it is none of the protocol's")
+        signatures = [signature_of(self._server.configuration(model)) for model in self._models]
+        self._uses = {signature.name: signature.uses for signature in signatures}
+        for signature in sorted(signatures, key=lambda each: (len(self.needed_by(each.name)), each.name)):
+            if (probe := probe_of(signature)) is not None:
+                self._probes[signature.name] = probe
+            else:
+                self._tell("not_probed", model=signature.name, reason="it is none of the protocol's")
         for model in self._probes:
             self.warm(model)
+
+    def needed_by(self, model: str) -> frozenset[str]:
+        """Names of the models without which a model cannot answer, as their configurations say."""
+        used = self._uses.get(model, frozenset())
+        return used.union(*map(self.needed_by, used))
 
     def warm(self, model: str) -> None:
         """Let a model do one real inference; one that is not known is not asked.
@@ -163,8 +171,3 @@ class Asker:
                 if time.monotonic() > deadline_s:
                     return None
                 time.sleep(self._times.look_s)
-
-
-def _in_order(models: Collection[str]) -> Iterator[str]:
-    """Models that are used before those that use them: the protocol declares them in that order."""
-    return (name for name in MODELS if name in models)

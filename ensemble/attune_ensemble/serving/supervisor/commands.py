@@ -148,13 +148,11 @@ def run(supervisor: Supervisor, command: tuple[str, ...]) -> int:
         AttuneError: it could not be served, or not any more.
     """
     with _signals(supervisor.ask_to_stop):
-        supervisor.start()
-        if not supervisor.status.is_ready and not supervisor.is_alive():
+        if not supervisor.start():
             return _INTERRUPTED if command else 0
-        if not command:
-            supervisor.wait()
-    if command:
-        return _run_beside(supervisor, command)
+        if command:
+            return _run_beside(supervisor, command)
+        supervisor.wait()
     if supervisor.error is not None:
         raise supervisor.error
     return 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from attune_client.protocol.bounds import MIN_MUSIC_S, NEUTRAL_VAD
 from attune_client.protocol.models import (
-    AUDIO_STATE,
     DEADLINE,
     MODELS,
     MUSIC_GENERATOR,
@@ -29,14 +28,13 @@ from attune_client.protocol.models import (
     OtherLanguages,
 )
 from attune_client.protocol.music_spec import MusicSpec
-from attune_client.protocol.tensors import ModelSpec, Tensors, TensorSpec
+from attune_client.protocol.tensors import DType, ModelSpec, Tensors
+from attune_ensemble.serving.guard.signatures import Signature
 
-__all__ = ["Probe", "needed_by", "probe_of"]
+__all__ = ["Probe", "probe_of"]
 
 _TOKENS = 16
 _SILENCE_S = 0.5
-_FREE_SIZES = {AUDIO_STATE.name: 50}
-"""Of a dimension that may have any size: as many frames as the second of `num_samples` has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,45 +53,28 @@ class Probe:
     at_once: Tensors | None
 
 
-def probe_of(model: str, required: Mapping[str, tuple[int, ...]] | None = None) -> Probe | None:
-    """The probe of a model; None if the protocol does not declare it.
-
-    `required` are the inputs that it cannot do without where it is served, with their shapes (no batch; -1: any size):
-    of the inputs of a regressor the export decides. None: those that the protocol says.
-    """
-    spec = MODELS.get(model)
-    if spec is None:
+def probe_of(signature: Signature) -> Probe | None:
+    """The probe of a model as it is served; None if it is none of the protocol's."""
+    spec = MODELS.get(signature.name)
+    if spec is None or not signature.inputs.keys() <= {tensor.name for tensor in spec.inputs}:
         return None
-    if required is None:
-        required = {tensor.name: tensor.shape for tensor in spec.inputs if not tensor.optional}
-    chosen = {name: spec.input(name).shape for name in _CHOSEN.get(model, ())}
-    real = _inputs(spec, {**required, **chosen})
-    tiny = real | {name: value() for name, value in _TINY.get(model, {}).items()}
-    at_once = real | {DEADLINE.name: np.array([-1], np.float32)} if DEADLINE in spec.inputs else None
-    return Probe(spec, real, tiny, at_once)
+    needed = {name for name, each in signature.inputs.items() if not each.optional}
+    names = needed | (_CHOSEN.get(spec.name, set()) & signature.inputs.keys())
+    real = {name: _value_of(name, signature) for name in names}
+    tiny = real | {name: value() for name, value in _TINY.get(spec.name, {}).items()}
+    has_deadline = DEADLINE.name in signature.inputs
+    return Probe(spec, real, tiny, real | {DEADLINE.name: np.array([-1], np.float32)} if has_deadline else None)
 
 
-def needed_by(model: str) -> frozenset[str]:
-    """Names of the models without which a model cannot answer, as the protocol declares them."""
-    spec = MODELS.get(model)
-    used = {*spec.calls, *(step.name for step in spec.steps)} if spec is not None else set()
-    return frozenset(used).union(*map(needed_by, used))
-
-
-def _inputs(spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
-    return {name: _with_batch(spec, _value_of(spec.input(name), shape)) for name, shape in shapes.items()}
-
-
-def _with_batch(spec: ModelSpec, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return value[np.newaxis] if spec.max_batch_size else value
-
-
-def _value_of(tensor: TensorSpec, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A harmless value: the named one, or else the middle of the scales."""
-    if tensor.name in _VALUES:
-        return _VALUES[tensor.name]()
-    sizes = [_FREE_SIZES.get(tensor.name, _TOKENS) if size == -1 else size for size in shape]
-    return np.full(sizes, NEUTRAL_VAD, tensor.dtype.numpy)
+def _value_of(name: str, signature: Signature) -> npt.NDArray[Any]:
+    """A harmless value: the one for that name, or else the middle of the scales, of the size that fits the others."""
+    declared = signature.inputs[name]
+    if name in _VALUES:
+        value = _VALUES[name]()
+    else:
+        shape = [_TOKENS if size == -1 else size for size in declared.dims]
+        value = np.full(shape, NEUTRAL_VAD, DType(declared.datatype).numpy)
+    return value[np.newaxis] if signature.max_batch else value
 
 
 def _text(text: str) -> npt.NDArray[np.object_]:

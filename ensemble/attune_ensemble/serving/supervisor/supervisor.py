@@ -48,7 +48,6 @@ from attune_ensemble.serving.supervisor.policy import (
     Tell,
     WarmUp,
 )
-from attune_ensemble.serving.supervisor.probes import needed_by
 from attune_ensemble.serving.supervisor.times import Times
 from attune_ensemble.serving.supervisor.watching import Watch, kill
 
@@ -191,8 +190,8 @@ class Supervisor:
     ) -> None:
         self.stop()
 
-    def start(self) -> None:
-        """Listen, start the server, and return when every model has answered, or when it was told to stop before.
+    def start(self) -> bool:
+        """Listen, start the server, and return True when every model has answered, False when told to stop before.
 
         Raises:
             BrokenRepository: the repository, or a model in it, cannot be served.
@@ -207,9 +206,12 @@ class Supervisor:
         except BaseException:
             self.stop()
             raise
+        if self._policy.has_served:
+            return True
+        self.wait()
         if self._error is not None:
-            self.wait()
             raise self._error
+        return False
 
     def ask_to_stop(self) -> None:
         """Finish what is in flight, and stop; asked a second time, stop at once. May be called in a signal handler."""
@@ -398,7 +400,7 @@ class Supervisor:
         control = Control(server.grpc_url)
         watch = Watch(server.process_id, self._times.stopped_s)
         watch.expect(server.stubs())
-        asker = Asker(control, server.models, self._times, self._tell, server.required_inputs())
+        asker = Asker(control, server.models, self._times, self._tell)
         if self._tenure is not None:
             self._tenure.control.close()
         self._tenure = _Tenure(generation, server, watch, control, asker)
@@ -424,7 +426,7 @@ class Supervisor:
         tenure.asker.look_after(
             tenure.over,
             is_busy=lambda: self._guard.in_flight() > 0,
-            is_away=lambda model: self._is_away({model} | needed_by(model)),
+            is_away=lambda model: self._is_away({model} | tenure.asker.needed_by(model)),
             unresponsive=unresponsive,
             server_unresponsive=lambda: self._inbox.put(partial(self._policy.server_unresponsive, tenure.generation)),
         )
@@ -444,7 +446,7 @@ class Supervisor:
         try:
             kill(server.stubs().get(model, ()))  # that it had when it was brought back in vain
             server.reload(model, self._times.load_s)
-            while self._is_away(needed_by(model)) and not tenure.over.wait(self._times.look_s):
+            while self._is_away(tenure.asker.needed_by(model)) and not tenure.over.wait(self._times.look_s):
                 pass  # what it calls died as well: it could not answer
             tenure.asker.warm(model)
         except AttuneError as error:
