@@ -26,6 +26,7 @@ parameters { key: "max_concurrent" value { string_value: "2" } }
 parameters { key: "max_waiting" value { string_value: "2" } }"""
 COUNTER = """name: "counter"
 input { name: "word" data_type: TYPE_STRING dims: 1 }
+input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
 input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
 model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow,echo" } }

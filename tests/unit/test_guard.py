@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import InvalidRequest, ServerBusy, ServerUnavailable, from_wire
-from attune_ensemble.serving.guard import Guard, GuardSettings, admission, service
+from attune_ensemble.serving.guard import Guard, GuardSettings, admission, service, settings
 from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
@@ -36,8 +36,8 @@ def told():
 
 @pytest.fixture
 def guard(upstream, told):
-    settings = GuardSettings(max_message_bytes=2**16, large_bytes=2**12, large_places=1, linger_s=0.5)
-    guard = Guard(f"127.0.0.1:{free_ports().grpc}", settings, lambda event, **fields: told.append((event, fields)))
+    bounds = GuardSettings(max_message_bytes=2**16, large_bytes=2**12, large_places=1, linger_s=0.5, music_s=1000.0)
+    guard = Guard(f"127.0.0.1:{free_ports().grpc}", bounds, lambda event, **fields: told.append((event, fields)))
     guard.start()
     guard.open(upstream.url)
     yield guard
@@ -325,6 +325,43 @@ def test_large_requests_have_fewer_places(guard, upstream):
         assert "as large as this one" in failure(lambda: stubs[1].ModelInfer(words("slow", "g" * 5_000))).details()
         upstream.release.set()
         assert call.result()
+
+
+def test_music_in_flight_is_bounded_by_its_length(guard, upstream):
+    """Of 1,000 s one client has at most half."""
+
+    def music(stub, seconds):
+        request = words("counter", "2")
+        if seconds:
+            request.inputs.add(name="duration_s", datatype="FP32", shape=[1]).contents.fp32_contents.append(seconds)
+        return stub.ModelStreamInfer(iter([request]))
+
+    def refusal(stub, seconds):
+        (response,) = music(stub, seconds)
+        return response.error_message
+
+    with channel_to(guard) as first, channel_to(guard) as second, channel_to(guard) as third:
+        one, two, three = (service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (first, second, third))
+        streams = [music(one, 400.0), music(one, None), music(two, 450.0)]
+        for stream in streams:
+            next(stream)
+        assert "this client has 430 s of music" in refusal(one, 100.0)
+        assert "880 s of music are being made" in refusal(three, 200.0)
+        assert "duration_s must lie between" in refusal(three, 1e9)
+        next(music(three, 100.0))
+        for stream in streams:
+            stream.cancel()
+    until(lambda: guard.in_flight() == 0)
+
+
+def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(settings, "_CGROUP_LIMIT", limit)
+    of_the_machine = settings.memory_bytes()
+    limit.write_text("max")
+    assert settings.memory_bytes() == of_the_machine
+    limit.write_text(str(2**20))
+    assert settings.memory_bytes() == 2**20
 
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once(guard, stub, upstream):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +32,18 @@ class Admission:
         self._settings = settings
         self._models: dict[str, _Model] = {}
         self._large = 0
+        self._music_s: defaultdict[str, float] = defaultdict(float)
 
     def in_flight(self, model: str) -> int:
         """Requests in flight at a model."""
         return self._models[model].count if model in self._models else 0
 
     @contextmanager
-    def place(self, model: Signature, client: str, size: int, left_s: float | None) -> Iterator[Place]:
-        """A place for a request of `size` bytes as long as the context lasts; `left_s` until its deadline.
+    def place(
+        self, model: Signature, client: str, size: int, left_s: float | None, music_s: float = 0.0
+    ) -> Iterator[Place]:
+        """A place for a request of `size` bytes, for `music_s` seconds of music, as long as the context lasts; `left_s`
+        until its deadline.
 
         Raises:
             ServerBusy: there is none for it; says when to try again.
@@ -49,7 +53,10 @@ class Admission:
         is_large = size > self._settings.large_bytes
         if is_large and self._large >= self._settings.large_places:
             raise ServerBusy(f"{self._large} recordings as large as this one are at work", state.retry_after_s)
+        if music_s:
+            self._check_music(client, music_s, state.retry_after_s)
         self._large += is_large
+        self._music_s[client] += music_s
         state.enter(client)
         place = Place(time.monotonic())
         try:
@@ -57,6 +64,16 @@ class Admission:
         finally:
             state.leave(client, place)
             self._large -= is_large
+            self._music_s[client] -= music_s
+            if self._music_s[client] <= 0:
+                del self._music_s[client]
+
+    def _check_music(self, client: str, music_s: float, retry_after_s: int) -> None:
+        most_s, all_s, own_s = self._settings.music_s, sum(self._music_s.values()), self._music_s[client]
+        if all_s + music_s > most_s:
+            raise ServerBusy(f"{all_s:.0f} s of music are being made and heard", retry_after_s)
+        if own_s + music_s > most_s * self._settings.client_share:
+            raise ServerBusy(f"this client has {own_s:.0f} s of music in flight; the rest is for others", retry_after_s)
 
 
 @dataclass(slots=True)

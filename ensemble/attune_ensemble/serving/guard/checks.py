@@ -13,14 +13,15 @@ from typing import Any
 
 from tritonclient.grpc import service_pb2
 
-from attune_client.protocol.checks import check_deadline, quote
+from attune_client.protocol.bounds import DEFAULT_MUSIC_S
+from attune_client.protocol.checks import check_deadline, check_duration, quote
 from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.models import DEADLINE
 from attune_ensemble.serving.guard.signatures import Input, Signature
 
-__all__ = ["check_request", "deadline_of"]
+__all__ = ["check_request", "deadline_of", "music_of"]
 
-_BYTES = "BYTES"
+_BYTES, _DURATION = "BYTES", "duration_s"
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -68,16 +69,30 @@ def check_request(request: service_pb2.ModelInferRequest, model: Signature) -> N
         raise InvalidRequest(f"the inputs of {model.name} have different batch sizes: {sorted(batches)}")
 
 
+def music_of(request: service_pb2.ModelInferRequest, model: Signature) -> float:
+    """The seconds of music that a request that was checked asks for; `InvalidOption` for what none may ask for."""
+    if not model.decoupled or _DURATION not in model.inputs:
+        return 0.0
+    asked_s = _number(request, _DURATION)
+    return DEFAULT_MUSIC_S if asked_s is None else check_duration(asked_s)
+
+
 def deadline_of(request: service_pb2.ModelInferRequest) -> float | None:
     """The time that a request that was checked gives itself, in seconds; None where it says nothing.
 
     `InvalidOption` for one that no request may have.
     """
+    deadline_s = _number(request, DEADLINE.name)
+    return None if deadline_s is None else check_deadline(deadline_s)
+
+
+def _number(request: service_pb2.ModelInferRequest, name: str) -> float | None:
+    """The first element of an input of floats; None where the request does not have it."""
     for index, tensor in enumerate(request.inputs):
-        if tensor.name == DEADLINE.name:
+        if tensor.name == name:
             if request.raw_input_contents:
-                return check_deadline(struct.unpack("<f", request.raw_input_contents[index])[0])
-            return check_deadline(tensor.contents.fp32_contents[0])
+                return float(struct.unpack_from("<f", request.raw_input_contents[index])[0])
+            return float(tensor.contents.fp32_contents[0])
     return None
 
 

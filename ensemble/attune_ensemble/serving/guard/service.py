@@ -25,7 +25,7 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
 )
 from attune_ensemble.serving.guard.admission import Admission
-from attune_ensemble.serving.guard.checks import check_request, deadline_of
+from attune_ensemble.serving.guard.checks import check_request, deadline_of, music_of
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised, with_lease
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, dependents
@@ -271,7 +271,10 @@ class Service(grpc.GenericRpcHandler):
             with ExitStack() as stack:
                 signature = self._checked(request)
                 left_s = _least(context.time_remaining(), deadline_of(request))
-                place = stack.enter_context(self._admission.place(signature, _client_of(context), len(message), left_s))
+                music_s = music_of(request, signature)
+                place = stack.enter_context(
+                    self._admission.place(signature, _client_of(context), len(message), left_s, music_s)
+                )
                 lease = stack.enter_context(Lease()) if signature.takes_lease else None
                 if lease is not None:
                     lease.taken(0)  # what streams for it stays near what its client has taken

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from attune_client.protocol.bounds import MAX_MESSAGE_BYTES
+from attune_client.protocol.models import MUSIC_SAMPLE_RATE
 
-__all__ = ["GuardSettings"]
+__all__ = ["GuardSettings", "memory_bytes"]
+
+_BYTES_PER_S = 2 * 2 * 4 * MUSIC_SAMPLE_RATE
+"""What a second of music takes until its stream ends: Triton 2.51 keeps every response until then, and there are two
+streams of stereo in float32, one behind the other."""
+
+_PART_FOR_MUSIC = 3
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, or of the container that this process is in."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # no limit is "max"
+        memory = min(memory, int(_CGROUP_LIMIT.read_text()))
+    return memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +33,18 @@ class GuardSettings:
     """Bounds of the guard; all times in seconds.
 
     `max_message_bytes`: largest message. `max_calls`: calls at once, of whatever kind. `places`: requests in flight at
-    a model whose configuration does not bound them. `client_share`: the part of a model's places that one client may
-    take. `large_bytes`, `large_places`: of messages of that size, no more than so many are in flight at once, for each
-    is in memory several times. `linger_s`: how long a forwarded request may go on after its client is gone before its
-    call is cancelled. `answer_s`: how long Triton may take to answer a question about itself.
+    a model whose configuration does not bound them. `client_share`: the part of a model's places, and of the music,
+    that one client may take. `music_s`: seconds of music that may be in flight in all streams together. `large_bytes`,
+    `large_places`: of messages of that size, no more than so many are in flight at once, for each is in memory several
+    times. `linger_s`: how long a forwarded request may go on after its client is gone before its call is cancelled.
+    `answer_s`: how long Triton may take to answer a question about itself.
     """
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
     max_calls: int = 1024
     places: int = 64
     client_share: float = 0.5
+    music_s: float = field(default_factory=lambda: memory_bytes() / _PART_FOR_MUSIC / _BYTES_PER_S)
     large_bytes: int = 16 * 2**20
     large_places: int = 4
     linger_s: float = 10.0

@@ -20,6 +20,7 @@ import click
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.profiles import EMBEDDED, PROFILES, Profile
+from attune_ensemble.serving.guard import GuardSettings
 from attune_ensemble.serving.launcher.companion import ServerGone, run_beside
 from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.layout import installed_server
@@ -91,6 +92,20 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     show_default=True,
     help="How long requests in flight may go on after the signal to stop.",
 )
+@click.option(
+    "--max-message-mib",
+    type=click.IntRange(1, 2047),
+    default=GuardSettings().max_message_bytes // 2**20,
+    show_default=True,
+    help="Largest request that is taken.",
+)
+@click.option(
+    "--client-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=GuardSettings().client_share,
+    show_default=True,
+    help="The part of a model's places that one client may take; 1 where all come through one proxy.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def serve(
     profile: str,
@@ -102,6 +117,8 @@ def serve(
     log_file: Path | None,
     log_format: str,
     drain_seconds: float,
+    max_message_mib: int,
+    client_share: float,
     command: tuple[str, ...],
 ) -> None:
     """Serve the models until Ctrl-C, or for as long as COMMAND runs.
@@ -129,6 +146,7 @@ def serve(
         profile=served,
         log_file=log_file or default_log(ports),
         times=replace(Times(), drain_s=drain_seconds),
+        guard_settings=GuardSettings(max_message_bytes=max_message_mib * 2**20, client_share=client_share),
         tell=events.tell,
         notifier=Notifier(),
     )
