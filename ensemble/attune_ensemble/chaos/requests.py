@@ -16,7 +16,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +27,21 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import serialize_byte_tensor
 
 from attune_client.protocol import bounds
-from attune_client.protocol.models import LEASE, MODELS
+from attune_client.protocol.models import (
+    AROUSAL_DOMINANCE_MODEL,
+    ATTENTION_MASK,
+    AUDIO_STATE,
+    EMOTION_ENCODER,
+    LEASE,
+    MODELS,
+    NUM_SAMPLES,
+    SPEECH_INPUTS,
+    TEXT_STATE,
+    VALENCE_MODEL,
+)
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec, bytes_tensor
 
-__all__ = ["BadRequest", "bad_requests", "drawn", "request_with", "requests_of", "whole_request"]
+__all__ = ["ASKED", "BadRequest", "bad_requests", "drawn", "request_with", "requests_of", "whole_request"]
 
 Message = Any  # a ModelInferRequest of protobuf, whose classes are made at run time
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -38,6 +49,23 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 _BATCH = 5_000
 _SAMPLES = 4_000
 _SPEC = {"tempo_bpm": 72, "mode": "dorian", "tonic": "D", "instruments": ["piano"], "dynamics": "mp"}
+
+
+_WIDTH = 256
+
+
+def _as_shipped(model: ModelSpec) -> ModelSpec:
+    """The model with the inputs that it has where the shipped regressors are served: of theirs the export decides."""
+    if model == EMOTION_ENCODER:
+        return replace(model, inputs=SPEECH_INPUTS)
+    if model not in (VALENCE_MODEL, AROUSAL_DOMINANCE_MODEL):
+        return model
+    states = (replace(state, shape=(-1, _WIDTH), optional=False) for state in (AUDIO_STATE, TEXT_STATE))
+    return replace(model, inputs=(*states, NUM_SAMPLES, ATTENTION_MASK))
+
+
+ASKED = {name: _as_shipped(model) for name, model in MODELS.items()}
+"""The models to which requests are made, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +118,7 @@ def drawn(strategy: st.SearchStrategy[Any], count: int, number: int) -> list[Any
 
 
 @st.composite
-def requests_of(draw: Draw, models: tuple[ModelSpec, ...] = tuple(MODELS.values())) -> BadRequest:
+def requests_of(draw: Draw, models: tuple[ModelSpec, ...] = tuple(ASKED.values())) -> BadRequest:
     """A request to one of the models with one fault."""
     model = draw(st.sampled_from(models))
     of_form = draw(st.booleans())
