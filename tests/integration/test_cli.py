@@ -16,6 +16,7 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from attune_client.cli import main
+from attune_client.protocol.models import MODELS
 
 
 @pytest.fixture
@@ -174,8 +175,8 @@ def test_a_deadline_ends_the_command_in_one_line_and_keeps_what_came(attune, sam
 def test_models_lists_all_of_them(attune):
     result = attune("models")
     assert result.exit_code == 0
-    assert result.output.count("READY") == 11
-    assert len(json.loads(attune("models", "--json").stdout)) == 11
+    assert result.output.count("READY") == len(MODELS)
+    assert len(json.loads(attune("models", "--json").stdout)) == len(MODELS)
 
 
 def test_memory_and_folders_of_the_server_are_private(server):

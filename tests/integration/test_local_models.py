@@ -200,7 +200,7 @@ WRONG = [
     pytest.param(
         models.SENTENCE_ENCODER,
         {"sentence_ids": np.full((1, 4), 10**6), "sentence_mask": np.ones((1, 4), np.int64)},
-        errors.ServerError,
+        errors.InvalidRequest,
         id="tokens that do not exist",
     ),
 ]

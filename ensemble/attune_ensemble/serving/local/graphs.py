@@ -9,10 +9,10 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from attune_client.protocol.errors import ServerUnavailable, from_wire
+from attune_client.protocol.errors import InvalidRequest, ServerError, ServerUnavailable
 from attune_client.protocol.tensors import Tensors
 from attune_ensemble.call import Call, CallContext
-from attune_ensemble.serving.onnx_backend.session import Arrays, Job, ModelError, OnnxModel
+from attune_ensemble.serving.onnx_backend.session import Arrays, Job, ModelError, NotFiniteError, OnnxModel
 from attune_ensemble.serving.services import Service
 
 __all__ = ["create_ensemble", "create_graph"]
@@ -30,8 +30,9 @@ def create_graph(folder: Path, config: ModelConfig) -> Service:
 
     def answer(inputs: Tensors, *, context: CallContext) -> Arrays:
         (result,) = model.run([Job(inputs, names)])
-        if isinstance(result, ModelError):
-            raise from_wire(str(result))
+        if isinstance(result, ModelError):  # whose fault it is, the backend tells the server by the same rule
+            kind = ServerError if isinstance(result, NotFiniteError) else InvalidRequest
+            raise kind(str(result))
         return result
 
     return Service(answer)
