@@ -150,6 +150,24 @@ def test_a_dead_server_is_told_to_everybody_and_comes_back(server, told, client,
     assert client.analyse(samples[0]).transcript
 
 
+def test_what_plays_when_it_stops_is_played_to_its_end(server, told, client):
+    """The last of the tests with this server."""
+    with client.play(emotion="calm", duration_s=60) as stream:
+        frames = len(next(stream))
+        asked_s = time.monotonic()
+        server.ask_to_stop()
+        told.wait_for("draining", asked_s, in_flight=1)
+        with pytest.raises(ServerUnavailable, match="takes no new requests"):
+            client.infer(MUSIC_PROMPT, {"emotion": bytes_tensor("calm")})
+        for chunk in stream:
+            frames += len(chunk)
+            time.sleep(0.05)
+        assert frames == 60 * stream.session.sample_rate
+    told.wait_for("drained", asked_s, in_flight=0)
+    server.wait()
+    assert server.error is None
+
+
 # --- one that hangs or fails ---
 
 HANGING = """
