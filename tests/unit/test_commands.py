@@ -518,7 +518,7 @@ def test_json_is_one_object(client, folder):
 def test_models_as_json_and_as_lines(client):
     first, second = json.loads(attune("models", "--json").stdout)
     assert (first["name"], first["state"]) == ("valence", "READY")
-    assert "waveform" in first["inputs"]
+    assert "audio_state?" in first["inputs"]
     assert second["inputs"] == []
     assert attune("models").stdout.splitlines()[0].split("\t")[:2] == ["valence", "READY"]
 
