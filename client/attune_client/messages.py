@@ -14,13 +14,20 @@ from attune_client.protocol.errors import ServerError
 from attune_client.protocol.inputs import check_inputs
 from attune_client.protocol.tensors import DType, ModelSpec, Tensors
 
-__all__ = ["read_response", "request_message"]
+__all__ = ["infer_request", "read_response", "request_message"]
 
 
 def request_message(model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> service_pb2.ModelInferRequest:
     """Return a request to a model; raises `InvalidOption` for inputs that are not the model's (see `check_inputs`)."""
     check_inputs(model, inputs)
-    message = service_pb2.ModelInferRequest(model_name=model.name)
+    return infer_request(model, inputs)
+
+
+def infer_request(
+    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str = ""
+) -> service_pb2.ModelInferRequest:
+    """The message that asks a model; the inputs have their declared types."""
+    message = service_pb2.ModelInferRequest(model_name=model.name, id=request_id)
     for name, array in inputs.items():
         dtype = model.input(name).dtype
         message.inputs.add(name=name, datatype=dtype.value, shape=array.shape)

@@ -22,6 +22,7 @@ ALLOWED = {
     # The report is how every benchmark prints. Clients are for `chaos` alone: the other rooms have rules below.
     "ensemble/attune_ensemble": (
         "attune_client.protocol",
+        "attune_client.messages",
         "attune_client.bench.report",
         "attune_client.aio",
         "attune_client.client",
@@ -62,6 +63,7 @@ ALLOWED = {
     ),
     "ensemble/attune_ensemble/serving": (
         "attune_client.protocol",
+        "attune_client.messages",  # requests and responses as messages, for whoever speaks gRPC
         "attune_ensemble.call",
         "attune_ensemble.prompting.knowledge",
         "attune_weights",
@@ -69,6 +71,7 @@ ALLOWED = {
     # Outside the server: one starts it, one is its door, one keeps both at work.
     "ensemble/attune_ensemble/serving/launcher": (
         "attune_client.protocol",
+        "attune_client.messages",
         "attune_ensemble.serving.configuration",
         "attune_ensemble.serving.own_server",
         "attune_ensemble.serving.repository",

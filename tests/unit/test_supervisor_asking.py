@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 from tritonclient.grpc import model_config_pb2
 
+from attune_client.messages import infer_request
 from attune_client.protocol.errors import (
     InvalidOption,
     RequestTimeout,
@@ -25,7 +26,6 @@ from attune_ensemble.serving.configuration import BrokenRepository, read_config
 from attune_ensemble.serving.guard.checks import check_request
 from attune_ensemble.serving.guard.signatures import Input, signature_of
 from attune_ensemble.serving.local import LocalModels
-from attune_ensemble.serving.own_server import infer_request
 from attune_ensemble.serving.supervisor.asking import Asker
 from attune_ensemble.serving.supervisor.policy import Ending
 from attune_ensemble.serving.supervisor.probes import probe_of

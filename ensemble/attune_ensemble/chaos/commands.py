@@ -32,7 +32,7 @@ _ROOT = Path(__file__).parents[3]
     help="Run this row; may be given again.  [default: all but those that take their time]",
 )
 @click.option("--list", "list_only", is_flag=True, help="List the rows, and run none.")
-@click.option("--quick", is_flag=True, help="Run a few rows on one server, and less of each: a minute or two.")
+@click.option("--quick", is_flag=True, help="Run a few rows on one server, and less of each.")
 @click.option(
     "--repository",
     type=click.Path(path_type=Path),
@@ -95,11 +95,17 @@ def _run(rows: Sequence[Row], workshop: Workshop) -> list[Result]:
     click.echo(f"hardware: {hardware()}")
     click.echo(HEADING)
     results = []
-    for result in run_all(rows, workshop):
-        click.echo(table_line(result))
-        results.append(result)
+    try:
+        for result in run_all(rows, workshop):
+            click.echo(table_line(result))
+            results.append(result)
+    finally:  # also of a run that is ended early
+        _tell_details(results)
+    click.echo(json_line(results, hardware()))
+    return results
+
+
+def _tell_details(results: Sequence[Result]) -> None:
     for result in results:
         for line in details(result):
             click.echo(line)
-    click.echo(json_line(results, hardware()))
-    return results

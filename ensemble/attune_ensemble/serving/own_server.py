@@ -18,15 +18,14 @@ from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
-from tritonclient.utils import serialize_byte_tensor
 
+from attune_client.messages import infer_request
 from attune_client.protocol.errors import AttuneError, ServerError, ServerUnavailable
-from attune_client.protocol.tensors import DType, ModelSpec, Tensors
+from attune_client.protocol.tensors import ModelSpec, Tensors
 
-__all__ = ["CHANNEL_OPTIONS", "OWN_URL", "OwnServer", "Responses", "infer_request", "own_url"]
+__all__ = ["CHANNEL_OPTIONS", "OWN_URL", "OwnServer", "Responses", "own_url"]
 
 OWN_URL = "ATTUNE_OWN_URL"
 """Environment variable of the server's processes: the address of the server's own gRPC, for its models."""
@@ -120,25 +119,6 @@ class Responses:
         timer.daemon = True
         if self._call.add_callback(timer.cancel):  # no, where it has ended
             timer.start()
-
-
-def infer_request(
-    model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str = ""
-) -> service_pb2.ModelInferRequest:
-    """The message that asks a model; the inputs have their declared types."""
-    message = service_pb2.ModelInferRequest(model_name=model.name, id=request_id)
-    for name, array in inputs.items():
-        dtype = model.input(name).dtype
-        message.inputs.add(name=name, datatype=dtype.value, shape=array.shape)
-        message.raw_input_contents.append(_raw(array, dtype))
-    return message
-
-
-def _raw(array: npt.NDArray[Any], dtype: DType) -> bytes:
-    if dtype is not DType.BYTES:
-        return array.tobytes()
-    serialised: npt.NDArray[np.object_] = serialize_byte_tensor(array)
-    return bytes(serialised.item()) if serialised.size else b""
 
 
 def _tensors(response: service_pb2.ModelInferResponse) -> Tensors:

@@ -12,9 +12,10 @@ import grpc
 import numpy.typing as npt
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from attune_client.messages import infer_request
 from attune_client.protocol.errors import AttuneError, RequestTimeout, ServerUnavailable, from_wire
 from attune_client.protocol.tensors import ModelSpec
-from attune_ensemble.serving.own_server import CHANNEL_OPTIONS, infer_request
+from attune_ensemble.serving.own_server import CHANNEL_OPTIONS
 
 __all__ = ["Control"]
 
