@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -169,6 +170,8 @@ class Watcher:
     def __init__(self, *, busy=False, away=()) -> None:
         self.over = threading.Event()
         self.busy, self.away = busy, set(away)
+        self.core_share = 0.0  # of a core, that every model uses
+        self._clock_s = 0.0
         self.found: list[tuple[str, Ending]] = []
         self.server_was_silent = False
 
@@ -187,6 +190,7 @@ class Watcher:
                 self.over,
                 lambda: self.busy,
                 lambda model: model in self.away,
+                self._processor_seconds,
                 self._unresponsive,
                 self._server_unresponsive,
             ),
@@ -198,6 +202,10 @@ class Watcher:
     def _unresponsive(self, model, ending):
         self.found.append((model, ending))
         self.over.set()
+
+    def _processor_seconds(self, model):
+        self._clock_s += self.core_share * TIMES.answer_s  # it is looked at before and after a question
+        return self._clock_s
 
     def _server_unresponsive(self):
         self.server_was_silent = True
@@ -240,6 +248,31 @@ def test_a_model_that_answers_nothing_is_unresponsive(warm, server):
     watcher.look_after(warm, server)
     assert watcher.found == [("valence", Ending.SILENT)]
     assert [name for name, _ in server.asked].count("speech_emotion") == 0, "it needs the other one"
+
+
+@pytest.mark.parametrize(("core_share", "asked"), [(0.0, 1), (0.1, 1), (1.0, 4)])
+def test_a_model_at_work_on_one_long_request_is_given_time_but_not_for_ever(warm, server, core_share, asked):
+    server.answers["valence"] = RequestTimeout("late")
+    watcher = Watcher()
+    watcher.core_share = core_share
+    watcher.look_after(warm, server, asks=100)
+    assert watcher.found == [("valence", Ending.SILENT)]
+    assert [name for name, _ in server.asked].count("valence") == asked
+
+
+def test_a_model_that_answers_again_has_all_that_time_anew(warm, server):
+    answers = itertools.cycle([RequestTimeout("late"), RequestTimeout("late"), None])
+
+    def ask(model, inputs, timeout_s):
+        server.asked.append((model.name, inputs))
+        if model.name == "valence" and (error := next(answers)) is not None:
+            raise error
+
+    server.ask = ask
+    watcher = Watcher()
+    watcher.core_share = 1.0
+    watcher.look_after(warm, server, asks=60)
+    assert watcher.found == []
 
 
 def test_a_model_that_is_slow_but_gets_on_is_left_alone(warm, server):

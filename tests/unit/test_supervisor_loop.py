@@ -4,6 +4,7 @@ tests/unit/test_supervisor_loop.py`.
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 import time
@@ -168,7 +169,7 @@ def world(monkeypatch):
     world = World()
     monkeypatch.setattr(module, "Server", lambda *arguments, **options: FakeServer(world, *arguments, **options))
     monkeypatch.setattr(module, "Guard", lambda *arguments: FakeGuard(world))
-    monkeypatch.setattr(module, "Watch", lambda *arguments: FakeWatch(world))
+    monkeypatch.setattr(module, "ProcessWatch", lambda *arguments: FakeWatch(world))
     monkeypatch.setattr(module, "Asker", lambda *arguments: FakeAsker(world))
     monkeypatch.setattr(module, "Control", FakeControl)
     monkeypatch.setattr(module, "kill", lambda processes: world.note(f"kill {processes}"))
@@ -281,6 +282,57 @@ def test_a_repository_that_cannot_be_served_is_told_by_start(world, supervisor, 
     assert {"gave_up", "guard.stop", "server.stop", "stopped"} <= set(world.done)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((LOOPBACK, int(supervisor.http_url.rpartition(":")[2])), 1)
+
+
+def test_too_many_open_files_are_no_end_of_the_service(world, supervisor):
+    supervisor.start()
+    world.fails = {"reload valence": [OSError(errno.EMFILE, "Too many open files")]}
+    world.endings = {"valence": (Ending.DIED, {})}
+    world.wait_for("model_recovered")
+    assert world.done.count("model_not_recovered") == 1
+    assert supervisor.error is None
+
+
+def test_a_model_whose_process_ends_once_it_has_answered_is_brought_back_again(world, supervisor):
+    supervisor.start()
+    stubs = [{}, {"valence": (7,)}]
+    world.servers[0].stubs = lambda: {} if world.done[-1] == "forget valence" else stubs.pop(0)
+    world.endings = {"valence": (Ending.DIED, {})}
+    world.wait_for("model_recovered")
+    assert world.done.count("reload valence") == 2
+    assert "expect {'valence': ()}" not in world.done
+
+
+def test_a_second_wish_to_stop_is_heard_while_it_stops(world, supervisor):
+    supervisor.start()
+    server, over = world.servers[0], threading.Event()
+    server.stop = lambda: over.wait(10)
+    server.kill = over.set
+    supervisor.ask_to_stop()
+    world.wait_for("drained")
+    time.sleep(2 * TIMES.look_s)
+    assert supervisor.is_alive(), "it stops, and is not hung"
+    supervisor.ask_to_stop()
+    supervisor.wait()
+    assert over.is_set()
+
+
+def test_what_is_being_brought_back_is_not_waited_for(world, supervisor, monkeypatch):
+    monkeypatch.setattr(module, "_JOIN_S", 0.1)
+    supervisor.start()
+    reloading, over = threading.Event(), threading.Event()
+
+    def reload(model, timeout_s):
+        reloading.set()
+        over.wait(10)
+
+    world.servers[0].reload = reload
+    world.servers[0].stop = over.set  # a call to a server that has ended fails
+    world.endings = {"valence": (Ending.DIED, {})}
+    assert reloading.wait(5)
+    began_s = time.monotonic()
+    supervisor.stop()
+    assert time.monotonic() - began_s < 5
 
 
 def test_what_nobody_foresaw_ends_it_in_order(world, supervisor, capsys):

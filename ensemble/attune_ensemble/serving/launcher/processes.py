@@ -9,7 +9,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "ProcessState", "process_of", "processes_of_session", "state_of", "stubs_of_session"]
+__all__ = [
+    "Process",
+    "ProcessState",
+    "process_of",
+    "processes_of_session",
+    "processor_seconds",
+    "state_of",
+    "stubs_of_session",
+]
 
 _STUB = "triton_python_backend_stub"
 _INSTANCE = re.compile(r"(.+)_\d+_\d+")
@@ -18,6 +26,7 @@ _STOPPED = "T"
 _SIGNAL_BITS = 0x7F
 # Places among the fields of /proc/<pid>/stat, counted from the state on (proc(5) counts from 1, and the state is 3).
 _STARTED, _EXIT_CODE = 22 - 3, 52 - 3
+_USER_TIME, _SYSTEM_TIME = 14 - 3, 15 - 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ def _model_of(pid: int) -> str | None:
     """The model whose stub a process is: one of the stub's arguments is `<model>_<instance>_<device>`."""
     try:
         program, *arguments = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     if Path(program).name != _STUB:
         return None
@@ -74,7 +83,11 @@ def process_of(pid: int) -> Process:
 
 
 def state_of(process: Process) -> ProcessState:
-    """How the process is."""
+    """How the process is.
+
+    Raises:
+        OSError: it cannot be seen, as where this process has too many files open; that says nothing of the other one.
+    """
     fields = _stat_of(process.pid)
     if fields is None or int(fields[_STARTED]) != process.started:
         return ProcessState(has_ended=True)
@@ -83,11 +96,19 @@ def state_of(process: Process) -> ProcessState:
     return ProcessState(is_stopped=fields[0] == _STOPPED)
 
 
+def processor_seconds(process: Process) -> float:
+    """Processor time that the process has used so far; 0 where it has ended. Raises as `state_of` does."""
+    fields = _stat_of(process.pid)
+    if fields is None or int(fields[_STARTED]) != process.started:
+        return 0.0
+    return (int(fields[_USER_TIME]) + int(fields[_SYSTEM_TIME])) / os.sysconf("SC_CLK_TCK")
+
+
 def _stat_of(pid: int) -> list[str] | None:
     """The fields of /proc/<pid>/stat from the state on; None where there is no process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
 
 

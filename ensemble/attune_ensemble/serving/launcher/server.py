@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -63,6 +64,7 @@ _SHM_BYTES = 4 * 1024 * 1024
 
 # Triton puts a colon and the port at the end of a socket's path.
 _SOCKET, _SOCKET_PORT = "g", 1
+_TRITONS_TMP = "/tmp"
 _MAX_SOCKET_PATH = 107
 """Longest path of a socket, in bytes (unix(7))."""
 
@@ -155,6 +157,7 @@ class Server:
 
     def _launch(self) -> None:
         check_repository(self.repository, self._models, self.profile)
+        _require_tmp()
         with open_log(self.log_file, go_on=self._go_on_in_log) as log:
             scratch, layout = self._make_scratch()
             environment = self._environment(scratch)
@@ -350,6 +353,17 @@ def _start_janitor(folder: Path, mark: str) -> subprocess.Popen[bytes]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _require_tmp() -> None:
+    """Triton's Python backend makes a folder in /tmp, whatever TMPDIR says, and aborts where it cannot."""
+    try:
+        Path(tempfile.mkdtemp(prefix="attune-", dir=_TRITONS_TMP)).rmdir()
+    except OSError as error:
+        raise ServerUnavailable(
+            f"the folder {_TRITONS_TMP} cannot be written to ({error.strerror}), and Triton needs it, whatever TMPDIR "
+            f"names: with a read-only root, mount a tmpfs there (docker run --tmpfs {_TRITONS_TMP})"
+        ) from error
 
 
 def _require_short(path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Protocol
 
 from tritonclient.grpc import model_config_pb2
@@ -29,6 +30,12 @@ __all__ = ["Asker", "Connection"]
 
 _FAILURES = 3
 """So many failures in a row are a fault of the model, and not of a moment."""
+
+_WORKING = 0.2
+"""The part of a core that a model uses which works; one that waits for ever uses none."""
+
+_LONGEST_WORK = 4
+"""So many times in a row a model may be at work on something else while it is asked."""
 
 
 class Connection(Protocol):
@@ -63,6 +70,7 @@ class Asker:
         self._uses: dict[str, frozenset[str]] = {}
         self._probes: dict[str, Probe] = {}
         self._failures: Counter[str] = Counter()
+        self._at_work: Counter[str] = Counter()
 
     def warm_up(self) -> None:
         """Learn what the models take, and ask every one once, what others use before what uses it.
@@ -111,6 +119,7 @@ class Asker:
         over: threading.Event,
         is_busy: Callable[[], bool],
         is_away: Callable[[str], bool],
+        processor_seconds: Callable[[str], float],
         unresponsive: Callable[[str, Ending], None],
         server_unresponsive: Callable[[], None],
     ) -> None:
@@ -121,6 +130,8 @@ class Asker:
             is_busy: whether requests are in flight: then a model is asked what is answered at once, where there is
                 such a thing, since it may have much to do.
             is_away: whether a model, or one that it may use, is being brought back.
+            processor_seconds: what the processes of a model have used so far: one that does not answer because it works
+                is let work, `_LONGEST_WORK` times as long as another would have to answer.
             unresponsive: told of a model that does not answer or always fails.
             server_unresponsive: told when the server itself does not answer.
         """
@@ -135,30 +146,35 @@ class Asker:
             for name in idle:
                 if over.is_set():
                     return
-                ending = self._ask_idle(self._probes[name], is_busy())
+                ending = self._ask_idle(self._probes[name], is_busy(), partial(processor_seconds, name))
                 if ending is not None and not over.is_set() and not is_away(name):
                     unresponsive(name, ending)
                     break  # what uses it could not answer either
             before = self._progress() or now
 
-    def _ask_idle(self, probe: Probe, is_busy: bool) -> Ending | None:
+    def _ask_idle(self, probe: Probe, is_busy: bool, processor_seconds: Callable[[], float]) -> Ending | None:
         """What is wrong with an idle model, if anything."""
         name = probe.spec.name
         before = (self._progress() or {}).get(name)
+        used_s = processor_seconds()
         inputs = probe.at_once if is_busy and probe.at_once is not None else probe.tiny
         try:
             self._server.ask(probe.spec, inputs, self._times.answer_s)
         except (InvalidRequest, ServerBusy):
             pass
         except RequestTimeout:
-            return Ending.SILENT if (self._progress() or {}).get(name) == before else None
+            if (self._progress() or {}).get(name) != before:
+                return None
+            is_at_work = processor_seconds() - used_s >= _WORKING * self._times.answer_s
+            self._at_work[name] += 1
+            return None if is_at_work and self._at_work[name] < _LONGEST_WORK else Ending.SILENT
         except ServerUnavailable:  # that the server has ended, or a model is away, is noticed elsewhere
             return None
         except ServerError as error:
             self._failures[name] += 1
             self._tell("probe_failed", model=name, reason=str(error))
             return Ending.FAILING if self._failures[name] >= _FAILURES else None
-        self._failures[name] = 0
+        self._failures[name] = self._at_work[name] = 0
         return None
 
     def _progress(self) -> Mapping[str, tuple[int, ...]] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -38,6 +39,7 @@ DEFAULT_LOG = Path("out/server.log")
 _INTERRUPTED, _NO_PROGRAM = 130, 127
 _CONFIGURATION, _GAVE_UP, _UNAVAILABLE = os.EX_CONFIG, os.EX_SOFTWARE, os.EX_UNAVAILABLE
 _PORT = click.IntRange(1, 65535)
+_OPEN_FILES = 65_536
 
 EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     (BrokenRepository, _CONFIGURATION),
@@ -138,6 +140,7 @@ def serve(
         return
     _require_address(host, served)
     _require_program(command)
+    _allow_open_files()
     events = Events(sys.stderr, as_json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
     supervisor = Supervisor(
         repository,
@@ -215,6 +218,14 @@ def _print_container_command(profile: Profile, repository: Path, ports: Ports) -
     except AttuneError as error:  # the container would refuse too, but only after it was pulled and set up
         click.echo(f"not to be served yet: {error}", err=True)
     click.echo(container_command(profile, repository, ports))
+
+
+def _allow_open_files() -> None:
+    """Let this process, and the server, have as many files and connections open as they may: shells allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _require_repository(repository: Path) -> None:

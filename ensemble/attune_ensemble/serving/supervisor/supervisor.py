@@ -24,7 +24,7 @@ from attune_client.protocol.profiles import EMBEDDED, Profile
 from attune_ensemble.serving.guard import Guard, GuardSettings
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, require_free
-from attune_ensemble.serving.launcher.processes import Process
+from attune_ensemble.serving.launcher.processes import Process, processor_seconds
 from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.supervisor.asking import Asker
 from attune_ensemble.serving.supervisor.health import Health
@@ -49,7 +49,7 @@ from attune_ensemble.serving.supervisor.policy import (
     WarmUp,
 )
 from attune_ensemble.serving.supervisor.times import Times
-from attune_ensemble.serving.supervisor.watching import Watch, kill
+from attune_ensemble.serving.supervisor.watching import ProcessWatch, kill
 
 __all__ = ["GaveUp", "Supervisor"]
 
@@ -57,7 +57,9 @@ Fact = Callable[[float], list[Action]]
 """Something that has happened, as a call of the policy: it takes the time, and returns what is to be done."""
 
 _TIMES, _GUARD_SETTINGS = Times(), GuardSettings()
-_END_S = 60.0
+_JOIN_S = 5.0
+"""How long what is being done may take to see that it is over, before the server is ended with it."""
+
 _FAREWELL_S = 1.0
 _POLL_S = 0.02
 
@@ -72,9 +74,11 @@ class _Tenure:
 
     generation: int
     server: Server
-    watch: Watch
+    watch: ProcessWatch
     control: Control
     asker: Asker
+    in_processes: frozenset[str]
+    """Names of the models that run in processes of their own."""
     over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -167,8 +171,9 @@ class Supervisor:
         return self._error
 
     def is_alive(self) -> bool:
-        """Whether the supervisor itself is at work."""
-        return self._thread.is_alive() and time.monotonic() - self._looked_s < self._times.alive_s
+        """Whether the supervisor itself is at work; also while it ends, which takes its time."""
+        has_looked = time.monotonic() - self._looked_s < self._times.alive_s
+        return self._thread.is_alive() and (has_looked or self._stopping.is_set())
 
     def models(self) -> tuple[str, ...]:
         """Names of the models that are served."""
@@ -215,6 +220,8 @@ class Supervisor:
 
     def ask_to_stop(self) -> None:
         """Finish what is in flight, and stop; asked a second time, stop at once. May be called in a signal handler."""
+        if self._stopping.is_set():
+            self._kill_server()  # nothing reads the inbox any more
         self._inbox.put(lambda now_s: self._policy.stop_asked(self._guard.in_flight(), now_s))
 
     def wait(self) -> None:
@@ -352,11 +359,11 @@ class Supervisor:
         """Give everything back that is held; the second time does nothing."""
         self._stopping.set()
         self._guard.stop()
-        deadline_s = time.monotonic() + _END_S
+        if self._tenure is not None:
+            self._tenure.control.close()  # what a model is being asked ends
+        deadline_s = time.monotonic() + _JOIN_S
         for worker in self._workers:
             worker.join(max(0.0, deadline_s - time.monotonic()))
-        if self._tenure is not None:
-            self._tenure.control.close()
         if self._server is not None:
             self._server.stop()
         self._health.stop()
@@ -393,17 +400,25 @@ class Supervisor:
             server.start()
         except AttuneError as error:
             self._inbox.put(partial(self._on_failed, action.generation, error))
+        except OSError as error:
+            told = ServerUnavailable(f"the server could not be started: {error}")
+            self._inbox.put(partial(self._on_failed, action.generation, told))
         else:
             self._inbox.put(partial(self._on_started, action.generation, server))
 
     def _on_started(self, generation: int, server: Server, now_s: float) -> list[Action]:
         control = Control(server.grpc_url)
-        watch = Watch(server.process_id, self._times.stopped_s)
-        watch.expect(server.stubs())
+        try:
+            watch, stubs = ProcessWatch(server.process_id, self._times.stopped_s), server.stubs()
+        except OSError as error:
+            return self._on_failed(
+                generation, ServerUnavailable(f"the server's processes cannot be seen: {error}"), now_s
+            )
+        watch.expect(stubs)
         asker = Asker(control, server.models, self._times, self._tell)
         if self._tenure is not None:
             self._tenure.control.close()
-        self._tenure = _Tenure(generation, server, watch, control, asker)
+        self._tenure = _Tenure(generation, server, watch, control, asker, frozenset(stubs))
         return self._policy.started(generation, now_s)
 
     def _on_failed(self, generation: int, error: AttuneError, now_s: float) -> list[Action]:
@@ -427,6 +442,7 @@ class Supervisor:
             tenure.over,
             is_busy=lambda: self._guard.in_flight() > 0,
             is_away=lambda model: self._is_away({model} | tenure.asker.needed_by(model)),
+            processor_seconds=lambda model: _processor_seconds(tenure.watch.processes_of(model)),
             unresponsive=unresponsive,
             server_unresponsive=lambda: self._inbox.put(partial(self._policy.server_unresponsive, tenure.generation)),
         )
@@ -435,7 +451,8 @@ class Supervisor:
         return not set(models).isdisjoint(self.status.lost)
 
     def _recover(self, tenure: _Tenure, action: Recover) -> None:
-        kill(tenure.watch.processes_of(action.model))
+        with contextlib.suppress(OSError):  # one that cannot be seen is tried again below
+            kill(tenure.watch.processes_of(action.model))
         tenure.watch.forget(action.model)
         self._work(self._bring_back, tenure, action)
 
@@ -449,14 +466,29 @@ class Supervisor:
             while self._is_away(tenure.asker.needed_by(model)) and not tenure.over.wait(self._times.look_s):
                 pass  # what it calls died as well: it could not answer
             tenure.asker.warm(model)
-        except AttuneError as error:
+            processes = _require_processes(server, model, model in tenure.in_processes)
+        except (AttuneError, OSError) as error:
             self._inbox.put(partial(self._policy.not_recovered, tenure.generation, model, str(error)))
         else:
-            self._inbox.put(partial(self._on_recovered, tenure, model, server.stubs().get(model, ())))
+            self._inbox.put(partial(self._on_recovered, tenure, model, processes))
 
     def _on_recovered(self, tenure: _Tenure, model: str, processes: tuple[Process, ...], now_s: float) -> list[Action]:
         tenure.watch.expect({model: processes})
         return self._policy.recovered(tenure.generation, model, now_s)
+
+
+def _require_processes(server: Server, model: str, has_some: bool) -> tuple[Process, ...]:
+    """The processes of a model; `ServerUnavailable` where it should have some, and has none any more."""
+    processes = server.stubs().get(model, ())
+    if has_some and not processes:
+        raise ServerUnavailable(f"the process of {model} ended as soon as it had answered")
+    return processes
+
+
+def _processor_seconds(processes: Collection[Process]) -> float:
+    with contextlib.suppress(OSError):
+        return sum(map(processor_seconds, processes))
+    return 0.0
 
 
 def _raise(error: BaseException, now_s: float) -> list[Action]:

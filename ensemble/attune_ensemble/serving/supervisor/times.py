@@ -18,7 +18,7 @@ class Times:
     A model has `warm_s` for its first inference, and `load_s` to be unloaded and loaded. It is brought back at once,
     and later each time that it dies again: the wait begins with `first_wait_s`, doubles up to `longest_wait_s`, and is
     forgotten after `forget_s`. A model that did not come back `model_attempts` times in a row takes the server with it.
-    A server that ends is started again in the same way; after `server_attempts` ends within `forget_s` no more.
+    A server that ends is started again in the same way, at most `server_attempts` times within `forget_s`.
 
     `drain_s`: how long requests in flight may go on after the signal to stop. `unload_s`: how long the server may take
     to end after that. `alive_s`: a supervisor that has not looked for so long does not work any more.

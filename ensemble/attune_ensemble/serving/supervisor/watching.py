@@ -9,14 +9,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from attune_ensemble.serving.launcher.processes import Process, process_of, state_of
+from attune_ensemble.serving.launcher.processes import Process, ProcessState, process_of, state_of
 from attune_ensemble.serving.supervisor.policy import Ending
 
-__all__ = ["Watch", "kill"]
+__all__ = ["ProcessWatch", "kill"]
 
 
-class Watch:
-    """Knows which processes there ought to be; for one thread.
+class ProcessWatch:
+    """Knows which processes there ought to be; for one thread. One that cannot be seen is taken to be well.
 
     Args:
         server: process id of the server itself.
@@ -52,10 +52,10 @@ class Watch:
 
     def server_is_stopped(self) -> bool:
         """Whether the server itself is stopped, and has been for too long."""
-        return self._is_stopped(self._server, state_of(self._server).is_stopped)
+        return self._is_stopped(self._server, _seen(self._server).is_stopped)
 
     def _ending_of(self, stub: Process) -> tuple[Ending, dict[str, Any]] | None:
-        state = state_of(stub)
+        state = _seen(stub)
         if state.has_ended:
             known = {} if state.signal is None else {"signal": state.signal}
             return Ending.DIED, {"pid": stub.pid, **known}
@@ -70,8 +70,16 @@ class Watch:
 
 
 def kill(stubs: tuple[Process, ...]) -> None:
-    """Kill those processes that have not ended."""
+    """Kill those processes that have not ended; raises `OSError` where one cannot be seen."""
     for stub in stubs:
         if not state_of(stub).has_ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(stub.pid, signal.SIGKILL)
+
+
+def _seen(process: Process) -> ProcessState:
+    """How it is; as if well where that cannot be seen, as with too many files open: the next look may see it."""
+    try:
+        return state_of(process)
+    except OSError:
+        return ProcessState()
