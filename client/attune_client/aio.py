@@ -172,7 +172,7 @@ class AsyncAttuneClient:
             try:
                 return read_response(await self._call(self._stub().ModelInfer, sent, patience))
             except ServerUnavailable as error:
-                await asyncio.sleep(attempts.pause_s(error))
+                await self._pause(attempts.pause_s(error))
 
     async def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> AsyncGenerator[Tensors, None]:
         """Call a streaming model of the protocol; closing the iterator cancels the request.
@@ -194,7 +194,13 @@ class AsyncAttuneClient:
                         async for tensors in responses:
                             yield tensors
                     return
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait before another attempt; `RequestCancelled` where the client is closed meanwhile."""
+        await asyncio.sleep(pause_s)
+        if self._closed:
+            raise RequestCancelled(CLOSED)
 
     async def _call(self, method: Any, message: Any, patience: Patience) -> Any:
         """Return the answer to a call that has one."""

@@ -13,7 +13,7 @@ with AttuneClient("127.0.0.1:8001") as client:
 from __future__ import annotations
 
 import contextlib
-import time
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -166,8 +166,9 @@ class AttuneClient(BaseClient):
     request with a `deadline_s` is waited for until that deadline, and any other for 300 s each time.
 
     `retries` is how often a request is sent again that the server could not take (`ServerBusy`, `ServerUnavailable`),
-    as long as nothing of the answer has come: when the server says, or after half a second, one, two, up to eight. The
-    deadline counts from the first time.
+    as long as nothing of the answer has come: when the server says, or after half a second, and twice as long each
+    time, up to eight seconds. The deadline counts from the first time. A request during which a model died is among
+    them: it is sent again as well.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout_s: float | None = None, retries: int | Retrying = 0) -> None:
@@ -175,7 +176,7 @@ class AttuneClient(BaseClient):
         self._retrying = check_retries(retries)
         self._channel = grpc.insecure_channel(self._url, options=OPTIONS)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._closed = False
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +186,7 @@ class AttuneClient(BaseClient):
 
     def close(self) -> None:
         """Close the connection; what is still under way ends with `RequestCancelled`."""
-        self._closed = True
+        self._closed.set()
         self._channel.close()
 
     def is_ready(self) -> bool:
@@ -211,7 +212,7 @@ class AttuneClient(BaseClient):
             try:
                 return read_response(self._call("ModelInfer", sent, patience))
             except ServerUnavailable as error:
-                time.sleep(attempts.pause_s(error))
+                self._pause(attempts.pause_s(error))
 
     def stream(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]]) -> Generator[Tensors, None, None]:
         """Call any model of the protocol that streams; closing the iterator cancels the request.
@@ -232,7 +233,7 @@ class AttuneClient(BaseClient):
                         yield first
                         yield from responses
                     return
-            time.sleep(pause_s)
+            self._pause(pause_s)
 
     def _call(self, method: str, message: Any, patience: Patience) -> Any:
         """Return the answer to a call that has one."""
@@ -274,8 +275,13 @@ class AttuneClient(BaseClient):
             for _ in call:
                 pass
 
+    def _pause(self, pause_s: float) -> None:
+        """Wait before another attempt; `RequestCancelled` where another thread closes the client meanwhile."""
+        if self._closed.wait(pause_s):
+            raise RequestCancelled(CLOSED)
+
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed.is_set():
             raise InvalidRequest(CLOSED)
 
     def _begin(self, begin: Callable[[], Any]) -> Any:
@@ -289,7 +295,7 @@ class AttuneClient(BaseClient):
         failure = failure_of(error)
         if failure.is_timeout:
             return patience.ended()
-        if self._closed and failure.code is grpc.StatusCode.CANCELLED:
+        if self._closed.is_set() and failure.code is grpc.StatusCode.CANCELLED:
             return RequestCancelled(CLOSED)
         return translate(failure, self._url)
 

@@ -22,7 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from attune_client.protocol.checks import quote
-from attune_client.protocol.errors import InvalidOption, ServerBusy, ServerUnavailable, ServerUnreachable
+from attune_client.protocol.errors import (
+    InvalidOption,
+    RequestTimeout,
+    ServerBusy,
+    ServerUnavailable,
+    ServerUnreachable,
+)
 from attune_client.protocol.models import DEADLINE
 
 __all__ = ["MAX_RETRIES", "Retrying", "check_retries"]
@@ -44,8 +50,9 @@ class Retrying:
     """Which requests are sent again: at most `times`, and none that would begin `within_s` seconds or more after the
     first.
 
-    Only what the server could not take is sent again (`ServerUnavailable`, and so `ServerBusy`); where `unreachable` is
-    False, not what did not reach it. `tell` is called with the error and the pause, in seconds, before each pause.
+    Only what the server could not take, or could not finish because a model died, is sent again (`ServerUnavailable`,
+    and so `ServerBusy`); where `unreachable` is False, not what did not reach it. `tell` is called with the error and
+    the pause, in seconds, before each pause.
     """
 
     times: int
@@ -77,10 +84,13 @@ class Attempts:
         self._failed = 0
 
     def inputs(self) -> Inputs:
-        """The inputs of the next attempt, with what is left of the deadline."""
+        """The inputs of the next attempt, with what is left of the deadline; `RequestTimeout` where nothing is."""
         if not self._failed or DEADLINE.name not in self._inputs:
             return self._inputs
-        return {**self._inputs, DEADLINE.name: np.array([self._deadline_s() - self._passed_s()], np.float32)}
+        left = np.array([self._deadline_s() - self._passed_s()], np.float32)
+        if left[0] <= 0:
+            raise RequestTimeout("the deadline passed before the request could be sent again")
+        return {**self._inputs, DEADLINE.name: left}
 
     def pause_s(self, error: ServerUnavailable) -> float:
         """How long to wait before the next attempt, in seconds; raises `error` where there is to be none."""
@@ -103,5 +113,7 @@ class Attempts:
 
 def _pause_s(error: ServerUnavailable, failed: int) -> float:
     told_s = error.retry_after_s if isinstance(error, ServerBusy) else None
-    shortest_s = min(_LONGEST_S, _FIRST_S * 2**failed) if told_s is None else float(told_s)
+    # Who was refused again after the time that the server said stays away for longer.
+    first_s = _FIRST_S if told_s is None else float(told_s)
+    shortest_s = max(first_s, min(_LONGEST_S, first_s * 2.0**failed))
     return shortest_s * random.uniform(1.0, 1.0 + _JITTER)

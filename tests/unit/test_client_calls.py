@@ -7,7 +7,9 @@ import contextlib
 import json
 import threading
 import time
+from unittest import mock
 
+import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
@@ -449,6 +451,31 @@ def test_pauses_are_the_server_s_own_or_grow_and_are_told():
     assert len(told) == 6
 
 
+def test_pauses_grow_from_what_the_server_says():
+    attempts = Retrying(20).attempts({})
+    paused = [attempts.pause_s(errors.ServerBusy("full", 1)) for _ in range(5)]
+    assert all(low <= pause_s <= 1.25 * low for low, pause_s in zip([1, 2, 4, 8, 8], paused, strict=True))
+    assert 60 <= attempts.pause_s(errors.ServerBusy("full", 60)) <= 75
+
+
+def test_a_deadline_that_passes_during_a_pause_is_told_as_such(monkeypatch):
+    attempts = Retrying(3).attempts({"deadline_s": np.array([5.0], np.float32)})
+    attempts.pause_s(errors.ServerBusy("full", 1))
+    late_s = time.monotonic() + 6  # the machine slept
+    monkeypatch.setattr("attune_client.retrying.time", mock.Mock(monotonic=lambda: late_s))
+    with pytest.raises(errors.RequestTimeout, match="before the request could be sent again"):
+        attempts.inputs()
+
+
+def test_closing_a_client_ends_its_pause(server):
+    client = AttuneClient(server.url, retries=5)
+    closing = threading.Timer(0.3, client.close)
+    closing.start()
+    with soon(), pytest.raises(errors.RequestCancelled):
+        client.prompt(steps(["refuse", "d", 9, "UNAVAILABLE", "server_busy: full; try again in 30 s"], ["prompt"]))
+    closing.join()
+
+
 def attune(server, *arguments):
     return CliRunner().invoke(cli.main, [str(each) for each in arguments], env={"ATTUNE_URL": server.url})
 
@@ -457,7 +484,10 @@ def test_the_command_waits_for_a_busy_server_and_says_so(server, tmp_path):
     text = steps(["refuse", "a", 2, "UNAVAILABLE", "server_busy: 16 are at work; try again in 1 s"], *ALL)
     result = attune(server, "play", "--text", text, "-o", tmp_path / "music.wav")
     assert result.exit_code == 0, result.output
-    assert result.stderr.splitlines()[:2] == ["waiting for 1 s: 16 are at work; try again in 1 s"] * 2
+    # Who is refused again stays away for longer.
+    assert result.stderr.splitlines()[:2] == [
+        f"waiting for {pause_s} s: 16 are at work; try again in 1 s" for pause_s in (1, 2)
+    ]
     assert sf.info(tmp_path / "music.wav").frames == FRAMES
 
 
