@@ -26,7 +26,8 @@ from pathlib import Path
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.launcher import allocation, interpreter
+from attune_ensemble.serving import allocation
+from attune_ensemble.serving.launcher import interpreter
 
 __all__ = [
     "ServerLayout",
@@ -44,7 +45,8 @@ _SERVER = "tritonserver"
 _MAX_THREADS = 4
 _AT_THE_START_OF_A_STUB = """
 import sys
-from attune_ensemble.serving.launcher import allocation, numpy_bridge
+from attune_ensemble.serving import allocation
+from attune_ensemble.serving.launcher import numpy_bridge
 allocation.restore()
 numpy_bridge.install(sys.modules[__name__])
 """

@@ -26,7 +26,8 @@ from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.launcher import allocation, janitor
+from attune_ensemble.serving import allocation
+from attune_ensemble.serving.launcher import janitor
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.layout import (
     ServerLayout,
