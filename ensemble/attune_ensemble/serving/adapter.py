@@ -58,7 +58,7 @@ from attune_client.protocol.models import DEADLINE, MODELS, NEXT_PART, PART
 from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor, text_of
 from attune_ensemble.call import CallContext
-from attune_ensemble.serving import allocation
+from attune_ensemble.serving.allocation import give_back
 from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
 from attune_ensemble.serving.flow import AHEAD_BYTES, PART_BYTES, Ahead, Handover
 from attune_ensemble.serving.lease import Lease
@@ -350,7 +350,7 @@ class Adapter:
         finally:
             self._finish(reply, response)
             if self._spec.decoupled:
-                allocation.give_back()
+                give_back()
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
         """Give up a request that waits; one at work sees for itself, or is given up when it is overdue."""

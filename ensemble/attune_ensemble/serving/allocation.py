@@ -1,19 +1,20 @@
 """How the server gives memory back, and its models do not have to.
 
-Triton keeps the bytes of the responses of a stream until its end, in pieces of any size, after which glibc's heap has
-gaps and gives nothing back: 150 MB after ten minutes of music. Where every piece of 128 KiB or more is mapped by
-itself, all of it is given back (`SERVER`). The models inherit that environment and would pay dearly, with half as much
-time again for Whisper and twice as much for the composer: they begin by taking the limit back (`restore`).
+Triton keeps the bytes of the responses to a request until its end, in pieces of any size, after which glibc's heap has
+gaps and gives nothing back: 150 MB after ten minutes of music in one piece. Where every piece of 128 KiB or more is
+mapped by itself, all of it is given back (`SERVER_ENVIRONMENT`). The models inherit that environment and would pay
+dearly, with half as much time again for Whisper and twice as much for the composer: they begin by taking the limit back
+(`restore`).
 """
 
 from __future__ import annotations
 
 import ctypes
 
-__all__ = ["POOL_SIZE", "SERVER", "give_back", "restore"]
+__all__ = ["POOL_SIZE", "SERVER_ENVIRONMENT", "give_back", "restore"]
 
-SERVER = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
-"""Environment of the server (mallopt(3))."""
+SERVER_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
+"""What the server is started with (mallopt(3))."""
 
 POOL_SIZE = 0
 """Messages of gRPC that Triton keeps for later ones."""

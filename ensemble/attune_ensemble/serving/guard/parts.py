@@ -1,4 +1,4 @@
-"""Streams in parts (`attune_ensemble.serving.parts`): the guard asks for one after the other, and clients see one stream.
+"""Streams in parts (`attune_ensemble.serving.parts`): the guard asks for one after the other, clients see one stream.
 
 Also what the guard adds to requests, the lease and the number of the part.
 """

@@ -355,7 +355,8 @@ class _Flight:
         """The call for that part of a stream."""
         message = self.message
         if part:
-            assert self._further is not None and self.lease is not None, "only what was asked for in parts goes on so"
+            assert self._further is not None, "only what was asked for in parts goes on so"
+            assert self.lease is not None, "what comes in parts has a lease"
             message = with_lease(self._further, self._further.SerializeToString(), self.lease, part)
         return self.upstream.stream(message)
 
