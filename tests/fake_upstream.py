@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,16 @@ input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
 model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow,echo" } }
 parameters { key: "calls_streaming" value { string_value: "slow" } }"""
-CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER)}
+PARTED = """name: "parted"
+input { name: "word" data_type: TYPE_STRING dims: 1 }
+input { name: "more" data_type: TYPE_STRING dims: 1 optional: true }
+input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
+input { name: "part" data_type: TYPE_INT32 dims: 1 optional: true }
+output { name: "y" data_type: TYPE_FP32 dims: 1 } output { name: "next_part" data_type: TYPE_INT32 dims: 1 }
+model_transaction_policy { decoupled: true }"""
+CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER, PARTED)}
+PART_LENGTH = 2
+"""How many responses of `parted` a part has."""
 
 
 class FakeUpstream:
@@ -104,6 +114,9 @@ class FakeUpstream:
         async for message in requests:
             request = service_pb2.ModelInferRequest.FromString(message)
             self.seen.append(request)
+            if request.model_name == "parted":
+                await self._stream_part(request, context)
+                continue
             for number in range(int(word_of(request))):
                 response = service_pb2.ModelStreamInferResponse()
                 response.infer_response.id = str(number)
@@ -111,6 +124,21 @@ class FakeUpstream:
                 self.written += 1
             if word_of(request) == b"2":  # and then never ends by itself
                 await self._until_let_go(request)
+
+    async def _stream_part(self, request: service_pb2.ModelInferRequest, context: Any) -> None:
+        """As many responses as `word` says, in parts for whoever asks for them."""
+        part, count = part_of(request), int(word_of(request))
+        first = 0 if part is None else part * PART_LENGTH
+        end = count if part is None else min(count, first + PART_LENGTH)
+        for number in range(first, end):
+            response = service_pb2.ModelStreamInferResponse()
+            response.infer_response.id = str(number)
+            await context.write(response.SerializeToString())
+        if end < count:
+            response = service_pb2.ModelStreamInferResponse()
+            response.infer_response.outputs.add(name="next_part", datatype="INT32", shape=[1])
+            response.infer_response.raw_output_contents.append(struct.pack("<i", part + 1))
+            await context.write(response.SerializeToString())
 
     async def _until_let_go(self, request: service_pb2.ModelInferRequest) -> None:
         token = lease_of(request)
@@ -134,6 +162,16 @@ def lease_of(request: service_pb2.ModelInferRequest) -> str | None:
     """The token of a request's lease."""
     token = _text(request, "lease")
     return None if token is None else token.decode()
+
+
+def part_of(request: service_pb2.ModelInferRequest) -> int | None:
+    """The number of the part that is asked for."""
+    for index, tensor in enumerate(request.inputs):
+        if tensor.name == "part":
+            if request.raw_input_contents:
+                return int(struct.unpack("<i", request.raw_input_contents[index])[0])
+            return int(tensor.contents.int_contents[0])
+    return None
 
 
 def _text(request: service_pb2.ModelInferRequest, name: str) -> bytes | None:

@@ -72,6 +72,7 @@ ALLOWED = {
     "ensemble/attune_ensemble/serving/launcher": (
         "attune_client.protocol",
         "attune_client.messages",
+        "attune_ensemble.serving.allocation",
         "attune_ensemble.serving.configuration",
         "attune_ensemble.serving.own_server",
         "attune_ensemble.serving.repository",

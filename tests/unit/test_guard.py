@@ -197,7 +197,7 @@ def test_a_dead_model_ends_what_waits_for_it_and_what_depends_on_it(guard, stub,
     until(lambda: guard.in_flight() == 0)
     assert failure(lambda: stub.ModelInfer(words("slow", "go"))).details() == GONE.to_wire()
     index = {model.name: model.state for model in stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models}
-    assert index == {"echo": "READY", "slow": "UNAVAILABLE", "counter": "UNAVAILABLE"}
+    assert index == {"echo": "READY", "slow": "UNAVAILABLE", "counter": "UNAVAILABLE", "parted": "READY"}
     assert not stub.ServerReady(service_pb2.ServerReadyRequest()).ready
     assert stub.ModelReady(service_pb2.ModelReadyRequest(name="echo")).ready
     assert stub.ModelInfer(floats(1.0))

@@ -86,7 +86,7 @@ def test_the_server_gives_large_pieces_back_and_its_models_take_that_limit_away(
     assert "allocation.restore()" in utils
     # A megabyte that was given back and is asked for again: mapped anew each time, or from the heap.
     program = (
-        "import resource; from attune_ensemble.serving.launcher import allocation; {}"
+        "import resource; from attune_ensemble.serving import allocation; {}"
         "import numpy as np; usage = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; before = usage()\n"
         "for _ in range(100): np.ones(2**20, np.uint8)\n"
         "print(usage() - before)"

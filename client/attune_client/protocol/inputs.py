@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from attune_client.protocol.checks import printable, quote
 from attune_client.protocol.errors import InvalidOption
-from attune_client.protocol.models import LEASE
+from attune_client.protocol.models import INTERNAL_INPUTS
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 __all__ = ["check_inputs"]
@@ -20,9 +20,9 @@ def check_inputs(model: ModelSpec, values: Mapping[str, Any]) -> None:
     """Raise `InvalidOption` for an input that the model does not declare, that is missing, or whose type or shape is
     another, and for rows that are more than a batch holds or not as many in every input.
 
-    A lease is none of a client's inputs.
+    What the server's own processes fill is none of a client's inputs.
     """
-    declared = {tensor.name: tensor for tensor in model.inputs if tensor != LEASE}
+    declared = {tensor.name: tensor for tensor in model.inputs if tensor not in INTERNAL_INPUTS}
     for name, value in values.items():
         if name not in declared:
             raise InvalidOption(f"{model.name} has no input {quote(name)}; it has {', '.join(declared)}")

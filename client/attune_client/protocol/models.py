@@ -105,6 +105,25 @@ It is nothing for clients: nobody outside the server's machine can hold one. Mod
 batch have no such input.
 """
 
+PART = TensorSpec(
+    "part",
+    _INT32,
+    (1,),
+    "number of the part of the stream that is asked for, from 0; whoever sends it asks for every next_part",
+    optional=True,
+)
+"""Input of every model that streams, for those who hold a lease: the stream comes in parts, each of them the answer to
+a request of its own.
+
+Triton keeps the responses to a request until the last one is sent: in parts, it keeps those of one part.
+"""
+
+NEXT_PART = TensorSpec("next_part", _INT32, (1,), "the stream goes on: number of the part to ask for, the lease as now")
+"""Output by itself, in the last response of every part but the last."""
+
+INTERNAL_INPUTS = (LEASE, PART)
+"""What the guard and calling models fill, and clients do not."""
+
 UNSURE = TensorSpec(
     "emotion_unsure", _INT32, (1,), "1 where no emotion is much more probable than others: look at the next ones too"
 )
@@ -310,8 +329,9 @@ MUSIC_GENERATOR = ModelSpec(
         TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),
         DEADLINE,
         LEASE,
+        PART,
     ),
-    outputs=_MUSIC_RESULTS,
+    outputs=(*_MUSIC_RESULTS, NEXT_PART),
     decoupled=True,
 )
 
@@ -337,6 +357,7 @@ MUSIC_THERAPY = ModelSpec(
         *MUSIC_OPTIONS,
         DEADLINE,
         LEASE,
+        PART,
     ),
     # The first response carries everything that there is but the music; the ones after it carry the music.
     outputs=(
@@ -345,6 +366,7 @@ MUSIC_THERAPY = ModelSpec(
         PROMPT_TIME,
         TensorSpec("server_version", _BYTES, (1,), "version of Attune that serves"),
         *_MUSIC_RESULTS,
+        NEXT_PART,
     ),
     decoupled=True,
     calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),

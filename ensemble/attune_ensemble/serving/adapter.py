@@ -45,6 +45,7 @@ import numpy.typing as npt
 from attune_client.protocol.checks import check_deadline, printable
 from attune_client.protocol.errors import (
     AttuneError,
+    InvalidOption,
     InvalidRequest,
     RequestCancelled,
     RequestTimeout,
@@ -53,13 +54,15 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
     from_wire,
 )
-from attune_client.protocol.models import DEADLINE, MODELS
+from attune_client.protocol.models import DEADLINE, MODELS, NEXT_PART, PART
 from attune_client.protocol.models import LEASE as LEASE_INPUT
 from attune_client.protocol.tensors import ModelSpec, Tensors, bytes_tensor, text_of
 from attune_ensemble.call import CallContext
+from attune_ensemble.serving.allocation import give_back
 from attune_ensemble.serving.declared import Outputs, declared_array, declared_outputs, require_sound
-from attune_ensemble.serving.flow import AHEAD_BYTES, Ahead, Handover
+from attune_ensemble.serving.flow import AHEAD_BYTES, PART_BYTES, Ahead, Handover
 from attune_ensemble.serving.lease import Lease
+from attune_ensemble.serving.parts import PartedStreams
 from attune_ensemble.serving.places import Places
 from attune_ensemble.serving.reply import POLL_S, Reply, Watch
 
@@ -121,6 +124,8 @@ class Adapter:
             waiting=int(self.settings.get("max_waiting", _MAX_WAITING)),
         )
         self._ahead_bytes = int(self.settings.get("ahead_bytes", AHEAD_BYTES))
+        self._part_bytes = int(self.settings.get("part_bytes", PART_BYTES))
+        self._parted = PartedStreams()
         self._watch = Watch(spec.name, self._give_up, pb_utils.Logger.log_error)
         self._own_server: OwnServer | None = None
         self._closing = threading.Event()
@@ -156,7 +161,8 @@ class Adapter:
         An empty one is not: it is a chance to see that the client has gone.
 
         No further item is asked for while those that were sent are `ahead_bytes` ahead of what the caller's lease says
-        was taken; a caller that says nothing is not waited for.
+        was taken; a caller that says nothing is not waited for. For a caller that takes it in parts, the stream waits
+        after every `part_bytes` until the next part is asked for.
 
         When the client cancels, the caller's lease ends, or the deadline passes, the generator is closed, its last item
         dropped, and the stream ends with what `CallContext.check` raises: a stream without an error is a whole one. It
@@ -317,8 +323,14 @@ class Adapter:
     def _begin(self, reply: Reply, request: Any, respond: Callable[[Reply, Tensors], Any]) -> None:
         # The request's memory is given back when `execute` returns, so the thread needs a copy.
         inputs = {name: array.copy() for name, array in self._read(request).items()}
-        if (lease := inputs.pop(LEASE, None)) is not None:
+        lease, part = inputs.pop(LEASE, None), inputs.pop(PART.name, None)
+        if lease is not None:
             reply.depend_on(text_of(lease))
+        if part is not None:
+            reply.parts_for = _lease_of_parts(lease)
+            if (number := int(part.flat[0])) > 0:
+                self._parted.ask(reply.parts_for, number, reply)
+                return
         if (deadline := inputs.pop(DEADLINE.name, None)) is not None:
             reply.limit(check_deadline(deadline.flat[0]))
         work = partial(self._serve, reply, partial(respond, reply, inputs))
@@ -337,6 +349,8 @@ class Adapter:
             response = self._failure(reply, error)
         finally:
             self._finish(reply, response)
+            if self._spec.decoupled:
+                give_back()
 
     def _withdraw(self, reply: Reply, work: Callable[[], None]) -> None:
         """Give up a request that waits; one at work sees for itself, or is given up when it is overdue."""
@@ -364,15 +378,29 @@ class Adapter:
 
     def _send_all(self, reply: Reply, items: Generator[Outputs]) -> None:
         ahead = Ahead(self._ahead_bytes, reply.taken)
+        number, part_bytes = 0, 0
         with contextlib.closing(items):
             for outputs in items:
                 reply.look()
                 reply.context.check(self._spec.name)
                 if outputs:
                     arrays = declared_outputs(self._spec, outputs)
+                    num_bytes = sum(array.nbytes for array in arrays.values())
                     reply.send(self._response_of(arrays))
-                    ahead.sent(sum(array.nbytes for array in arrays.values()))
+                    ahead.sent(num_bytes)
                     self._wait_for_reader(reply.context, ahead)
+                    part_bytes += num_bytes
+                    if reply.parts_for is not None and part_bytes >= self._part_bytes:
+                        number, part_bytes = number + 1, 0
+                        self._wait_for_next_part(reply, reply.parts_for, number)
+
+    def _wait_for_next_part(self, reply: Reply, lease: str, number: int) -> None:
+        """End a part, and return when the next one is asked for; raises what `CallContext.check` raises."""
+        response = self._response({NEXT_PART.name: [number]})
+        with self._parted.expecting(lease, number, reply) as asked, reply.context.on_cancel(asked.set):
+            reply.end_part(response)
+            asked.wait()
+        reply.context.check(self._spec.name)
 
     def _wait_for_reader(self, context: CallContext, ahead: Ahead) -> None:
         """Return when the stream may go on; raises what `CallContext.check` raises."""
@@ -468,6 +496,12 @@ class Adapter:
 
 def _declared_inputs(model: ModelSpec, inputs: Mapping[str, npt.ArrayLike]) -> Tensors:
     return {name: declared_array(model.input(name), value) for name, value in inputs.items()}
+
+
+def _lease_of_parts(lease: npt.NDArray[Any] | None) -> str:
+    if lease is None:
+        raise InvalidOption(f"{PART.name} is for those who hold a lease")
+    return text_of(lease)
 
 
 def _id_of(request: Any) -> str:

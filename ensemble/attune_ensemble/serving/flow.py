@@ -8,10 +8,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["AHEAD_BYTES", "Ahead", "Handover"]
+__all__ = ["AHEAD_BYTES", "PART_BYTES", "Ahead", "Handover"]
 
 AHEAD_BYTES = 8 * 2**20
 """How far a stream may be ahead of its reader: 32 s of stereo music at 32 kHz, so that no listener hears a pause."""
+
+PART_BYTES = 4 * 2**20
+"""How large a part of a stream is, for callers who take it in parts (`protocol.models.PART`): 32 s of music in mono."""
 
 _MOST_WAITING = 4
 

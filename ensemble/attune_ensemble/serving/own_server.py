@@ -13,16 +13,18 @@ waits for the GIL, the thread that receives the responses holds the map's mutex 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import grpc
+import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferResult, service_pb2, service_pb2_grpc
 
 from attune_client.messages import infer_request
 from attune_client.protocol.errors import AttuneError, ServerError, ServerUnavailable
+from attune_client.protocol.models import LEASE, NEXT_PART, PART
 from attune_client.protocol.tensors import ModelSpec, Tensors
 
 __all__ = ["CHANNEL_OPTIONS", "OWN_URL", "OwnServer", "Responses", "own_url"]
@@ -69,10 +71,16 @@ class OwnServer:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def ask(self, model: ModelSpec, inputs: Mapping[str, npt.NDArray[Any]], request_id: str = "") -> Responses:
-        """Ask a model that streams; the inputs have their declared types."""
-        # The stream of requests ends with the only one, so that of the responses ends with the last of its own.
-        call = self._stub.ModelStreamInfer(iter([infer_request(model, inputs, request_id)]))
-        return Responses(call, partial(self._answered, model.name), partial(self._unreachable, model.name))
+        """Ask a model that streams; the inputs have their declared types. With a lease among them, the stream comes in
+        parts, each of which is asked for when the one before has been read.
+        """
+
+        def ask_for(part: int) -> Any:
+            more = {PART.name: np.array([part], np.int32)} if LEASE.name in inputs else {}
+            # The stream of requests ends with the only one, so that of the responses ends with the last of its own.
+            return self._stub.ModelStreamInfer(iter([infer_request(model, {**inputs, **more}, request_id)]))
+
+        return Responses(ask_for, partial(self._answered, model.name), partial(self._unreachable, model.name))
 
     def close(self) -> None:
         """Close the connection; calls that go on end with an error."""
@@ -88,25 +96,51 @@ class OwnServer:
 class Responses:
     """The responses to one request as they come, tensors by name; for one thread to iterate over, once.
 
+    `ask_for` begins the call for the part of that number.
+
     Raises the `AttuneError` that the model answered, and `ServerUnavailable` where the server cannot be reached.
     """
 
     def __init__(
         self,
-        call: Any,
+        ask_for: Callable[[int], Any],
         answered: Callable[[str], AttuneError],
         unreachable: Callable[[grpc.RpcError], AttuneError],
     ) -> None:
-        self._call, self._answered, self._unreachable = call, answered, unreachable
+        self._ask_for, self._answered, self._unreachable = ask_for, answered, unreachable
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._call = ask_for(0)
 
     def __iter__(self) -> Iterator[Tensors]:
         try:
-            for response in self._call:
-                if response.error_message:
-                    raise self._answered(response.error_message)
-                yield _tensors(response.infer_response)
+            part: int | None = 0
+            while part is not None:
+                part = yield from self._responses()
+                if part is not None and not self._go_on(part):
+                    return
         except grpc.RpcError as error:
             raise self._unreachable(error) from None
+
+    def _responses(self) -> Generator[Tensors, None, int | None]:
+        """Those of one part; returns the number of the next one, None after the last."""
+        following = None
+        for response in self._call:
+            if response.error_message:
+                raise self._answered(response.error_message)
+            tensors = _tensors(response.infer_response)
+            if NEXT_PART.name in tensors:
+                following = int(tensors[NEXT_PART.name][0])
+            else:
+                yield tensors
+        return following
+
+    def _go_on(self, part: int) -> bool:
+        """Ask for that part, unless nobody needs the rest."""
+        with self._lock:
+            if not self._abandoned:
+                self._call = self._ask_for(part)
+            return not self._abandoned
 
     def abandon(self) -> None:
         """Say, from any thread, that nobody needs the rest. It is for the caller to tell the model; a call that does
@@ -115,9 +149,11 @@ class Responses:
         Not at once: a request whose call is cancelled at the moment of its end is now and then never released by Triton
         2.51, which then cannot unload its model.
         """
-        timer = threading.Timer(_LINGER_S, self._call.cancel)
+        with self._lock:
+            self._abandoned, call = True, self._call
+        timer = threading.Timer(_LINGER_S, call.cancel)
         timer.daemon = True
-        if self._call.add_callback(timer.cancel):  # no, where it has ended
+        if call.add_callback(timer.cancel):  # no, where it has ended
             timer.start()
 
 

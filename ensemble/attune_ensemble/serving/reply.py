@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from attune_client.protocol.errors import RequestCancelled
 from attune_ensemble.call import CallContext
 from attune_ensemble.serving.lease import LeaseReader
 
@@ -31,15 +32,20 @@ class Reply:
 
     `context` is what those who work for it are handed. Nobody waits for the answer any more when the client has gone,
     when the lease has ended, or when the deadline has passed. `log` takes a line when one who is to be told fails.
+
+    An answer in parts has a sender for each: between `end_part` and `go_on_as` there is none, and nothing is sent.
+    `parts_for` is the lease of a caller who takes the answer in parts, None for one who takes it whole.
     """
 
     def __init__(
         self, sender: Any, final: int, request_id: str = "", log: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._sender: Any | None = sender  # None when the answer is complete
+        self._sender: Any | None = sender
         self._final = final
+        self._is_complete = False
         self._log = log
         self._lease: LeaseReader | None = None
+        self.parts_for: str | None = None
         self.context = CallContext(is_cancelled=lambda: self._abandoned, request_id=request_id, on_cancel=self._telling)
         self._lock = threading.Lock()  # Triton must not be asked about a request that is complete
         self._abandoned = False
@@ -57,7 +63,7 @@ class Reply:
     def look(self) -> None:
         """Ask whether anybody still waits; when nobody does for the first time, tell everyone who wants to know."""
         with self._lock:
-            if self._sender is None or self._abandoned or self._is_wanted(self._sender):
+            if self._is_complete or self._abandoned or self._is_wanted():
                 return
             self._abandoned = True
             self._overdue_s = time.monotonic() + _PATIENCE_S
@@ -71,22 +77,22 @@ class Reply:
     @property
     def is_overdue(self) -> bool:
         """Whether nobody has waited for it for a while, and it is not complete: whoever works for it does not look."""
-        return self._sender is not None and time.monotonic() > self._overdue_s
+        return not self._is_complete and time.monotonic() > self._overdue_s
 
-    def _is_wanted(self, sender: Any) -> bool:
-        if self.context.left_s() == 0.0 or sender.is_cancelled():
+    def _is_wanted(self) -> bool:
+        if self.context.left_s() == 0.0 or (self._sender is not None and self._sender.is_cancelled()):
             return False
         return self._lease is None or self._lease.is_held()
 
     def taken(self) -> int | None:
         """How many responses the holder of the lease has taken in all; None where nobody says so."""
         with self._lock:
-            return None if self._lease is None or self._sender is None else self._lease.taken()
+            return None if self._lease is None or self._is_complete else self._lease.taken()
 
     def when_abandoned(self, tell: Callable[[], None]) -> None:
         """Call `tell` once, as soon as nobody waits any more: at once if that is so already, never once answered."""
         with self._lock:
-            if self._sender is None:
+            if self._is_complete:
                 return
             if not self._abandoned:
                 self._listeners.append(tell)
@@ -112,14 +118,42 @@ class Reply:
                 return
         self.context.check()
 
+    def end_part(self, response: Any) -> None:
+        """Send the last response of a part that is not the last; for the thread that sends."""
+        with self._lock:
+            sender = self._let_go()
+        self._send_last(sender, response)
+
+    def go_on_as(self, request: Reply) -> None:
+        """Send the next part as the answer to that request, which is nobody else's any more.
+
+        Raises `RequestCancelled` where this answer is complete.
+        """
+        with self._lock:
+            if self._is_complete:
+                raise RequestCancelled("the stream has ended")
+            self._sender = request._hand_over()
+
+    def _hand_over(self) -> Any | None:
+        with self._lock:
+            self._is_complete = True
+            return self._let_go()
+
     def finish(self, response: Any = None) -> None:
         """Send the last response, or none, and that nothing follows; only the first call does anything."""
         with self._lock:
-            # The sender is let go: as long as anything holds it, Triton counts the request as in flight.
-            sender, self._sender = self._sender, None
+            sender, self._is_complete = self._let_go(), True
             self._listeners.clear()
             if self._lease is not None:
                 self._lease.close()
+        self._send_last(sender, response)
+
+    def _let_go(self) -> Any | None:
+        """The sender, which is held no more: as long as anything holds it, Triton counts the request as in flight."""
+        sender, self._sender = self._sender, None
+        return sender
+
+    def _send_last(self, sender: Any | None, response: Any) -> None:
         if sender is None:
             return
         if response is None:

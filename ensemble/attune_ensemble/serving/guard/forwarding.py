@@ -8,18 +8,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import serialize_byte_tensor
 
 from attune_client.protocol.errors import AttuneError, InvalidRequest, ServerError, ServerUnavailable, from_wire
-from attune_client.protocol.models import LEASE
-from attune_client.protocol.tensors import bytes_tensor
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, signature_of
-from attune_ensemble.serving.lease import Lease
 
-__all__ = ["SERVICE", "Upstream", "raised", "with_lease"]
+__all__ = ["SERVICE", "Upstream", "raised"]
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -93,19 +88,6 @@ class Upstream:
     async def close(self) -> None:
         """End every call and the connection."""
         await self._channel.close()
-
-
-def with_lease(request: service_pb2.ModelInferRequest, message: bytes, lease: Lease) -> bytes:
-    """The message of a request with a lease among its inputs: two messages in a row are one that has all fields."""
-    tensor = bytes_tensor(lease.token)
-    more = service_pb2.ModelInferRequest()
-    added = more.inputs.add(name=LEASE.name, datatype="BYTES", shape=[1])
-    if request.inputs and not request.raw_input_contents:
-        added.contents.bytes_contents.append(lease.token.encode())
-    else:
-        serialised: Any = serialize_byte_tensor(np.asarray(tensor))
-        more.raw_input_contents.append(bytes(serialised.item()))
-    return message + more.SerializeToString()
 
 
 _DEAD = ("Stub process", "is not healthy", "Failed to process the request(s)")

@@ -26,7 +26,8 @@ from attune_client.protocol.errors import (
 )
 from attune_ensemble.serving.guard.admission import Admission
 from attune_ensemble.serving.guard.checks import check_request, deadline_of, music_of
-from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised, with_lease
+from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised
+from attune_ensemble.serving.guard.parts import PartedStream, continuation, with_lease
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, dependents
 from attune_ensemble.serving.lease import Lease
@@ -234,7 +235,7 @@ class Service(grpc.GenericRpcHandler):
             request = _parsed(service_pb2.ModelInferRequest, message)
             request_id, model = request.id, request.model_name
             with self._taken(request, message, context) as flight:
-                call = flight.upstream.stream(flight.message)
+                call = PartedStream(flight.ask_for, lambda: not flight.is_over)
                 await flight.wait_for(call, _pump(call, flight, write))
         except AttuneError as error:
             await write(_error_response(error, request_id, model))
@@ -276,11 +277,12 @@ class Service(grpc.GenericRpcHandler):
                     self._admission.place(signature, _client_of(context), len(message), left_s, music_s)
                 )
                 lease = stack.enter_context(Lease()) if signature.takes_lease else None
+                further = continuation(request, signature) if signature.in_parts else None
                 if lease is not None:
                     lease.taken(0)  # what streams for it stays near what its client has taken
-                    message = with_lease(request, message, lease)
+                    message = with_lease(request, message, lease, 0 if signature.in_parts else None)
                 request.Clear()  # what it holds is in the message as well
-                flight = _Flight(signature, message, self._require_upstream(), lease)
+                flight = _Flight(signature, message, self._require_upstream(), lease, further)
                 self._flights.add(flight)
                 stack.callback(self._flights.discard, flight)
                 yield flight
@@ -325,9 +327,16 @@ class Service(grpc.GenericRpcHandler):
 class _Flight:
     """One request that was handed on: `end` ends it with an error, whatever its model does."""
 
-    def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        message: bytes,
+        upstream: Upstream,
+        lease: Lease | None,
+        further: service_pb2.ModelInferRequest | None = None,
+    ) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
-        self.lease = lease
+        self.lease, self._further = lease, further
         self.has_begun = False
         self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
@@ -341,6 +350,15 @@ class _Flight:
     def needs(self) -> frozenset[str]:
         """The models that it still needs, beside its own."""
         return self.signature.uses_streaming if self.has_begun else self.signature.uses
+
+    def ask_for(self, part: int) -> Any:
+        """The call for that part of a stream."""
+        message = self.message
+        if part:
+            assert self._further is not None, "only what was asked for in parts goes on so"
+            assert self.lease is not None, "what comes in parts has a lease"
+            message = with_lease(self._further, self._further.SerializeToString(), self.lease, part)
+        return self.upstream.stream(message)
 
     def end(self, error: AttuneError) -> None:
         """End it with an error, if it has not ended."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tritonclient.grpc import model_config_pb2
 
-from attune_client.protocol.models import LEASE
+from attune_client.protocol.models import INTERNAL_INPUTS, LEASE, NEXT_PART, PART
 
 __all__ = ["Input", "Signature", "dependents", "signature_of"]
 
@@ -31,7 +31,8 @@ class Input:
 class Signature:
     """One model, as the guard has to know it.
 
-    `max_batch` 0 means no batch dimension. `takes_lease`: it has an input for a lease, which is the guard's to fill.
+    `max_batch` 0 means no batch dimension. `takes_lease`: it has an input for a lease, which is the guard's to fill;
+    `in_parts`: one for the part of its stream, alike.
     `at_work` and `waiting`: how many requests it works at, and how many more it lets wait; None where it says nothing.
     `uses`: the models without which it cannot answer; `uses_streaming`: those without which a stream that has begun
     cannot go on.
@@ -44,6 +45,7 @@ class Signature:
     max_batch: int = 0
     decoupled: bool = False
     takes_lease: bool = False
+    in_parts: bool = False
     at_work: int | None = None
     waiting: int = 0
     uses: frozenset[str] = field(default_factory=frozenset)
@@ -55,15 +57,17 @@ def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Si
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     inputs = {tensor.name: _input(tensor) for tensor in config.input}
     steps = {step.model_name for step in config.ensemble_scheduling.step}
+    internal = {tensor.name for tensor in INTERNAL_INPUTS}
     called = _names(parameters.get(_CALLS, ""))
     return Signature(
         config.name,
-        {name: each for name, each in inputs.items() if name != LEASE.name},
-        frozenset(tensor.name for tensor in config.output),
+        {name: each for name, each in inputs.items() if name not in internal},
+        frozenset(tensor.name for tensor in config.output) - {NEXT_PART.name},
         version,
         max_batch=config.max_batch_size,
         decoupled=config.model_transaction_policy.decoupled,
         takes_lease=LEASE.name in inputs,
+        in_parts=PART.name in inputs,
         at_work=int(parameters["max_concurrent"]) if "max_concurrent" in parameters else None,
         waiting=int(parameters.get("max_waiting", 0)),
         uses=frozenset(steps | called),

@@ -26,7 +26,8 @@ from pathlib import Path
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.launcher import allocation, interpreter
+from attune_ensemble.serving.allocation import SERVER_ENVIRONMENT
+from attune_ensemble.serving.launcher import interpreter
 
 __all__ = [
     "ServerLayout",
@@ -44,7 +45,8 @@ _SERVER = "tritonserver"
 _MAX_THREADS = 4
 _AT_THE_START_OF_A_STUB = """
 import sys
-from attune_ensemble.serving.launcher import allocation, numpy_bridge
+from attune_ensemble.serving import allocation
+from attune_ensemble.serving.launcher import numpy_bridge
 allocation.restore()
 numpy_bridge.install(sys.modules[__name__])
 """
@@ -176,7 +178,7 @@ def server_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     Raises:
         ServerUnavailable: this Python has no shared libpython.
     """
-    environment = allocation.SERVER | dict(inherited) | NO_TELEMETRY | OFFLINE
+    environment = SERVER_ENVIRONMENT | dict(inherited) | NO_TELEMETRY | OFFLINE
     environment["LD_LIBRARY_PATH"] = _first(str(_library().parent), inherited.get("LD_LIBRARY_PATH"))
     environment["PATH"] = _first(str(Path(sys.executable).parent), inherited.get("PATH"))
     environment.setdefault("OMP_NUM_THREADS", str(min(_MAX_THREADS, len(os.sched_getaffinity(0)))))

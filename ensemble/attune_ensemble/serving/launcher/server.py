@@ -27,7 +27,8 @@ from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.profiles import EMBEDDED, Profile
-from attune_ensemble.serving.launcher import allocation, janitor
+from attune_ensemble.serving.allocation import POOL_SIZE
+from attune_ensemble.serving.launcher import janitor
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.layout import (
     ServerLayout,
@@ -298,7 +299,7 @@ class Server:
             "allow-http": "false",
             "grpc-address": f"unix:{self._scratch.path / _SOCKET}",
             "grpc-port": _SOCKET_PORT,
-            "grpc-infer-allocation-pool-size": allocation.POOL_SIZE,
+            "grpc-infer-allocation-pool-size": POOL_SIZE,
             "metrics-address": LOOPBACK,
             "metrics-port": self._metrics_port,
             "exit-timeout-secs": self._exit_timeout_s,
