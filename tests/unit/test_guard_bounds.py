@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2
 from attune_client.protocol import models
 from attune_client.protocol.errors import InvalidRequest, RequestTimeout, ServerBusy, ServerUnavailable, from_wire
 from attune_client.protocol.profiles import EMBEDDED
+from attune_ensemble.chaos.harness.relay import relayed
 from attune_ensemble.chaos.rows.bad_connections import _garbage
 from attune_ensemble.serving.guard import Guard, GuardSettings, admission, requests
 from attune_ensemble.serving.guard.callers import caller_of
@@ -507,6 +508,19 @@ def test_a_client_is_an_address(peer, client):
 def test_a_trusted_proxy_says_who_calls():
     assert caller_of(context_of("ipv4:10.0.0.7:1", attune_client="x" * 999), trusts_metadata=True).client == "x" * 100
     assert caller_of(context_of("ipv4:10.0.0.7:1"), trusts_metadata=True).client == "10.0.0.7"
+
+
+def test_another_address_is_another_client(started, upstream):
+    guard = started()
+    with channel_to(guard) as one, relayed(guard.address, "127.0.0.2") as url:
+        calls = [stub_to(one).ModelInfer.future(words("slow", "go")) for _ in range(2)]
+        until(lambda: guard.in_flight() == 2)
+        failure(lambda: stub_to(one).ModelInfer(words("slow", "go")))
+        with grpc.insecure_channel(url) as other:
+            calls.append(stub_to(other).ModelInfer.future(words("slow", "go")))
+            until(lambda: guard.in_flight() == 3)
+            upstream.release.set()
+            assert all(call.result() for call in calls)
 
 
 def test_a_name_of_ones_own_choice_gives_no_more_places(started):

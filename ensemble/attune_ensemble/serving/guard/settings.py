@@ -39,13 +39,14 @@ class GuardSettings:
     streams. `message_s`: how long a client may take to send a message that is waited for. `reader_s`: how long a client
     may take nothing of an answer that it was sent.
 
-    `connection_calls`: calls at once over one connection. `max_calls`: requests' calls at once, of all clients.
-    `stream_requests`: requests of one stream that are not answered yet. `places`: requests in flight at a model whose
-    configuration does not bound them. `client_share`: the part of calls, uploads, a model's places and the music that
-    one client may take. `trust_client_metadata`: a client is whom the metadata `attune-client` names, as a proxy in
-    front fills it in; else it is the address that a call comes from. `music_s`: seconds of music that may be in flight
-    in all streams together. `large_bytes`, `large_places`: of messages of that size, no more than so many are in
-    flight at once, for each is in memory several times. `linger_s`: how long a forwarded request may go on after its
+    `connection_calls`: calls at once over one connection; gRPC resets what comes beyond that, some of it so that the
+    client learns nothing else, and so it is more than clients should need. `max_calls`: requests' calls at once, of all
+    clients. `stream_requests`: requests of one stream that are not answered yet. `places`: requests in flight at a
+    model whose configuration does not bound them. `client_share`: the part of calls, uploads, a model's places and the
+    music that one client may take. `trust_client_metadata`: a client is whom the metadata `attune-client` names, as a
+    proxy in front fills it in; else it is the address that a call comes from. `music_s`: seconds of music that may be
+    in flight in all streams together. `large_bytes`, `large_places`: of messages of that size, no more than so many are
+    in flight at once, for each is in memory several times. `linger_s`: how long a forwarded request may go on after its
     client is gone before its call is cancelled. `answer_s`: how long Triton may take to answer a question about itself.
     """
 
@@ -53,7 +54,7 @@ class GuardSettings:
     upload_bytes: int = field(default_factory=lambda: memory_bytes() // _PART_FOR_UPLOADS)
     message_s: float = 120.0
     reader_s: float = 60.0
-    connection_calls: int = 64
+    connection_calls: int = 256
     max_calls: int = 512
     stream_requests: int = 8
     places: int = 64
