@@ -45,13 +45,17 @@ PART_LENGTH = 2
 
 
 class FakeUpstream:
-    """Listens on a unix socket in `folder`; `seen` are the requests that came, `ended` why those that block ended."""
+    """Listens on a unix socket in `folder`; `seen` are the requests that came, `ended` why those that block ended.
+
+    Each response of a stream has an id of `digits` digits.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.url = f"unix:{folder / 'fake'}"
         self.seen: list[service_pb2.ModelInferRequest] = []
         self.ended: list[str] = []
         self.written = 0
+        self.digits = 1
         self.release = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._begun = threading.Event()
@@ -107,7 +111,7 @@ class FakeUpstream:
                 await context.abort(
                     grpc.StatusCode.INTERNAL, "Stub process 'slow_0_0' is not healthy. /srv/models/x.py"
                 )
-            await self._until_let_go(request)
+            await self._until_let_go(request, hears=word_of(request) != b"deaf")
         return service_pb2.ModelInferResponse(model_name=request.model_name, id=request.id).SerializeToString()
 
     async def _stream(self, requests: Any, context: Any) -> None:
@@ -117,9 +121,13 @@ class FakeUpstream:
             if request.model_name == "parted":
                 await self._stream_part(request, context)
                 continue
+            if word_of(request) == b"fails":
+                response = service_pb2.ModelStreamInferResponse(error_message="server_busy: no room; try again in 9 s")
+                await context.write(response.SerializeToString())
+                continue
             for number in range(int(word_of(request))):
                 response = service_pb2.ModelStreamInferResponse()
-                response.infer_response.id = str(number)
+                response.infer_response.id = str(number).zfill(self.digits)
                 await context.write(response.SerializeToString())
                 self.written += 1
             if word_of(request) == b"2":  # and then never ends by itself
@@ -140,11 +148,12 @@ class FakeUpstream:
             response.infer_response.raw_output_contents.append(struct.pack("<i", part + 1))
             await context.write(response.SerializeToString())
 
-    async def _until_let_go(self, request: service_pb2.ModelInferRequest) -> None:
+    async def _until_let_go(self, request: service_pb2.ModelInferRequest, *, hears: bool = True) -> None:
+        """Go on until it is released, or, if it `hears`, its lease has ended."""
         token = lease_of(request)
         try:
             while not self.release.is_set():
-                if token is not None and not is_held(token):
+                if hears and token is not None and not is_held(token):
                     self.ended.append("lease")
                     return
                 await asyncio.sleep(0.01)

@@ -13,6 +13,7 @@ from attune_client.protocol.models import MODELS
 from attune_client.protocol.profiles import EMBEDDED
 from attune_ensemble.chaos.requests import ASKED, BadRequest, bad_requests, whole_request
 from attune_ensemble.serving.guard.checks import check_request
+from attune_ensemble.serving.guard.requests import Request
 from attune_ensemble.serving.guard.signatures import signature_of
 from attune_export.repository_config import model_config
 
@@ -31,9 +32,9 @@ def fault_of(request: BadRequest) -> str:
 
 def refusal(request: BadRequest) -> str | None:
     """The message with which a request is refused; None where the model may have it."""
-    message = service_pb2.ModelInferRequest.FromString(request.message)
     try:
-        check_request(message, SIGNATURES[message.model_name])
+        message = Request.of(request.message)
+        check_request(message, SIGNATURES[message.head.model_name])
     except InvalidRequest as error:
         return str(error)
     return None
@@ -43,7 +44,8 @@ def refusal(request: BadRequest) -> str | None:
 @pytest.mark.parametrize("model", ASKED.values(), ids=ASKED)
 def test_a_request_with_nothing_wrong_is_let_through(model, raw):
     """Without which the refusals below would prove nothing."""
-    check_request(whole_request(model, raw=raw), SIGNATURES[model.name])
+    request = Request.of(whole_request(model, raw=raw).SerializeToString())
+    check_request(request, SIGNATURES[model.name])
 
 
 def test_the_same_seed_makes_the_same_requests():

@@ -16,8 +16,8 @@ from attune_ensemble.serving.guard import Guard, GuardSettings, admission, servi
 from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
+from tests.guard_clients import SOON_S, channel_to, failure, floats, stub_to, until, words
 
-SOON_S = 5.0
 GONE = ServerUnavailable("slow died")
 
 
@@ -36,7 +36,14 @@ def told():
 
 @pytest.fixture
 def guard(upstream, told):
-    bounds = GuardSettings(max_message_bytes=2**16, large_bytes=2**12, large_places=1, linger_s=0.5, music_s=1000.0)
+    bounds = GuardSettings(
+        max_message_bytes=2**16,
+        large_bytes=2**12,
+        large_places=1,
+        linger_s=0.5,
+        music_s=1000.0,
+        trust_client_metadata=True,
+    )
     guard = Guard(f"127.0.0.1:{free_ports().grpc}", bounds, lambda event, **fields: told.append((event, fields)))
     guard.start()
     guard.open(upstream.url)
@@ -44,41 +51,10 @@ def guard(upstream, told):
     guard.stop()
 
 
-def channel_to(guard, **options):
-    # A pool of its own makes a connection of its own: another client.
-    return grpc.insecure_channel(guard.address, options=[("grpc.use_local_subchannel_pool", 1), *options.items()])
-
-
 @pytest.fixture
 def stub(guard):
     with channel_to(guard) as channel:
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-
-def words(model, word, **more):
-    request = service_pb2.ModelInferRequest(model_name=model, **more)
-    request.inputs.add(name="word", datatype="BYTES", shape=[1]).contents.bytes_contents.append(word.encode())
-    return request
-
-
-def floats(*values, model="echo", shape=None):
-    request = service_pb2.ModelInferRequest(model_name=model)
-    request.inputs.add(name="x", datatype="FP32", shape=shape or [1, len(values)])
-    request.raw_input_contents.append(struct.pack(f"<{len(values)}f", *values))
-    return request
-
-
-def until(condition):
-    deadline_s = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-
-
-def failure(call):
-    with pytest.raises(grpc.RpcError) as raised:
-        call()
-    return raised.value
 
 
 def test_a_request_reaches_the_server_as_it_came(stub, upstream):
@@ -287,7 +263,7 @@ def test_an_error_of_a_stream_names_its_request(stub):
 
 def test_a_full_model_says_when_to_come_back(guard, upstream, told):
     with channel_to(guard) as one, channel_to(guard) as two:
-        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two)]
+        stubs = [stub_to(channel, name) for channel, name in ((one, "one"), (two, "two"))]
         calls = [stub.ModelInfer.future(words("slow", "go")) for stub in stubs for _ in range(2)]
         until(lambda: guard.in_flight() == 4)
         error = failure(lambda: stubs[0].ModelInfer(words("slow", "go")))
@@ -295,31 +271,26 @@ def test_a_full_model_says_when_to_come_back(guard, upstream, told):
         busy = from_wire(error.details())
         assert isinstance(busy, ServerBusy)
         assert dict(error.trailing_metadata())["retry-after"] == str(busy.retry_after_s)
-        assert told[-1][0] == "refused"
         assert stubs[0].ModelInfer(floats(1.0))  # another model is not hurt
         upstream.release.set()
         assert [call.result().model_name for call in calls] == ["slow"] * 4
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_one_client_cannot_take_all_places(guard, upstream, named):
-    with channel_to(guard) as one, channel_to(guard) as two:
-        greedy, other = (service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two))
-        calls = [greedy.ModelInfer.future(words("slow", "go")) for _ in range(2)]
-        until(lambda: guard.in_flight() == 2)
-        metadata = None
-        if named:  # behind a proxy all have one connection, and a name each
-            other, metadata = greedy, (("attune-client", "another"),)
-        assert "the other places are for others" in failure(lambda: greedy.ModelInfer(words("slow", "go"))).details()
-        calls.append(other.ModelInfer.future(words("slow", "go"), metadata=metadata))
-        until(lambda: guard.in_flight() == 3)
-        upstream.release.set()
-        assert all(call.result() for call in calls)
+def test_one_client_cannot_take_all_places(guard, stub, upstream):
+    """Behind a proxy all have one connection, and a name each."""
+    metadata = (("attune-client", "another"),)
+    calls = [stub.ModelInfer.future(words("slow", "go")) for _ in range(2)]
+    until(lambda: guard.in_flight() == 2)
+    assert "the other places are for others" in failure(lambda: stub.ModelInfer(words("slow", "go"))).details()
+    calls.append(stub.ModelInfer.future(words("slow", "go"), metadata=metadata))
+    until(lambda: guard.in_flight() == 3)
+    upstream.release.set()
+    assert all(call.result() for call in calls)
 
 
 def test_large_requests_have_fewer_places(guard, upstream):
     with channel_to(guard) as one, channel_to(guard) as two:
-        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two)]
+        stubs = [stub_to(channel, name) for channel, name in ((one, "one"), (two, "two"))]
         call = stubs[0].ModelInfer.future(words("slow", "g" * 5_000))
         until(lambda: guard.in_flight() == 1)
         assert "as large as this one" in failure(lambda: stubs[1].ModelInfer(words("slow", "g" * 5_000))).details()
@@ -341,7 +312,7 @@ def test_music_in_flight_is_bounded_by_its_length(guard, upstream):
         return response.error_message
 
     with channel_to(guard) as first, channel_to(guard) as second, channel_to(guard) as third:
-        one, two, three = (service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (first, second, third))
+        one, two, three = (stub_to(channel, str(number)) for number, channel in enumerate((first, second, third)))
         streams = [music(one, 400.0), music(one, None), music(two, 450.0)]
         for stream in streams:
             next(stream)

@@ -110,6 +110,7 @@ def bart(weights: str) -> Served:
 
 
 ONE_THREAD = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+GIVES_BACK = {"memory.enable_memory_arena_shrinkage": "cpu:0"}
 PUBLIC = places("16", "16")
 CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
 CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
@@ -129,7 +130,7 @@ EXPECTED: dict[str, dict[str, Served]] = {
         "arousal_dominance": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_classifier": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
         "emotion_recognition": ENSEMBLE,
-        "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD),
+        "sentence_encoder": graph("model.onnx", "KIND_CPU", 0, **ONE_THREAD, **GIVES_BACK),
         "music_prompt": python(weights="knowledge", prompt_writer="template", **PROMPT, **places("16", "64")),
         "music_generator": python(
             weights="musicgen", engine="composer", chunk_s="1.0", slots="4", queue="8", **AHEAD, **places("80", "16")

@@ -25,6 +25,7 @@ from attune_client.protocol.tensors import DType, TensorSpec
 from attune_ensemble.call import UNLIMITED
 from attune_ensemble.serving.configuration import BrokenRepository, read_config
 from attune_ensemble.serving.guard.checks import check_request
+from attune_ensemble.serving.guard.requests import Request
 from attune_ensemble.serving.guard.signatures import Input, signature_of
 from attune_ensemble.serving.local import LocalModels
 from attune_ensemble.serving.supervisor.asking import Asker
@@ -42,7 +43,7 @@ def test_every_model_has_requests_that_it_takes(model, profile):
     signature = signature_of(read_config(ROOT / "model_repository" / model, profile))
     probe = probe_of(signature)
     for inputs in filter(None, (probe.real, probe.tiny, probe.at_once)):
-        check_request(infer_request(probe.spec, inputs), signature)
+        check_request(Request.of(infer_request(probe.spec, inputs).SerializeToString()), signature)
     assert (probe.at_once is not None) == (DEADLINE in probe.spec.inputs)
 
 

@@ -30,6 +30,12 @@ MAX_SEGMENT_S = 8.0
 MAX_TEXT_CHARS = 2_000
 """Longest text to search by, or to take for a prompt: about what the sentence encoder reads (`MAX_TOKENS`)."""
 
+MAX_TEXT_BYTES = 2**20
+"""Longest text of any kind that a server looks at: each model has narrower bounds, and says what is wrong."""
+
+MAX_TRANSCRIPT_BYTES = 4 * MAX_TEXT_CHARS
+"""Longest transcript of one segment."""
+
 MAX_TOKENS = 512
 """Longest tokenised transcript (paper, section III-C2)."""
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 
-from attune_client.protocol.bounds import MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TOKENS, MIN_GUIDANCE, VAD_LIMITS
+from attune_client.protocol.bounds import (
+    MAX_GUIDANCE,
+    MAX_SEGMENT_S,
+    MAX_TEMPERATURE,
+    MAX_TEXT_BYTES,
+    MAX_TOKENS,
+    MAX_TRANSCRIPT_BYTES,
+    MIN_GUIDANCE,
+    VAD_LIMITS,
+)
 from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
 
 SPEECH_SAMPLE_RATE = 16_000
@@ -27,6 +36,14 @@ VAD_DIMENSIONS = ("valence", "arousal", "dominance")
 NUM_EMOTIONS = 40
 EMBEDDING_DIM = 384
 REGRESSOR_MAX_BATCH = 16
+SENTENCES_MAX_BATCH = 8
+"""Sentences that are embedded at a time: of 512 tokens each they take 0.7 GB."""
+
+_MAX_WAVEFORM = round((MAX_SEGMENT_S + 1.0) * SPEECH_SAMPLE_RATE)
+"""Longest segment, and the second to which it is padded, in samples."""
+
+_MAX_FRAMES, _MAX_WIDTH = 512, 2_048
+"""Most frames of a segment's state, of which there are 50 a second, and its greatest width."""
 
 
 class OtherLanguages(StrEnum):
@@ -48,34 +65,61 @@ _FP32, _INT32, _INT64, _BYTES = DType.FP32, DType.INT32, DType.INT64, DType.BYTE
 
 # Shared by several models, so declared above them.
 AUDIO_FILE = TensorSpec("audio", _BYTES, (1,), "one encoded file: WAV, FLAC, MP3, OGG, M4A, AMR, WebM and the like")
-WAVEFORM = TensorSpec("waveform", _FP32, (-1,), "16 kHz mono in -1..1, zero-padded to a length bucket")
+WAVEFORM = TensorSpec(
+    "waveform",
+    _FP32,
+    (-1,),
+    f"16 kHz mono in -1..1, at most {MAX_SEGMENT_S:g} s, zero-padded to a length bucket",
+    max_shape=(_MAX_WAVEFORM,),
+)
 NUM_SAMPLES = TensorSpec("num_samples", _INT64, (1,), "true length of the waveform in samples")
-SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8")
+SEGMENT_TEXT = TensorSpec("transcript", _BYTES, (1,), "the segment's words, UTF-8", max_bytes=MAX_TRANSCRIPT_BYTES)
 INPUT_IDS = TensorSpec(
     "input_ids",
     _INT64,
     (-1,),
     f"token ids in the vocabulary of the regressors' text tower, at most {MAX_TOKENS}, padded with 0 to a bucket",
+    max_shape=(MAX_TOKENS,),
 )
-ATTENTION_MASK = TensorSpec("attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding")
+ATTENTION_MASK = TensorSpec(
+    "attention_mask", _INT64, (-1,), "1 where a token is real, 0 where it is padding", max_shape=(MAX_TOKENS,)
+)
 # Under names of their own: the regressors may have another vocabulary, and no check would find its ids at fault.
 SENTENCE_IDS = TensorSpec(
     "sentence_ids",
     _INT64,
     (-1,),
     f"BERT-uncased token ids for the sentence encoder, at most {MAX_TOKENS}, padded alike",
+    max_shape=(MAX_TOKENS,),
 )
-SENTENCE_MASK = TensorSpec("sentence_mask", _INT64, (-1,), "1 where a token of sentence_ids is real")
+SENTENCE_MASK = TensorSpec(
+    "sentence_mask", _INT64, (-1,), "1 where a token of sentence_ids is real", max_shape=(MAX_TOKENS,)
+)
 # What the regressors have in common, as far as they do: which of these there are, and their widths W, is found at the
 # export, and stands in the repository's configurations.
 AUDIO_STATE = TensorSpec(
-    "audio_state", _FP32, (-1, -1), "[F, W] the voice, frame by frame, where the regressors part", optional=True
+    "audio_state",
+    _FP32,
+    (-1, -1),
+    "[F, W] the voice, frame by frame, where the regressors part",
+    optional=True,
+    max_shape=(_MAX_FRAMES, _MAX_WIDTH),
 )
 TEXT_STATE = TensorSpec(
-    "text_state", _FP32, (-1, -1), "[L, W] the words, token by token, where the regressors part", optional=True
+    "text_state",
+    _FP32,
+    (-1, -1),
+    "[L, W] the words, token by token, where the regressors part",
+    optional=True,
+    max_shape=(MAX_TOKENS, _MAX_WIDTH),
 )
 POOLED_STATE = TensorSpec(
-    "pooled_state", _FP32, (-1,), "[W] voice and words, where they are the same up to their pooling", optional=True
+    "pooled_state",
+    _FP32,
+    (-1,),
+    "[W] voice and words, where they are the same up to their pooling",
+    optional=True,
+    max_shape=(_MAX_WIDTH,),
 )
 VALENCE = TensorSpec("valence", _FP32, (1,), "pleasantness, 1..5", limits=VAD_LIMITS)
 AROUSAL_DOMINANCE = TensorSpec(
@@ -146,6 +190,7 @@ OTHER_LANGUAGES = TensorSpec(
     (1,),
     "speech that is not English: one of `OtherLanguages`; refused unless told otherwise",
     optional=True,
+    max_bytes=MAX_TEXT_BYTES,
 )
 LANGUAGE = TensorSpec("language", _BYTES, (1,), "the language that the speech was taken for, by its ISO 639-1 code")
 LANGUAGE_PROBABILITY = TensorSpec(
@@ -199,10 +244,15 @@ _PROMPT_RESULTS = (
     TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
 )
 
+
+def _text_input(name: str, doc: str, *, optional: bool = False) -> TensorSpec:
+    return TensorSpec(name, _BYTES, (1,), doc, optional=optional, max_bytes=MAX_TEXT_BYTES)
+
+
 MUSIC_OPTIONS = (
     TensorSpec("duration_s", _FP32, (1,), "length of the music in seconds", optional=True),
     TensorSpec("seed", _INT64, (1,), "same seed and inputs, same music; drawn and told if left out", optional=True),
-    TensorSpec("engine", _BYTES, (1,), "music engine by name; empty for the profile's own", optional=True),
+    _text_input("engine", "music engine by name; empty for the profile's own", optional=True),
 )
 
 # The fields of `SamplingSettings`.
@@ -224,10 +274,10 @@ _MUSIC_RESULTS = (
 )
 
 _TEXT_OR_EMOTION_INPUTS = (
-    TensorSpec("emotion", _BYTES, (1,), "one of the 40 emotions", optional=True),
+    _text_input("emotion", "one of the 40 emotions", optional=True),
     TensorSpec("vad", _FP32, (3,), "VAD that shades tempo and dynamics, each 1..5", optional=True),
-    TensorSpec("text", _BYTES, (1,), "free text to search by; the prompt itself beside a music_spec", optional=True),
-    TensorSpec("music_spec", _BYTES, (1,), f"{_SPEC_DOC}; nothing is searched for", optional=True),
+    _text_input("text", "free text to search by; the prompt itself beside a music_spec", optional=True),
+    _text_input("music_spec", f"{_SPEC_DOC}; nothing is searched for", optional=True),
 )
 
 SPEECH_TO_TEXT = ModelSpec(
@@ -301,7 +351,7 @@ SENTENCE_ENCODER = ModelSpec(
     "sentence_encoder",
     inputs=(SENTENCE_IDS, SENTENCE_MASK),
     outputs=(EMBEDDING,),
-    max_batch_size=64,
+    max_batch_size=SENTENCES_MAX_BATCH,
 )
 
 GENTLE = TensorSpec(
@@ -322,8 +372,8 @@ MUSIC_PROMPT = ModelSpec(
 MUSIC_GENERATOR = ModelSpec(
     "music_generator",
     inputs=(
-        TensorSpec("prompt", _BYTES, (1,), "the prompt"),
-        TensorSpec("music_spec", _BYTES, (1,), _SPEC_DOC),
+        _text_input("prompt", "the prompt"),
+        _text_input("music_spec", _SPEC_DOC),
         *MUSIC_OPTIONS,
         *_SAMPLING_OPTIONS,
         TensorSpec("check_only", _INT32, (1,), "not 0: check the options, announce, and play nothing", optional=True),

@@ -42,7 +42,8 @@ class TensorSpec:
     """One public tensor: its name, element type and shape.
 
     `shape` leaves out the batch dimension of a model that batches; -1 marks a dimension of any size. `limits` are the
-    smallest and the greatest value that an output may have.
+    smallest and the greatest value that an output may have. `max_shape` is the largest size of each dimension that a
+    client may send, empty where there is none of any size; `max_bytes` that of an element of BYTES.
     """
 
     name: str
@@ -51,6 +52,8 @@ class TensorSpec:
     doc: str = ""
     optional: bool = False
     limits: tuple[float, float] | None = None
+    max_shape: tuple[int, ...] = ()
+    max_bytes: int | None = None
 
     def fault(self, values: npt.NDArray[Any]) -> str | None:
         """What is wrong with the values of an output, in words; None if all are numbers within the limits."""

@@ -581,7 +581,8 @@ def _odd_text(draw: Draw, model: ModelSpec, message: Message) -> str:
     spec = draw(st.sampled_from([tensor for tensor in model.inputs if tensor.name in named]))
     kind = draw(st.integers(0, 9))
     text = _long_text(draw) if kind == 0 else draw(_NO_WORDS if kind < 3 else _WORDS | st.text(max_size=30))
-    _set(message, model, spec, bytes_tensor(text))
+    encoded = text.encode() if isinstance(text, str) else text
+    _set(message, model, spec, bytes_tensor(encoded[: spec.max_bytes]))  # longer ones no model may see
     return f"{spec.name} of {text[:20]!r}, {len(text)} long"
 
 

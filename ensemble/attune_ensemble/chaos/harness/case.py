@@ -16,6 +16,7 @@ import soundfile as sf
 from attune_client.client import AttuneClient
 from attune_ensemble.chaos.harness.calls import Call, Ended, Outcome, Tally, attempt, describe
 from attune_ensemble.chaos.harness.processes import is_alive
+from attune_ensemble.chaos.harness.relay import relayed
 from attune_ensemble.chaos.harness.served import Options, Served
 from attune_ensemble.chaos.harness.swarm import Swarm
 from attune_ensemble.chaos.harness.threads import Load, Started, at_once, open_loop
@@ -146,9 +147,9 @@ class Case:
         """A recording of 2.5 s of speech, WAV."""
         return self._workshop.clip
 
-    def ask(self, server: Served, call: Call, patience_s: float = PATIENCE_S) -> Ended:
-        """Make one call, over a connection of its own, and put it down."""
-        with AttuneClient(server.url, timeout_s=patience_s) as client:
+    def ask(self, server: Served, call: Call, patience_s: float = PATIENCE_S, source: str | None = None) -> Ended:
+        """Make one call, over a connection of its own, and put it down; `source` is the address that it comes from."""
+        with relayed(server.url, source) as url, AttuneClient(url, timeout_s=patience_s) as client:
             ended = attempt(call, client)
         self.tally.add(ended)
         return ended
@@ -181,9 +182,19 @@ class Case:
         ):
             yield load
 
-    def swarm(self, server: Served, clients: Sequence[Sequence[Call]], patience_s: float = PATIENCE_S) -> Swarm:
-        """Clients in processes of their own, each with all its calls at once; put each down that is waited for."""
-        return Swarm(server.url, clients, patience_s, self.tally.add)
+    def swarm(
+        self,
+        server: Served,
+        clients: Sequence[Sequence[Call]],
+        patience_s: float = PATIENCE_S,
+        *,
+        apart: bool = False,
+    ) -> Swarm:
+        """Clients in processes of their own, each with all its calls at once; put each down that is waited for.
+
+        Where they are `apart` each has an address of its own; else they share what one client may have.
+        """
+        return Swarm(server.url, clients, patience_s, self.tally.add, apart=apart)
 
     # --- servers ---
 

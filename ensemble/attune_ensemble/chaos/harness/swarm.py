@@ -1,4 +1,6 @@
-"""Clients in processes of their own, each with a connection of its own: so that they count as several, and can vanish.
+"""Clients in processes of their own, each with a connection of its own: so that they can vanish.
+
+Where they are `apart` each comes from an address of its own, by which they count as several.
 
 with Swarm(url, [[Play(seconds=60)] * 5] * 10, patience_s=30) as swarm:
     swarm.wait_until_heard(50, within_s=60)
@@ -20,6 +22,7 @@ from typing import Self
 
 from attune_client.client import AttuneClient
 from attune_ensemble.chaos.harness.calls import Call, Ended, Outcome
+from attune_ensemble.chaos.harness.relay import relayed
 from attune_ensemble.chaos.harness.threads import MARGIN_S, at_once
 
 __all__ = ["Swarm"]
@@ -29,6 +32,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
 
 _POLL_S = 0.2
+_FIRST_ADDRESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class _Watched:
         self.call(client, hear)
 
 
-def _live(url: str, calls: Sequence[Call], patience_s: float, told: Connection) -> None:
+def _live(url: str, source: str | None, calls: Sequence[Call], patience_s: float, told: Connection) -> None:
     """One client: all its calls at once, over one connection. Tells None for each that is heard, and each end."""
     lock = threading.Lock()
 
@@ -63,7 +67,7 @@ def _live(url: str, calls: Sequence[Call], patience_s: float, told: Connection) 
         with lock:
             told.send(what)
 
-    with AttuneClient(url, timeout_s=patience_s) as client:
+    with relayed(url, source) as near, AttuneClient(near, timeout_s=patience_s) as client:
         at_once([_Watched(call, partial(tell, None)) for call in calls], client, patience_s, tell)
 
 
@@ -75,6 +79,7 @@ class Swarm:
         clients: the calls of each client, which makes all of them at once.
         patience_s: how long a call may hear nothing until it counts as hung.
         tell: takes each call that has ended, when it is read (`wait_until_heard`, `wait`).
+        apart: each client comes from another address of the loopback interface.
     """
 
     def __init__(
@@ -83,8 +88,11 @@ class Swarm:
         clients: Sequence[Sequence[Call]],
         patience_s: float,
         tell: Callable[[Ended], None] = lambda _: None,
+        *,
+        apart: bool = False,
     ) -> None:
         self._url, self._clients, self._patience_s, self._tell = url, clients, patience_s, tell
+        self._apart = apart
         self._processes: list[BaseProcess] = []
         self._open: list[Connection] = []
         self.heard = 0
@@ -92,9 +100,12 @@ class Swarm:
 
     def __enter__(self) -> Self:
         self._started_s = time.monotonic()
-        for calls in self._clients:
+        for number, calls in enumerate(self._clients, start=_FIRST_ADDRESS):
             mine, its = _CONTEXT.Pipe(duplex=False)
-            process = _CONTEXT.Process(target=_live, args=(self._url, calls, self._patience_s, its), daemon=True)
+            source = f"127.0.0.{number}" if self._apart else None
+            process = _CONTEXT.Process(
+                target=_live, args=(self._url, source, calls, self._patience_s, its), daemon=True
+            )
             process.start()
             its.close()  # the child has it: now its death can be seen
             self._processes.append(process)

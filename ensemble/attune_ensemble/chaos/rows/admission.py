@@ -20,6 +20,9 @@ FREE_S = 10.0
 GOODPUT = 0.9
 """Of the peak: what overload must leave, and what a recovered server must reach of a fresh one."""
 
+ANOTHER_ADDRESS = "127.0.0.2"
+"""A client is an address: on loopback there are many."""
+
 CLOSED_S, OPEN_S = 2.0, 15.0
 """Until a load is steady, and is counted: of the open loop, all places are taken and the first are answered."""
 
@@ -45,7 +48,7 @@ def is_served_soon(case: Case, server: Served, call: Call, within_s: float = FRE
 
 
 def queue_full(case: Case) -> None:
-    """More recordings at once than there are places; each client has a connection of its own."""
+    """More recordings at once than there are places; each process has a connection of its own."""
     server = case.server()
     clients, calls = (4, 16) if case.quick else (8, 16)
     with case.unchanged(server), case.swarm(server, [[Analyse(case.clip)] * calls] * clients, 120.0) as swarm:
@@ -64,7 +67,8 @@ def greedy_client(case: Case) -> None:
         case.require(swarm.wait_until_heard(2, within_s=30), f"no music came: {describe(swarm.ended)}")
         swarm.wait_until_heard(40, within_s=3.0)  # and longer, for those that it gets besides
         case.note(f"the greedy client has {swarm.heard} streams, and {len(swarm.ended)} of 40 were refused")
-        modest = [case.ask(server, call) for call in (Prompt(), Play(), Analyse(case.clip), Prompt(), Play())]
+        calls: list[Call] = [Prompt(), Play(), Analyse(case.clip), Prompt(), Play()]
+        modest = [case.ask(server, call, source=ANOTHER_ADDRESS) for call in calls]
         check_refusals(case, busy(swarm.ended))
     case.all_answered(modest, "calls of another client")
 

@@ -35,6 +35,12 @@ _ENDS_HEADERS = 4
 _LONG_HEADER = b"\x40\x01a\x7f\xa1\x1e" + b"b" * 4_000
 _THE_SAME_AGAIN = b"\xbe"
 
+_TRAILERS = b"\x00\x02te\x08trailers"
+"""The header without which gRPC resets a call before any service hears of it."""
+
+_INFER_METHOD = b"/inference.GRPCInferenceService/ModelInfer"
+_STREAM_METHOD = b"/inference.GRPCInferenceService/ModelStreamInfer"
+
 
 def _frame(kind: int, stream: int = 0, payload: bytes = b"", flags: int = 0) -> bytes:
     """A frame of HTTP/2 (RFC 9113, section 4.1)."""
@@ -46,11 +52,10 @@ def _literal(index: int, value: bytes) -> bytes:
     return bytes([index, len(value)]) + value
 
 
-def _call(stream: int) -> bytes:
+def _call(stream: int, method: bytes = _INFER_METHOD) -> bytes:
     """The headers of a call of a method."""
-    path = b"/inference.GRPCInferenceService/ModelInfer"
     content = _literal(0x0F, b"")[:1] + b"\x10" + bytes([len(b"application/grpc")]) + b"application/grpc"
-    headers = b"\x83\x86" + _literal(0x04, path) + _literal(0x01, b"localhost") + content
+    headers = b"\x83\x86" + _literal(0x04, method) + _literal(0x01, b"localhost") + content + _TRAILERS
     return _frame(_HEADERS, stream, headers, _ENDS_HEADERS)
 
 
@@ -74,6 +79,7 @@ def _garbage(chance: random.Random) -> Mapping[str, bytes]:
         "2,000 calls that are reset": begun
         + b"".join(_call(stream) + _frame(_RESET, stream, struct.pack(">I", 8)) for stream in streams),
         "2,000 calls that never go on": begun + b"".join(_call(stream) for stream in streams),
+        "2,000 streams that never go on": begun + b"".join(_call(stream, _STREAM_METHOD) for stream in streams),
         "data of no call": begun + _frame(_DATA, 99, bytes(16_000)) * 100,
         "headers without an end": begun + endless,
         "headers that expand": begun + _frame(_HEADERS, 1, _LONG_HEADER + _THE_SAME_AGAIN * 12_000, _ENDS_HEADERS),

@@ -30,7 +30,7 @@ def slow_listeners(case: Case) -> None:
     case.pause(1.0)
     before = server.footprint()
     listeners: list[list[Call]] = [[listen(pause_s=1.0, chunks=seconds)] * 2] * 8
-    with case.unchanged(server), case.swarm(server, listeners) as swarm:
+    with case.unchanged(server), case.swarm(server, listeners, apart=True) as swarm:
         case.require(swarm.wait_until_heard(2, within_s=30), f"no music came: {describe(swarm.ended)}")
         most = before.memory_mib
         for _ in range(seconds // 5):
@@ -56,7 +56,7 @@ def vanished(case: Case) -> None:
     with case.unchanged(server):
         for _ in range(rounds):
             listeners: list[list[Call]] = [[Play(seconds=600, pause_s=0.5)] * 5] * clients
-            with case.swarm(server, listeners) as swarm:
+            with case.swarm(server, listeners, apart=True) as swarm:
                 case.require(swarm.wait_until_heard(4, within_s=30), f"no music came: {describe(swarm.ended)}")
                 swarm.wait_until_heard(5 * clients, within_s=3.0)
                 case.note(f"{swarm.heard} of {5 * clients} heard music when they vanished")

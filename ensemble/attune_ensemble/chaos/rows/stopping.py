@@ -16,7 +16,7 @@ STOP_S = 60.0
 def terminate(case: Case) -> None:
     """Eight streams play on to their end, new calls are told that the server is not available, nothing stays."""
     server = case.fresh_server()
-    # Each lasts four seconds after the signal. More than a client's share, so of two clients.
+    # Each lasts four seconds after the signal.
     streams = [Play(seconds=20, pause_s=0.25, name="a stream in flight")] * (STREAMS // 2)
     with case.swarm(server, [streams, streams]) as swarm:
         heard = swarm.wait_until_heard(STREAMS, within_s=60)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from attune_client.protocol.errors import ServerBusy
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "Place"]
 
 _MEMORY = 0.8
 _KNOWN_AFTER = 3
@@ -32,11 +32,21 @@ class Admission:
         self._settings = settings
         self._models: dict[str, _Model] = {}
         self._large = 0
-        self._music_s: defaultdict[str, float] = defaultdict(float)
+        self._music: dict[str, _Music] = {}
 
     def in_flight(self, model: str) -> int:
         """Requests in flight at a model."""
         return self._models[model].count if model in self._models else 0
+
+    def check(self, model: Signature, client: str, size: int, left_s: float | None = None) -> None:
+        """Raise `ServerBusy` where there is no place for a request, as far as so little says of it."""
+        state = self._state_of(model)
+        state.check(client, left_s)
+        if size > self._settings.large_bytes and self._large >= self._settings.large_places:
+            raise ServerBusy(f"{self._large} recordings as large as this one are at work", state.retry_after_s)
+
+    def _state_of(self, model: Signature) -> _Model:
+        return self._models.setdefault(model.name, _Model(model, self._settings))
 
     @contextmanager
     def place(
@@ -48,15 +58,12 @@ class Admission:
         Raises:
             ServerBusy: there is none for it; says when to try again.
         """
-        state = self._models.setdefault(model.name, _Model(model, self._settings))
-        state.check(client, left_s)
-        is_large = size > self._settings.large_bytes
-        if is_large and self._large >= self._settings.large_places:
-            raise ServerBusy(f"{self._large} recordings as large as this one are at work", state.retry_after_s)
+        self.check(model, client, size, left_s)
+        state, is_large = self._state_of(model), size > self._settings.large_bytes
         if music_s:
             self._check_music(client, music_s, state.retry_after_s)
         self._large += is_large
-        self._music_s[client] += music_s
+        self._begin_music(client, music_s)
         state.enter(client)
         place = Place(time.monotonic())
         try:
@@ -64,16 +71,37 @@ class Admission:
         finally:
             state.leave(client, place)
             self._large -= is_large
-            self._music_s[client] -= music_s
-            if self._music_s[client] <= 0:
-                del self._music_s[client]
+            self._end_music(client, music_s)
 
     def _check_music(self, client: str, music_s: float, retry_after_s: int) -> None:
-        most_s, all_s, own_s = self._settings.music_s, sum(self._music_s.values()), self._music_s[client]
+        most_s, all_s = self._settings.music_s, sum(music.seconds for music in self._music.values())
+        own_s = self._music[client].seconds if client in self._music else 0.0
         if all_s + music_s > most_s:
             raise ServerBusy(f"{all_s:.0f} s of music are being made and heard", retry_after_s)
         if own_s + music_s > most_s * self._settings.client_share:
             raise ServerBusy(f"this client has {own_s:.0f} s of music in flight; the rest is for others", retry_after_s)
+
+    def _begin_music(self, client: str, seconds: float) -> None:
+        if seconds:
+            music = self._music.setdefault(client, _Music())
+            music.streams += 1
+            music.seconds += seconds
+
+    def _end_music(self, client: str, seconds: float) -> None:
+        if seconds:
+            music = self._music[client]
+            music.streams -= 1
+            music.seconds -= seconds
+            if not music.streams:  # the seconds may not be quite 0 then
+                del self._music[client]
+
+
+@dataclass(slots=True)
+class _Music:
+    """What a client has in flight of it."""
+
+    streams: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)

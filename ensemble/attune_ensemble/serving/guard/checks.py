@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
-
-from tritonclient.grpc import service_pb2
 
 from attune_client.protocol.bounds import DEFAULT_MUSIC_S
 from attune_client.protocol.checks import check_deadline, check_duration, quote
 from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.models import DEADLINE
+from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
 from attune_ensemble.serving.guard.signatures import Input, Signature
 
-__all__ = ["check_request", "deadline_of", "music_of"]
+__all__ = ["MAX_ID", "check_request", "deadline_of", "music_of"]
 
 _BYTES, _DURATION = "BYTES", "duration_s"
 _CONTENTS = {
@@ -40,36 +39,37 @@ _SIZES = {
     "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2, "INT32": 4, "UINT32": 4,
     "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
 }  # fmt: skip
-_MAX_STRINGS = 65_536
+_MAX_STRINGS = MAX_FIELDS
 """Most elements of a BYTES tensor: each is looked at."""
 
 _MAX_PARAMETERS = 16
-_MAX_ID = 256
+MAX_ID = 256
+"""Longest id of a request, in characters."""
+
 _CLASSIFICATION = "classification"
 _FINAL_RESPONSE = "triton_enable_empty_final_response"
-_UNDERSTOOD = {"timeout": "int64_param", "priority": "uint64_param", _FINAL_RESPONSE: "bool_param"}
-"""Parameters of a request that Triton acts upon, with the field in which each has to be."""
-
-_TRITONS = ("triton_", "sequence_", "binary_data", "shared_memory", "xla", "headers")
+_PARAMETERS = {"timeout": "int64_param", "priority": "uint64_param", _FINAL_RESPONSE: "bool_param"}
+"""Parameters that a request may have, with the field in which each has to be."""
 
 
-def check_request(request: service_pb2.ModelInferRequest, model: Signature) -> None:
+def check_request(request: Request, model: Signature) -> None:
     """Raise `InvalidRequest` unless the model can be given this request: says what is wrong and what would be right."""
-    if len(request.id) > _MAX_ID:
-        raise InvalidRequest(f"the request's id has {len(request.id)} characters: at most {_MAX_ID} are taken")
-    _check_parameters(request.parameters)
-    _check_names("input", [tensor.name for tensor in request.inputs], model.inputs, model.name)
-    _check_names("output", [tensor.name for tensor in request.outputs], model.outputs, model.name)
-    for output in request.outputs:
+    head = request.head
+    if len(head.id) > MAX_ID:
+        raise InvalidRequest(f"the request's id has {len(head.id)} characters: at most {MAX_ID} are taken")
+    _check_parameters(head.parameters)
+    _check_names("input", [tensor.name for tensor in head.inputs], model.inputs, model.name)
+    _check_names("output", [tensor.name for tensor in head.outputs], model.outputs, model.name)
+    for output in head.outputs:
         _check_output(output)
-    _check_nothing_is_missing(request, model)
+    _check_nothing_is_missing(head.inputs, model)
     _check_contents_are_of_one_kind(request)
-    batches = {_checked(request, index, model) for index in range(len(request.inputs))}
+    batches = {_batch_size(request, index, model) for index in range(len(head.inputs))}
     if model.max_batch and len(batches) > 1:
         raise InvalidRequest(f"the inputs of {model.name} have different batch sizes: {sorted(batches)}")
 
 
-def music_of(request: service_pb2.ModelInferRequest, model: Signature) -> float:
+def music_of(request: Request, model: Signature) -> float:
     """The seconds of music that a request that was checked asks for; `InvalidOption` for what none may ask for."""
     if not model.decoupled or _DURATION not in model.inputs:
         return 0.0
@@ -77,7 +77,7 @@ def music_of(request: service_pb2.ModelInferRequest, model: Signature) -> float:
     return DEFAULT_MUSIC_S if asked_s is None else check_duration(asked_s)
 
 
-def deadline_of(request: service_pb2.ModelInferRequest) -> float | None:
+def deadline_of(request: Request) -> float | None:
     """The time that a request that was checked gives itself, in seconds; None where it says nothing.
 
     `InvalidOption` for one that no request may have.
@@ -86,12 +86,12 @@ def deadline_of(request: service_pb2.ModelInferRequest) -> float | None:
     return None if deadline_s is None else check_deadline(deadline_s)
 
 
-def _number(request: service_pb2.ModelInferRequest, name: str) -> float | None:
+def _number(request: Request, name: str) -> float | None:
     """The first element of an input of floats; None where the request does not have it."""
-    for index, tensor in enumerate(request.inputs):
+    for index, tensor in enumerate(request.head.inputs):
         if tensor.name == name:
-            if request.raw_input_contents:
-                return float(struct.unpack_from("<f", request.raw_input_contents[index])[0])
+            if request.raw:
+                return float(struct.unpack_from("<f", request.raw[index])[0])
             return float(tensor.contents.fp32_contents[0])
     return None
 
@@ -100,11 +100,10 @@ def _check_parameters(parameters: Mapping[str, Any]) -> None:
     if len(parameters) > _MAX_PARAMETERS:
         raise InvalidRequest(f"the request has {len(parameters)} parameters: at most {_MAX_PARAMETERS} are taken")
     for name, value in parameters.items():
-        if (kind := _UNDERSTOOD.get(name)) is not None:
-            if value.WhichOneof("parameter_choice") != kind:
-                raise InvalidRequest(f"the parameter {name} has to be given as {kind}")
-        elif name.startswith(_TRITONS):
-            raise InvalidRequest(f"the parameter {quote(name)} is not taken here")
+        if (kind := _PARAMETERS.get(name)) is None:
+            raise InvalidRequest(f"the parameter {quote(name)} is not taken here, only {', '.join(_PARAMETERS)}")
+        if value.WhichOneof("parameter_choice") != kind:
+            raise InvalidRequest(f"the parameter {name} has to be given as {kind}")
 
 
 def _check_names(kind: str, names: Collection[str], known: Collection[str], model: str) -> None:
@@ -125,26 +124,26 @@ def _check_output(output: Any) -> None:
             raise InvalidRequest(f"{_CLASSIFICATION} must lie between 0 and {_MAX_STRINGS}")
 
 
-def _check_nothing_is_missing(request: service_pb2.ModelInferRequest, model: Signature) -> None:
-    given = {tensor.name for tensor in request.inputs}
+def _check_nothing_is_missing(inputs: Iterable[Any], model: Signature) -> None:
+    given = {tensor.name for tensor in inputs}
     missing = [name for name, each in model.inputs.items() if not each.optional and name not in given]
     if missing:
         raise InvalidRequest(f"{model.name} needs {', '.join(missing)}, which the request does not have")
 
 
-def _check_contents_are_of_one_kind(request: service_pb2.ModelInferRequest) -> None:
-    raw = len(request.raw_input_contents)
+def _check_contents_are_of_one_kind(request: Request) -> None:
+    inputs, raw = request.head.inputs, len(request.raw)
     if not raw:
         return
-    if raw != len(request.inputs):
-        raise InvalidRequest(f"the request has {len(request.inputs)} inputs and raw contents for {raw}")
-    if any(tensor.HasField("contents") for tensor in request.inputs):
+    if raw != len(inputs):
+        raise InvalidRequest(f"the request has {len(inputs)} inputs and raw contents for {raw}")
+    if any(tensor.HasField("contents") for tensor in inputs):
         raise InvalidRequest("the request has raw contents and typed ones: one kind of them has to be chosen for all")
 
 
-def _checked(request: service_pb2.ModelInferRequest, index: int, model: Signature) -> int:
-    """The batch size of an input that is as declared."""
-    tensor, declared = request.inputs[index], model.inputs[request.inputs[index].name]
+def _batch_size(request: Request, index: int, model: Signature) -> int:
+    """The batch size of an input, which is as declared: else `InvalidRequest`."""
+    tensor, declared = request.head.inputs[index], model.inputs[request.head.inputs[index].name]
     if tensor.parameters:
         name = next(iter(tensor.parameters))
         raise InvalidRequest(f"the parameter {quote(name)} of the input {tensor.name} is not taken here")
@@ -153,10 +152,12 @@ def _checked(request: service_pb2.ModelInferRequest, index: int, model: Signatur
     shape = tuple(tensor.shape)
     _check_shape(tensor.name, shape, declared, model)
     count = math.prod(shape)
-    if request.raw_input_contents:
-        _check_raw(tensor.name, shape, count, request.raw_input_contents[index], declared.datatype)
+    if declared.datatype == _BYTES and count > _MAX_STRINGS:
+        raise InvalidRequest(f"{tensor.name} of shape {_shape_text(shape)} has more than {_MAX_STRINGS} elements")
+    if request.raw:
+        _check_raw(tensor.name, shape, count, request.raw[index], declared)
     else:
-        _check_typed(tensor, shape, count, declared.datatype)
+        _check_typed(tensor, shape, count, declared)
     return shape[0] if model.max_batch else 1
 
 
@@ -170,6 +171,14 @@ def _check_shape(name: str, shape: tuple[int, ...], declared: Input, model: Sign
         raise InvalidRequest(f"{name} has to be of shape {wanted}, not {_shape_text(shape)}")
     if model.max_batch and shape[0] > model.max_batch:
         raise InvalidRequest(f"{model.name} takes at most {model.max_batch} rows at a time; {name} has {shape[0]}")
+    _check_size(name, shape, declared, has_rows=bool(model.max_batch))
+
+
+def _check_size(name: str, shape: tuple[int, ...], declared: Input, *, has_rows: bool) -> None:
+    rows, sizes = (shape[:1], shape[1:]) if has_rows else ((), shape)
+    most = declared.max_dims or sizes
+    if any(size > limit for size, limit in zip(sizes, most, strict=True)):
+        raise InvalidRequest(f"{name} may be at most of shape {_shape_text((*rows, *most))}, not {_shape_text(shape)}")
 
 
 def _shape_text(shape: tuple[int | str, ...]) -> str:
@@ -177,23 +186,26 @@ def _shape_text(shape: tuple[int | str, ...]) -> str:
     return f"[{shown}{', …' if len(shape) > 8 else ''}]"
 
 
-def _check_raw(name: str, shape: tuple[int, ...], count: int, raw: bytes, datatype: str) -> None:
-    if datatype == _BYTES:
-        _check_count(name, shape, count)
-        _check_strings(name, count, raw)
-    elif len(raw) != count * _SIZES[datatype]:
+def _check_raw(name: str, shape: tuple[int, ...], count: int, raw: memoryview, declared: Input) -> None:
+    if declared.datatype == _BYTES:
+        _check_strings(name, count, raw, declared.max_bytes)
+        return
+    size = count * _SIZES[declared.datatype]
+    if len(raw) != size:
         raise InvalidRequest(
-            f"{name} of shape {_shape_text(shape)} has {count * _SIZES[datatype]} bytes as {datatype}, not {len(raw)}"
+            f"{name} of shape {_shape_text(shape)} has {size} bytes as {declared.datatype}, not {len(raw)}"
         )
 
 
-def _check_strings(name: str, count: int, raw: bytes) -> None:
+def _check_strings(name: str, count: int, raw: memoryview, max_bytes: int | None) -> None:
     """Each element of a BYTES tensor is its length in 4 bytes, little endian, and as many bytes."""
     at = found = 0
     while at < len(raw) and found < count:
         if at + 4 > len(raw):
             break
-        at += 4 + struct.unpack_from("<I", raw, at)[0]
+        length = struct.unpack_from("<I", raw, at)[0]
+        _check_length(name, length, max_bytes)
+        at += 4 + length
         found += 1
     if at != len(raw) or found != count:
         raise InvalidRequest(
@@ -202,18 +214,20 @@ def _check_strings(name: str, count: int, raw: bytes) -> None:
         )
 
 
-def _check_typed(tensor: Any, shape: tuple[int, ...], count: int, datatype: str) -> None:
-    _check_count(tensor.name, shape, count if datatype == _BYTES else 0)
-    if (field := _CONTENTS.get(datatype)) is None:
-        raise InvalidRequest(f"{tensor.name} has to be given as raw contents: {datatype} has no typed ones")
+def _check_typed(tensor: Any, shape: tuple[int, ...], count: int, declared: Input) -> None:
+    if (field := _CONTENTS.get(declared.datatype)) is None:
+        raise InvalidRequest(f"{tensor.name} has to be given as raw contents: {declared.datatype} has no typed ones")
     for descriptor, _ in tensor.contents.ListFields():
         if descriptor.name != field:
-            raise InvalidRequest(f"{tensor.name} has {descriptor.name}; {datatype} belongs into {field}")
-    given = len(getattr(tensor.contents, field))
-    if given != count:
-        raise InvalidRequest(f"{tensor.name} of shape {_shape_text(shape)} has {count} elements, not {given}")
+            raise InvalidRequest(f"{tensor.name} has {descriptor.name}; {declared.datatype} belongs into {field}")
+    given = getattr(tensor.contents, field)
+    if len(given) != count:
+        raise InvalidRequest(f"{tensor.name} of shape {_shape_text(shape)} has {count} elements, not {len(given)}")
+    if declared.max_bytes is not None:
+        for element in given:
+            _check_length(tensor.name, len(element), declared.max_bytes)
 
 
-def _check_count(name: str, shape: tuple[int, ...], count: int) -> None:
-    if count > _MAX_STRINGS:
-        raise InvalidRequest(f"{name} of shape {_shape_text(shape)} has more than {_MAX_STRINGS} elements")
+def _check_length(name: str, length: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and length > max_bytes:
+        raise InvalidRequest(f"an element of {name} has {length} bytes: at most {max_bytes} are taken")

@@ -10,11 +10,10 @@ import grpc
 import grpc.aio
 from tritonclient.grpc import service_pb2
 
-from attune_client.protocol.errors import AttuneError, InvalidRequest, ServerError, ServerUnavailable, from_wire
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, signature_of
 
-__all__ = ["SERVICE", "Upstream", "raised"]
+__all__ = ["SERVICE", "Upstream"]
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -37,7 +36,7 @@ class Upstream:
         self.url = url
         self._settings = settings
         self._channel = grpc.aio.insecure_channel(url, options=_OPTIONS)
-        self._lingering: set[asyncio.Future[Any]] = set()
+        self._lingering: set[asyncio.Task[None]] = set()
 
     async def signatures(self) -> dict[str, Signature]:
         """The signature of every model that is ready."""
@@ -68,8 +67,10 @@ class Upstream:
     def _method(self, kind: str, name: str) -> Any:
         return getattr(self._channel, kind)(f"/{SERVICE}/{name}")
 
-    def linger(self, call: Any, working: asyncio.Future[Any]) -> None:
+    def linger(self, call: Any, working: asyncio.Future[Any]) -> asyncio.Task[None]:
         """Let a call that nobody needs any more, and the work with it, end by themselves; cancel what does not.
+
+        The task that is returned ends with them.
 
         A request whose call is cancelled at the moment of its end is now and then never released by Triton 2.51, which
         then cannot unload its model.
@@ -77,6 +78,7 @@ class Upstream:
         task = asyncio.ensure_future(self._linger(call, working))
         self._lingering.add(task)
         task.add_done_callback(self._lingering.discard)
+        return task
 
     async def _linger(self, call: Any, working: asyncio.Future[Any]) -> None:
         await asyncio.wait({working}, timeout=self._settings.linger_s)
@@ -88,25 +90,3 @@ class Upstream:
     async def close(self) -> None:
         """End every call and the connection."""
         await self._channel.close()
-
-
-_DEAD = ("Stub process", "is not healthy", "Failed to process the request(s)")
-_GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-
-
-def raised(error: grpc.aio.AioRpcError, model: str) -> AttuneError:
-    """What a client is told of an error with which the server answered, or of a connection that broke."""
-    return answered(error.details() or "", model, lost=error.code() in _GONE, at_fault=error.code() in _AT_FAULT)
-
-
-_AT_FAULT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)
-
-
-def answered(text: str, model: str, *, lost: bool = False, at_fault: bool = False) -> AttuneError:
-    """The error that stands in a server's message; one of Triton's own says what it is without its internals."""
-    error = from_wire(text)
-    if type(error) is not ServerError or text.startswith(f"{ServerError.code}: "):
-        return error
-    if lost or any(sign in text for sign in _DEAD):
-        return ServerUnavailable(f"{model} stopped while it worked on the request; it is started again")
-    return InvalidRequest(str(error)) if at_fault else error

@@ -11,8 +11,10 @@ import grpc
 import grpc.aio
 
 from attune_client.protocol.errors import AttuneError, ServerUnavailable
-from attune_ensemble.serving.guard.forwarding import Upstream, raised
-from attune_ensemble.serving.guard.service import Service, Tell
+from attune_ensemble.serving.guard.failures import error_from_rpc
+from attune_ensemble.serving.guard.forwarding import Upstream
+from attune_ensemble.serving.guard.refusals import Tell
+from attune_ensemble.serving.guard.service import Service
 from attune_ensemble.serving.guard.settings import GuardSettings
 
 __all__ = ["Guard"]
@@ -23,15 +25,21 @@ _STOP_S = 5.0
 _LAST_BYTES_S = 1.0
 """For what was answered just now to reach its client."""
 
+_CALLS_IN_ALL = 4
+"""How many times `max_calls` there may be of any kind: more are refused by gRPC, without a word of ours."""
+
+_WINDOW_BYTES = 2**18
+"""What a call may send before anybody asks for its message; most recordings are smaller."""
+
 
 class Guard:
-    """Listens at `address` (`host:port`) from `start` to `stop`; every method may be called from any thread.
+    """Listens at `address` (`host:port`, also of IPv6) from `start` to `stop`; safe to use from any thread.
 
     `tell(event, **fields)` takes what an operator may want to know.
     """
 
     def __init__(self, address: str, settings: GuardSettings, tell: Tell) -> None:
-        self.address = address
+        self.address = _with_brackets(address)
         self._settings, self._tell = settings, tell
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -65,7 +73,9 @@ class Guard:
     async def _run(self, tell_begun: Callable[[BaseException | None], None]) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._service = Service(self._settings, self._tell)
-        server = grpc.aio.server(options=_options(self._settings), maximum_concurrent_rpcs=self._settings.max_calls)
+        server = grpc.aio.server(
+            options=_options(self._settings), maximum_concurrent_rpcs=_CALLS_IN_ALL * self._settings.max_calls
+        )
         server.add_generic_rpc_handlers((self._service,))
         try:
             if not server.add_insecure_port(self.address):
@@ -94,7 +104,9 @@ class Guard:
             signatures = await upstream.signatures()
         except grpc.aio.AioRpcError as error:
             await upstream.close()
-            raise ServerUnavailable(f"the server cannot be asked what it serves: {raised(error, 'it')}") from error
+            raise ServerUnavailable(
+                f"the server cannot be asked what it serves: {error_from_rpc(error, 'it')}"
+            ) from error
         self._upstream = upstream
         self._running().open(upstream, signatures)
         if before is not None:
@@ -150,14 +162,25 @@ class Guard:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
+def _with_brackets(address: str) -> str:
+    """`host:port`, with brackets around an address of IPv6, which has colons of its own."""
+    host, _, port = address.rpartition(":")
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else address
+
+
 def _options(settings: GuardSettings) -> tuple[tuple[str, int], ...]:
     return (
         ("grpc.so_reuseport", 0),  # or a second server could take half of the connections
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", settings.connection_calls),
+        # Of what nobody has asked for yet gRPC keeps one window for each call; by itself it makes windows of megabytes.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
         # Whoever vanished without a word is noticed; clients may look for us alike.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),  # or who sends nothing is asked twice, and never again
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     )

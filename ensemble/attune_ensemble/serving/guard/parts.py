@@ -14,6 +14,7 @@ from tritonclient.utils import serialize_byte_tensor
 
 from attune_client.protocol.models import LEASE, NEXT_PART, PART
 from attune_client.protocol.tensors import bytes_tensor
+from attune_ensemble.serving.guard.requests import Request
 from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.lease import Lease
 
@@ -70,35 +71,36 @@ def _next_part(response: bytes) -> int | None:
     return int(np.frombuffer(parsed.raw_output_contents[0], np.int32)[0])
 
 
-def with_lease(request: service_pb2.ModelInferRequest, message: bytes, lease: Lease, part: int | None = None) -> bytes:
+def with_lease(request: Request, lease: Lease, part: int | None = None) -> bytes:
     """The message of a request with a lease, and the number of a part, among its inputs: two messages in a row are one
     that has all fields.
     """
     more = service_pb2.ModelInferRequest()
-    typed = bool(request.inputs) and not request.raw_input_contents
+    is_typed = bool(request.head.inputs) and not request.raw
     added = more.inputs.add(name=LEASE.name, datatype="BYTES", shape=[1])
-    if typed:
+    if is_typed:
         added.contents.bytes_contents.append(lease.token.encode())
     else:
         serialised: Any = serialize_byte_tensor(np.asarray(bytes_tensor(lease.token)))
         more.raw_input_contents.append(bytes(serialised.item()))
     if part is not None:
         added = more.inputs.add(name=PART.name, datatype="INT32", shape=[1])
-        if typed:
+        if is_typed:
             added.contents.int_contents.append(part)
         else:
             more.raw_input_contents.append(np.array([part], np.int32).tobytes())
-        if request.outputs:  # a model's response has none but those that were asked for
+        if request.head.outputs:  # a model's response has none but those that were asked for
             more.outputs.add(name=NEXT_PART.name)
-    return message + more.SerializeToString()
+    return request.message + more.SerializeToString()
 
 
-def continuation(request: service_pb2.ModelInferRequest, signature: Signature) -> service_pb2.ModelInferRequest:
+def continuation(request: Request, signature: Signature) -> Request:
     """The request for a further part: as the first one, but with the inputs alone that no request may leave out."""
-    further = service_pb2.ModelInferRequest(model_name=request.model_name, id=request.id, outputs=request.outputs)
-    for number, tensor in enumerate(request.inputs):
+    head = request.head
+    further = service_pb2.ModelInferRequest(model_name=head.model_name, id=head.id, outputs=head.outputs)
+    for number, tensor in enumerate(head.inputs):
         if not signature.inputs[tensor.name].optional:
             further.inputs.append(tensor)
-            if request.raw_input_contents:
-                further.raw_input_contents.append(request.raw_input_contents[number])
-    return further
+            if request.raw:
+                further.raw_input_contents.append(bytes(request.raw[number]))
+    return Request.of(further.SerializeToString())

@@ -5,41 +5,37 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from attune_client.protocol.checks import quote
 from attune_client.protocol.errors import (
     AttuneError,
     InvalidRequest,
-    RequestCancelled,
     RequestTimeout,
     ServerBusy,
     ServerError,
     ServerUnavailable,
 )
 from attune_ensemble.serving.guard.admission import Admission
-from attune_ensemble.serving.guard.checks import check_request, deadline_of, music_of
-from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised
-from attune_ensemble.serving.guard.parts import PartedStream, continuation, with_lease
+from attune_ensemble.serving.guard.callers import Caller, Share, caller_of
+from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline_of, music_of
+from attune_ensemble.serving.guard.failures import Failure, NotPermitted, anew, error_from_rpc, failure_of
+from attune_ensemble.serving.guard.flights import ANSWERED, Flight
+from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream
+from attune_ensemble.serving.guard.parts import continuation, with_lease
+from attune_ensemble.serving.guard.receiving import Context, ReaderStalled, Reception, Writer
+from attune_ensemble.serving.guard.refusals import Refusals, Tell
+from attune_ensemble.serving.guard.requests import Request, parsed
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, dependents
 from attune_ensemble.serving.lease import Lease
 
 __all__ = ["Service"]
-
-Tell = Callable[..., None]
-Context = Any
-"""What grpc.aio hands to a handler: a `ServicerContext`, which has no types of its own."""
-
-CLIENT_KEY = "attune-client"
-"""Metadata by which a client may say who it is; without it each connection is a client."""
 
 _QUESTIONS = {
     "ServerMetadata": service_pb2.ServerMetadataRequest,
@@ -61,16 +57,13 @@ _CLOSED = (
     "LogSettings",
 )
 _MAX_QUESTION_BYTES = 4096
-_ERROR_TAG = b"\x0a"
-"""With it begins a message of a stream that carries an error."""
+_QUESTIONS_AT_ONCE = 128
+"""Beside the requests, so that whoever asks how the server is hears it."""
 
-_STATUS: tuple[tuple[type[AttuneError], grpc.StatusCode], ...] = (
-    (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
-    (ServerUnavailable, grpc.StatusCode.UNAVAILABLE),
-    (RequestTimeout, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (RequestCancelled, grpc.StatusCode.CANCELLED),
-    (AttuneError, grpc.StatusCode.INTERNAL),
-)
+_SOON_S = 1.0
+"""A message that has come in this time needs no place among those that take long."""
+
+Unary = Callable[[Caller, Context], Awaitable[bytes]]
 
 
 class Service(grpc.GenericRpcHandler):
@@ -81,11 +74,17 @@ class Service(grpc.GenericRpcHandler):
 
     def __init__(self, settings: GuardSettings, tell: Tell) -> None:
         self._settings, self._tell = settings, tell
+        share = settings.client_share
+        self._calls = Share("calls at once", settings.max_calls, share)
+        self._questions = Share("questions at once", _QUESTIONS_AT_ONCE, share)
+        self._uploads = Share("messages on their way for long", settings.uploads, share)
+        self._more_uploads = Share("streams that may send more", settings.uploads, share)
         self._admission = Admission(settings)
+        self._refusals = Refusals(tell)
         self._upstream: Upstream | None = None
         self._signatures: Mapping[str, Signature] = {}
         self._lost: dict[str, AttuneError] = {}
-        self._flights: set[_Flight] = set()
+        self._flights: set[Flight] = set()
         self._outcomes: Counter[tuple[str, str]] = Counter()
         self.refusal: AttuneError | None = ServerUnavailable("the server starts; its models are being loaded")
         self._methods = self._handlers()
@@ -106,7 +105,7 @@ class Service(grpc.GenericRpcHandler):
         """Take no new requests, and end every one in flight."""
         self.refusal = error
         for flight in tuple(self._flights):
-            flight.end(error)
+            flight.end(error, is_dead=True)
 
     def lose(self, models: Collection[str], error: AttuneError) -> None:
         """These models, and what depends on them, are away."""
@@ -115,7 +114,7 @@ class Service(grpc.GenericRpcHandler):
             self._lost[name] = error
         for flight in tuple(self._flights):
             if flight.model in models or flight.needs & lost:
-                flight.end(error)
+                flight.end(error, is_dead=flight.model in models)
 
     def regain(self, models: Collection[str]) -> None:
         """These models are back."""
@@ -131,6 +130,7 @@ class Service(grpc.GenericRpcHandler):
         """Samples for Prometheus by name and labels."""
         flying = Counter(flight.model for flight in self._flights)
         samples = {f'attune_guard_in_flight{{model="{name}"}}': float(flying[name]) for name in self._signatures}
+        samples["attune_guard_calls"] = float(self._calls.count)
         for (model, outcome), count in self._outcomes.items():
             samples[f'attune_guard_requests_total{{model="{model}",outcome="{outcome}"}}'] = float(count)
         return samples
@@ -142,7 +142,7 @@ class Service(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method)
 
     def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
-        unary: dict[str, Callable[[bytes, Context], Coroutine[Any, Any, bytes]]] = {
+        unary: dict[str, Unary] = {
             "ServerLive": self._live,
             "ServerReady": self._ready,
             "ModelReady": self._model_ready,
@@ -151,170 +151,235 @@ class Service(grpc.GenericRpcHandler):
         unary |= {name: self._asking(name) for name in _QUESTIONS}
         unary["RepositoryIndex"] = self._index
         unary |= dict.fromkeys(_CLOSED, self._closed)
-        handlers = {name: grpc.unary_unary_rpc_method_handler(each) for name, each in unary.items()}
+        handlers = {name: self._unary(answer) for name, answer in unary.items()}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         return {f"/{SERVICE}/{name}": each for name, each in handlers.items()}
 
-    async def _live(self, message: bytes, context: Context) -> bytes:
+    def _unary(self, answer: Unary) -> grpc.RpcMethodHandler:
+        """A handler that asks for the message itself, and tells an error as the call's status."""
+
+        async def handle(_: object, context: Context) -> bytes:
+            try:
+                return await answer(self._caller(context), context)
+            except Exception as error:
+                failure = self._failure_of(error)
+            return await failure.abort(context)
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    def _caller(self, context: Context) -> Caller:
+        return caller_of(context, trusts_metadata=self._settings.trust_client_metadata)
+
+    def _failure_of(self, error: Exception) -> Failure:
+        """What a client is told of any error; of a fault of ours the operator is told the rest."""
+        if isinstance(error, AttuneError):
+            return failure_of(error)
+        if isinstance(error, grpc.aio.AioRpcError):
+            return failure_of(error_from_rpc(error, "the server"))
+        self._tell("guard_failed", error="".join(traceback.format_exception(error)))
+        return failure_of(ServerError("the request failed; see the server's log"))
+
+    # Messages
+
+    async def _message(self, caller: Caller, context: Context) -> bytes:
+        """The message of a call; raises as `_complete`, and `InvalidRequest` where none comes."""
+        message = await self._complete(Reception(context), caller)
+        if message is None:
+            raise InvalidRequest("the call came without a message")
+        return message
+
+    async def _complete(self, reception: Reception, caller: Caller) -> bytes | None:
+        """What is received, None at the end of a stream.
+
+        Raises:
+            RequestTimeout: it did not come whole in time.
+            ServerBusy: it takes long, and too many others do.
+        """
+        if not await reception.is_complete(_SOON_S):
+            with self._uploads.place(caller):
+                if not await reception.is_complete(self._settings.message_s):
+                    raise RequestTimeout(f"no whole message came within {self._settings.message_s:g} s")
+        return reception.message()
+
+    # Questions
+
+    async def _question(self, caller: Caller, context: Context) -> bytes:
+        """The message of a question; `InvalidRequest` for one that is too large."""
+        with self._questions.place(caller):
+            message = await self._message(caller, context)
+        if len(message) > _MAX_QUESTION_BYTES:
+            raise InvalidRequest(f"a question has at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
+        return message
+
+    async def _live(self, caller: Caller, context: Context) -> bytes:
+        await self._question(caller, context)
         return bytes(service_pb2.ServerLiveResponse(live=True).SerializeToString())
 
-    async def _ready(self, message: bytes, context: Context) -> bytes:
+    async def _ready(self, caller: Caller, context: Context) -> bytes:
+        await self._question(caller, context)
         ready = self.refusal is None and not self._lost
         return bytes(service_pb2.ServerReadyResponse(ready=ready).SerializeToString())
 
-    async def _model_ready(self, message: bytes, context: Context) -> bytes:
-        async def answer() -> bytes:
-            name = _parsed(service_pb2.ModelReadyRequest, message).name
-            ready = self.refusal is None and name in self._signatures and self._loss_of(name) is None
-            return bytes(service_pb2.ModelReadyResponse(ready=ready).SerializeToString())
+    async def _model_ready(self, caller: Caller, context: Context) -> bytes:
+        name = parsed(service_pb2.ModelReadyRequest, await self._question(caller, context)).name
+        ready = self.refusal is None and name in self._signatures and self._loss_of(name) is None
+        return bytes(service_pb2.ModelReadyResponse(ready=ready).SerializeToString())
 
-        return await self._told(answer(), context)
+    async def _index(self, caller: Caller, context: Context) -> bytes:
+        answer = await self._asking("RepositoryIndex")(caller, context)
+        index = service_pb2.RepositoryIndexResponse.FromString(answer)
+        for model in index.models:
+            if (error := self._loss_of(model.name)) is not None:
+                model.state, model.reason = "UNAVAILABLE", str(error)
+        return bytes(index.SerializeToString())
 
-    async def _index(self, message: bytes, context: Context) -> bytes:
-        async def answer() -> bytes:
-            index = service_pb2.RepositoryIndexResponse.FromString(await self._asked("RepositoryIndex", message))
-            for model in index.models:
-                if (error := self._loss_of(model.name)) is not None:
-                    model.state, model.reason = "UNAVAILABLE", str(error)
-            return bytes(index.SerializeToString())
-
-        return await self._told(answer(), context)
-
-    def _asking(self, method: str) -> Callable[[bytes, Context], Coroutine[Any, Any, bytes]]:
-        async def ask(message: bytes, context: Context) -> bytes:
-            return await self._told(self._asked(method, message), context)
+    def _asking(self, method: str) -> Unary:
+        async def ask(caller: Caller, context: Context) -> bytes:
+            message = await self._question(caller, context)
+            parsed(_QUESTIONS[method], message)
+            return await self._require_upstream().ask(method, message)
 
         return ask
 
-    async def _asked(self, method: str, message: bytes) -> bytes:
-        if len(message) > _MAX_QUESTION_BYTES:
-            raise InvalidRequest(f"{method} takes at most {_MAX_QUESTION_BYTES} bytes, not {len(message)}")
-        _parsed(_QUESTIONS[method], message)
-        return await self._require_upstream().ask(method, message)
-
-    async def _closed(self, message: bytes, context: Context) -> bytes:
-        error = InvalidRequest(
-            "this method is not for clients: models, memory regions, traces and logs are the operator's"
-        )
-        await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.to_wire())
-        raise AssertionError("abort raises")
+    async def _closed(self, caller: Caller, context: Context) -> bytes:
+        raise NotPermitted("this method is not for clients: models, memory regions, traces and logs are the operator's")
 
     def _require_upstream(self) -> Upstream:
         if self._upstream is None:
-            raise self.refusal or ServerUnavailable("the server is not there")
+            raise anew(self.refusal or ServerUnavailable("the server is not there"))
         return self._upstream
 
     # Requests
 
-    async def _infer(self, message: bytes, context: Context) -> bytes:
-        async def answer() -> bytes:
-            request = _parsed(service_pb2.ModelInferRequest, message)
-            with self._taken(request, message, context) as flight:
+    async def _infer(self, caller: Caller, context: Context) -> bytes:
+        with self._calls.place(caller):
+            request = Request.of(await self._message(caller, context))
+            with self._admit(request, caller, context) as flight:
                 if flight.signature.decoupled:
                     raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
-                call = flight.upstream.infer(flight.message)
-                return bytes(await flight.wait_for(call, _awaited(call)))
+                return await flight.answer()
 
-        return await self._told(answer(), context)
+    async def _stream(self, _: object, context: Context) -> None:
+        failure: Failure | None = None
+        try:
+            caller = self._caller(context)
+            with self._calls.place(caller):
+                await self._answer_stream(caller, context)
+        except* Exception as group:
+            failure = self._failure_of(_first_of(group))
+        if failure is not None:
+            await failure.abort(context)
 
-    async def _stream(self, requests: Any, context: Context) -> None:
-        """Every request of a stream is worked for at once; their responses come as they are made."""
-        writing = asyncio.Lock()
-
-        async def write(response: bytes) -> None:
-            async with writing:
-                await context.write(response)
-
+    async def _answer_stream(self, caller: Caller, context: Context) -> None:
+        """Several requests of a stream are worked for at once; their responses come as they are made."""
+        writer = Writer(context, self._settings.reader_s)
+        working: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
-            while (message := await context.read()) is not grpc.aio.EOF:
-                group.create_task(self._stream_one(bytes(message), context, write))
+            message = await self._complete(Reception(context), caller)
+            while message is not None:
+                task = group.create_task(self._answer_one(Request(message), writer, caller, context))
+                working.add(task)
+                task.add_done_callback(working.discard)
+                message = None
+                while len(working) >= self._settings.stream_requests:
+                    await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+                message = await self._next_message(caller, context, working)
 
-    async def _stream_one(self, message: bytes, context: Context, write: Callable[[bytes], Awaitable[None]]) -> None:
+    async def _next_message(
+        self, caller: Caller, context: Context, working: Collection[asyncio.Task[None]]
+    ) -> bytes | None:
+        """The next message of a stream, None at its end; raises as `_complete`.
+
+        While something is at work it is received where there is a place for that, and else afterwards.
+        """
+        reception: Reception | None = None
+        with suppress(ServerBusy), self._more_uploads.place(caller):
+            reception = Reception(context)
+            if await reception.is_complete_during(working):
+                return reception.message()
+        if reception is None and working:
+            await asyncio.wait(working)
+        return await self._complete(reception or Reception(context), caller)
+
+    async def _answer_one(self, request: Request, writer: Writer, caller: Caller, context: Context) -> None:
+        """Answer a request of a stream; an error is a response of its own."""
         request_id, model = "", ""
         try:
-            request = _parsed(service_pb2.ModelInferRequest, message)
-            request_id, model = request.id, request.model_name
-            with self._taken(request, message, context) as flight:
-                call = PartedStream(flight.ask_for, lambda: not flight.is_over)
-                await flight.wait_for(call, _pump(call, flight, write))
-        except AttuneError as error:
-            await write(_error_response(error, request_id, model))
+            request.unpack()
+            request_id, model = request.head.id[:MAX_ID], request.head.model_name[:MAX_ID]
+            with self._admit(request, caller, context) as flight:
+                await flight.answer_stream(writer)
+            return
+        except ReaderStalled:
+            raise
         except Exception as error:
-            await write(_error_response(self._unexplained(error), request_id, model))
-
-    async def _told(self, answer: Awaitable[bytes], context: Context) -> bytes:
-        """The answer; an error ends the call with its status and, where it says so, when to try again."""
-        try:
-            return await answer
-        except AttuneError as error:
-            told = error
-        except grpc.aio.AioRpcError as error:
-            told = raised(error, "the server")
-        except Exception as error:
-            told = self._unexplained(error)
-        if isinstance(told, ServerBusy) and told.retry_after_s is not None:
-            context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
-        code = next(code for kind, code in _STATUS if isinstance(told, kind))
-        await context.abort(code, told.to_wire())
-        raise AssertionError("abort raises")
-
-    def _unexplained(self, error: Exception) -> ServerError:
-        """What a client may know of a fault of ours; the operator is told the rest."""
-        self._tell("guard_failed", error="".join(traceback.format_exception(error)))
-        return ServerError("the request failed; see the server's log")
+            failure = self._failure_of(error)
+        finally:
+            request.release()
+        await writer.write(_error_response(failure.text, request_id, model))
 
     @contextmanager
-    def _taken(self, request: service_pb2.ModelInferRequest, message: bytes, context: Context) -> Iterator[_Flight]:
-        """The flight of a request that is checked and has a place, as long as the context lasts; counts its outcome."""
-        name = request.model_name if request.model_name in self._signatures else "unknown"
+    def _admit(self, request: Request, caller: Caller, context: Context) -> Iterator[Flight]:
+        """The flight of a request that is checked and has a place, as long as the context lasts; counts its outcome.
+
+        The request holds nothing any more then. What its flight leaves behind keeps its place until that has ended.
+        """
+        name = request.head.model_name if request.head.model_name in self._signatures else "unknown"
         outcome = "cancelled"
         try:
-            with ExitStack() as stack:
-                signature = self._checked(request)
-                left_s = _least(context.time_remaining(), deadline_of(request))
-                music_s = music_of(request, signature)
-                place = stack.enter_context(
-                    self._admission.place(signature, _client_of(context), len(message), left_s, music_s)
-                )
-                lease = stack.enter_context(Lease()) if signature.takes_lease else None
-                further = continuation(request, signature) if signature.in_parts else None
-                if lease is not None:
-                    lease.taken(0)  # what streams for it stays near what its client has taken
-                    message = with_lease(request, message, lease, 0 if signature.in_parts else None)
-                request.Clear()  # what it holds is in the message as well
-                flight = _Flight(signature, message, self._require_upstream(), lease, further)
-                self._flights.add(flight)
-                stack.callback(self._flights.discard, flight)
-                yield flight
-                place.is_answered = True
-            outcome = "answered"
+            with ExitStack() as held:
+                flight = self._prepare(request, caller, context, held)
+                try:
+                    yield flight
+                    flight.place.is_answered = flight.outcome == ANSWERED
+                finally:
+                    self._flights.discard(flight)
+                    if flight.lingering is not None and not flight.is_dead:
+                        release = held.pop_all().close
+                        flight.lingering.add_done_callback(lambda _: release())
+            outcome = flight.outcome
         except AttuneError as error:
             outcome = error.code
             if isinstance(error, ServerBusy):
-                self._tell("refused", model=name, reason=str(error))
+                self._refusals.add(name, str(error))
             raise
-        except grpc.aio.AioRpcError as error:
-            told = raised(error, name)
-            outcome = told.code
-            raise told from None
         finally:
+            request.release()
             self._outcomes[name, outcome] += 1
 
-    def _checked(self, request: service_pb2.ModelInferRequest) -> Signature:
-        if self.refusal is not None:
-            raise self.refusal
-        signature = self._signatures.get(request.model_name)
-        if signature is None:
-            raise InvalidRequest(
-                f"there is no model {quote(request.model_name)}; there are {', '.join(sorted(self._signatures))}"
-            )
-        if request.model_version and request.model_version != signature.version:
-            raise InvalidRequest(
-                f"{signature.name} is served in version {signature.version}, not {quote(request.model_version)}"
-            )
+    def _prepare(self, request: Request, caller: Caller, context: Context, held: ExitStack) -> Flight:
+        """Check a request, and take on `held` what it needs: a place, and a lease where its model looks at one."""
+        signature = self._signature_of(request)
+        self._admission.check(signature, caller.client, len(request.message))
         check_request(request, signature)
-        if (error := self._loss_of(signature.name)) is not None:
-            raise error
+        left_s = _least(context.time_remaining(), deadline_of(request))
+        music_s = music_of(request, signature)
+        place = held.enter_context(
+            self._admission.place(signature, caller.client, len(request.message), left_s, music_s)
+        )
+        lease = held.enter_context(Lease()) if signature.takes_lease else None
+        message, further = request.message, None
+        if lease is not None:
+            lease.taken(0)  # what streams for it stays near what its client has taken
+            message = with_lease(request, lease, 0 if signature.in_parts else None)
+            further = continuation(request, signature) if signature.in_parts else None
+        request.release()
+        flight = Flight(signature, message, self._require_upstream(), place, lease, further)
+        self._flights.add(flight)
+        return flight
+
+    def _signature_of(self, request: Request) -> Signature:
+        """The signature of the model that a request is for, if that may be asked now."""
+        name, version = request.head.model_name, request.head.model_version
+        if self.refusal is not None:
+            raise anew(self.refusal)
+        signature = self._signatures.get(name)
+        if signature is None:
+            raise InvalidRequest(f"there is no model {quote(name)}; there are {', '.join(sorted(self._signatures))}")
+        if version and version != signature.version:
+            raise InvalidRequest(f"{name} is served in version {signature.version}, not {quote(version)}")
+        if (error := self._loss_of(name)) is not None:
+            raise anew(error)
         return signature
 
     def _loss_of(self, model: str) -> AttuneError | None:
@@ -324,120 +389,17 @@ class Service(grpc.GenericRpcHandler):
         )
 
 
-class _Flight:
-    """One request that was handed on: `end` ends it with an error, whatever its model does."""
-
-    def __init__(
-        self,
-        signature: Signature,
-        message: bytes,
-        upstream: Upstream,
-        lease: Lease | None,
-        further: service_pb2.ModelInferRequest | None = None,
-    ) -> None:
-        self.signature, self.message, self.upstream = signature, message, upstream
-        self.lease, self._further = lease, further
-        self.has_begun = False
-        self.is_over = False
-        self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
-
-    @property
-    def model(self) -> str:
-        """The name of its model."""
-        return self.signature.name
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The models that it still needs, beside its own."""
-        return self.signature.uses_streaming if self.has_begun else self.signature.uses
-
-    def ask_for(self, part: int) -> Any:
-        """The call for that part of a stream."""
-        message = self.message
-        if part:
-            assert self._further is not None, "only what was asked for in parts goes on so"
-            assert self.lease is not None, "what comes in parts has a lease"
-            message = with_lease(self._further, self._further.SerializeToString(), self.lease, part)
-        return self.upstream.stream(message)
-
-    def end(self, error: AttuneError) -> None:
-        """End it with an error, if it has not ended."""
-        if not self._ended.done():
-            self._ended.set_result(error)
-
-    async def wait_for(self, call: Any, work: Coroutine[Any, Any, Any]) -> Any:
-        """The result of the work with a call; raises the error by which the request was ended before."""
-        working = asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({working, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise self._ended.result()
-            return working.result()
-        finally:
-            self.is_over = True
-            if not working.done():
-                self._abandon(call, working)
-
-    def _abandon(self, call: Any, working: asyncio.Future[Any]) -> None:
-        """Give up the rest: by the lease, where the model looks at one."""
-        if self.lease is None:
-            call.cancel()
-        else:
-            self.lease.end()
-        self.upstream.linger(call, working)
+def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    """The first of the errors in a group of them."""
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
-async def _awaited(call: Any) -> bytes:
-    return bytes(await call)
-
-
-async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[None]]) -> None:
-    """Hand on the responses of a stream, each when the client has room for it; the model is told how many were.
-
-    What comes after the request is over is dropped.
-    """
-    count = 0
-    async for response in call:
-        if flight.is_over:
-            continue
-        try:
-            await write(_without_internals(response, flight.model))
-        except Exception:  # whatever grpc raises where nobody is there any more
-            if not flight.is_over:
-                raise
-        count += 1
-        flight.has_begun = True
-        if flight.lease is not None:
-            flight.lease.taken(count)
-
-
-def _without_internals(response: bytes, model: str) -> bytes:
-    if not response.startswith(_ERROR_TAG):
-        return response
-    parsed = service_pb2.ModelStreamInferResponse.FromString(response)
-    parsed.error_message = answered(parsed.error_message, model).to_wire()
-    return bytes(parsed.SerializeToString())
-
-
-def _error_response(error: AttuneError, request_id: str, model: str) -> bytes:
-    response = service_pb2.ModelStreamInferResponse(error_message=error.to_wire())
+def _error_response(text: str, request_id: str, model: str) -> bytes:
+    response = service_pb2.ModelStreamInferResponse(error_message=text)
     response.infer_response.id = request_id
     response.infer_response.model_name = model
     return bytes(response.SerializeToString())
-
-
-def _parsed(kind: Any, message: bytes) -> Any:
-    try:
-        return kind.FromString(message)
-    except DecodeError:
-        raise InvalidRequest(f"these {len(message)} bytes are no {kind.DESCRIPTOR.name} of the protocol") from None
-
-
-def _client_of(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == CLIENT_KEY:
-            return str(value)[:100]
-    return str(context.peer())
 
 
 def _least(*values: float | None) -> float | None:

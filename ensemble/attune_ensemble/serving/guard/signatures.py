@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from tritonclient.grpc import model_config_pb2
 
-from attune_client.protocol.models import INTERNAL_INPUTS, LEASE, NEXT_PART, PART
+from attune_client.protocol.models import INTERNAL_INPUTS, LEASE, MODELS, NEXT_PART, PART
+from attune_client.protocol.tensors import TensorSpec
 
 __all__ = ["Input", "Signature", "dependents", "signature_of"]
 
@@ -20,11 +21,17 @@ _BYTES = "BYTES"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input: its datatype by the protocol's name, its shape without the batch (-1: any size)."""
+    """One input: its datatype by the protocol's name, its shape without the batch (-1: any size).
+
+    `max_dims` is the largest size of each of its dimensions, empty where nothing is said of it; `max_bytes` that of an
+    element of BYTES. A server does not know them: they are declared in `attune_client.protocol.models`.
+    """
 
     datatype: str
     dims: tuple[int, ...]
     optional: bool = False
+    max_dims: tuple[int, ...] = ()
+    max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,8 @@ class Signature:
 def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Signature:
     """The signature of that version of a model with that configuration."""
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    inputs = {tensor.name: _input(tensor) for tensor in config.input}
+    declared = {tensor.name: tensor for tensor in MODELS[config.name].inputs} if config.name in MODELS else {}
+    inputs = {tensor.name: _input(tensor, declared.get(tensor.name)) for tensor in config.input}
     steps = {step.model_name for step in config.ensemble_scheduling.step}
     internal = {tensor.name for tensor in INTERNAL_INPUTS}
     called = _names(parameters.get(_CALLS, ""))
@@ -79,9 +87,15 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(filter(None, text.split(",")))
 
 
-def _input(tensor: model_config_pb2.ModelInput) -> Input:
+def _input(tensor: model_config_pb2.ModelInput, declared: TensorSpec | None) -> Input:
     name = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return Input(_BYTES if name == "STRING" else name, tuple(tensor.dims), tensor.optional)
+    return Input(
+        _BYTES if name == "STRING" else name,
+        tuple(tensor.dims),
+        tensor.optional,
+        max_dims=declared.max_shape if declared is not None else (),
+        max_bytes=declared.max_bytes if declared is not None else None,
+    )
 
 
 def dependents(models: Iterable[str], signatures: Mapping[str, Signature]) -> set[str]:

@@ -106,7 +106,12 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     type=click.FloatRange(0, 1, min_open=True),
     default=GuardSettings().client_share,
     show_default=True,
-    help="The part of a model's places that one client may take; 1 where all come through one proxy.",
+    help="The part of a model's places that one client may take; a client is the address that calls come from.",
+)
+@click.option(
+    "--trust-client-metadata",
+    is_flag=True,
+    help="Behind a proxy that sets it: a client is whom the metadata attune-client of a call names.",
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -121,6 +126,7 @@ def serve(
     drain_seconds: float,
     max_message_mib: int,
     client_share: float,
+    trust_client_metadata: bool,
     command: tuple[str, ...],
 ) -> None:
     """Serve the models until Ctrl-C, or for as long as COMMAND runs.
@@ -149,7 +155,11 @@ def serve(
         profile=served,
         log_file=log_file or default_log(ports),
         times=replace(Times(), drain_s=drain_seconds),
-        guard_settings=GuardSettings(max_message_bytes=max_message_mib * 2**20, client_share=client_share),
+        guard_settings=GuardSettings(
+            max_message_bytes=max_message_mib * 2**20,
+            client_share=client_share,
+            trust_client_metadata=trust_client_metadata,
+        ),
         tell=events.tell,
         notifier=Notifier(),
     )
