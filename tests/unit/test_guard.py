@@ -41,7 +41,6 @@ def guard(upstream, told):
         large_bytes=2**12,
         large_places=1,
         linger_s=0.5,
-        music_s=1000.0,
         trust_client_metadata=True,
     )
     guard = Guard(f"127.0.0.1:{free_ports().grpc}", bounds, lambda event, **fields: told.append((event, fields)))
@@ -298,41 +297,24 @@ def test_large_requests_have_fewer_places(guard, upstream):
         assert call.result()
 
 
-def test_music_in_flight_is_bounded_by_its_length(guard, upstream):
-    """Of 1,000 s one client has at most half."""
-
-    def music(stub, seconds):
-        request = words("counter", "2")
-        if seconds:
-            request.inputs.add(name="duration_s", datatype="FP32", shape=[1]).contents.fp32_contents.append(seconds)
-        return stub.ModelStreamInfer(iter([request]))
-
-    def refusal(stub, seconds):
-        (response,) = music(stub, seconds)
-        return response.error_message
-
-    with channel_to(guard) as first, channel_to(guard) as second, channel_to(guard) as third:
-        one, two, three = (stub_to(channel, str(number)) for number, channel in enumerate((first, second, third)))
-        streams = [music(one, 400.0), music(one, None), music(two, 450.0)]
-        for stream in streams:
-            next(stream)
-        assert "this client has 430 s of music" in refusal(one, 100.0)
-        assert "880 s of music are being made" in refusal(three, 200.0)
-        assert "duration_s must lie between" in refusal(three, 1e9)
-        next(music(three, 100.0))
-        for stream in streams:
-            stream.cancel()
-    until(lambda: guard.in_flight() == 0)
-
-
-def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(settings, "_CGROUP_LIMIT", limit)
+def test_the_memory_of_a_container_or_a_service_counts(monkeypatch, tmp_path):
     of_the_machine = settings.memory_bytes()
-    limit.write_text("max")
+    own = tmp_path / "cgroup"
+    monkeypatch.setattr(settings, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(settings, "_OWN_CGROUP", own)
+    service = tmp_path / "groups" / "system.slice" / "attune.service"
+    service.mkdir(parents=True)
     assert settings.memory_bytes() == of_the_machine
-    limit.write_text(str(2**20))
+    own.write_text("0::/system.slice/attune.service\n")
+    (service / "memory.max").write_text("max\n")
+    assert settings.memory_bytes() == of_the_machine
+    (service.parent / "memory.max").write_text(f"{2**21}\n")
+    assert settings.memory_bytes() == 2**21
+    (service / "memory.max").write_text(f"{2**20}\n")
     assert settings.memory_bytes() == 2**20
+    own.write_text("0::/\n")  # what a container sees
+    (tmp_path / "groups" / "memory.max").write_text(f"{2**19}\n")
+    assert settings.memory_bytes() == 2**19
 
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once(guard, stub, upstream):

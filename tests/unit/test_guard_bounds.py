@@ -20,11 +20,12 @@ from attune_client.protocol.errors import InvalidRequest, RequestTimeout, Server
 from attune_client.protocol.profiles import EMBEDDED
 from attune_ensemble.chaos.harness.relay import relayed
 from attune_ensemble.chaos.rows.bad_connections import _garbage
-from attune_ensemble.serving.guard import Guard, GuardSettings, admission, requests
+from attune_ensemble.serving.guard import Guard, GuardSettings, requests
 from attune_ensemble.serving.guard.callers import caller_of
 from attune_ensemble.serving.guard.checks import check_request
+from attune_ensemble.serving.guard.failures import error_from_text
 from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
-from attune_ensemble.serving.guard.signatures import Signature, signature_of
+from attune_ensemble.serving.guard.signatures import signature_of
 from attune_ensemble.serving.launcher.ports import free_ports
 from attune_export.repository_config import model_config
 from tests.fake_upstream import FakeUpstream
@@ -463,21 +464,19 @@ def test_work_of_a_model_that_died_keeps_no_place(started, upstream):
         assert again.result()
 
 
-def test_music_of_clients_that_are_gone_or_refused_is_forgotten():
-    places = admission.Admission(GuardSettings(music_s=100.0))
-    model = Signature("m", {}, frozenset(), "1", decoupled=True)
-    with places.place(model, "one", 1, None, 40.0):
-        for number in range(50):
-            with pytest.raises(ServerBusy), places.place(model, f"client{number}", 1, None, 70.0):
-                pass
-        with contextlib.ExitStack() as stack:
-            held = [stack.enter_context(contextlib.ExitStack()) for _ in range(3)]
-            for each, seconds in zip(held, (0.1, 0.2, 0.3), strict=True):
-                each.enter_context(places.place(model, "two", 1, None, seconds))
-            for each in held:
-                each.close()
-        assert list(places._music) == ["one"]
-    assert not places._music
+@pytest.mark.parametrize(
+    "told",
+    [
+        "Failed to increase the shared memory pool size for key 'attune-serve-1' to 4194304 bytes. If you are running "
+        "Triton inside docker, use '--shm-size' flag to control the shared memory region size. Error: No space left",
+        "Failed to initialize Python stub: Unable to create shared memory region, error: No space left on device",
+    ],
+)
+def test_shared_memory_that_is_full_is_told_without_its_names(told):
+    error = error_from_text(told, "speech_emotion")
+    assert isinstance(error, ServerUnavailable)
+    assert "speech_emotion has no room for a request as large as this one" in str(error)
+    assert "attune-serve" not in str(error)
 
 
 # --- who calls ---

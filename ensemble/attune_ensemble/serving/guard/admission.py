@@ -32,7 +32,6 @@ class Admission:
         self._settings = settings
         self._models: dict[str, _Model] = {}
         self._large = 0
-        self._music: dict[str, _Music] = {}
 
     def in_flight(self, model: str) -> int:
         """Requests in flight at a model."""
@@ -49,21 +48,15 @@ class Admission:
         return self._models.setdefault(model.name, _Model(model, self._settings))
 
     @contextmanager
-    def place(
-        self, model: Signature, client: str, size: int, left_s: float | None, music_s: float = 0.0
-    ) -> Iterator[Place]:
-        """A place for a request of `size` bytes, for `music_s` seconds of music, as long as the context lasts; `left_s`
-        until its deadline.
+    def place(self, model: Signature, client: str, size: int, left_s: float | None) -> Iterator[Place]:
+        """A place for a request of `size` bytes, as long as the context lasts; `left_s` until its deadline.
 
         Raises:
             ServerBusy: there is none for it; says when to try again.
         """
         self.check(model, client, size, left_s)
         state, is_large = self._state_of(model), size > self._settings.large_bytes
-        if music_s:
-            self._check_music(client, music_s, state.retry_after_s)
         self._large += is_large
-        self._begin_music(client, music_s)
         state.enter(client)
         place = Place(time.monotonic())
         try:
@@ -71,37 +64,6 @@ class Admission:
         finally:
             state.leave(client, place)
             self._large -= is_large
-            self._end_music(client, music_s)
-
-    def _check_music(self, client: str, music_s: float, retry_after_s: int) -> None:
-        most_s, all_s = self._settings.music_s, sum(music.seconds for music in self._music.values())
-        own_s = self._music[client].seconds if client in self._music else 0.0
-        if all_s + music_s > most_s:
-            raise ServerBusy(f"{all_s:.0f} s of music are being made and heard", retry_after_s)
-        if own_s + music_s > most_s * self._settings.client_share:
-            raise ServerBusy(f"this client has {own_s:.0f} s of music in flight; the rest is for others", retry_after_s)
-
-    def _begin_music(self, client: str, seconds: float) -> None:
-        if seconds:
-            music = self._music.setdefault(client, _Music())
-            music.streams += 1
-            music.seconds += seconds
-
-    def _end_music(self, client: str, seconds: float) -> None:
-        if seconds:
-            music = self._music[client]
-            music.streams -= 1
-            music.seconds -= seconds
-            if not music.streams:  # the seconds may not be quite 0 then
-                del self._music[client]
-
-
-@dataclass(slots=True)
-class _Music:
-    """What a client has in flight of it."""
-
-    streams: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(slots=True)

@@ -11,16 +11,15 @@ import struct
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from attune_client.protocol.bounds import DEFAULT_MUSIC_S
-from attune_client.protocol.checks import check_deadline, check_duration, quote
+from attune_client.protocol.checks import check_deadline, quote
 from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.models import DEADLINE
 from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
 from attune_ensemble.serving.guard.signatures import Input, Signature
 
-__all__ = ["MAX_ID", "check_request", "deadline_of", "music_of"]
+__all__ = ["MAX_ID", "check_request", "deadline_of"]
 
-_BYTES, _DURATION = "BYTES", "duration_s"
+_BYTES = "BYTES"
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -67,14 +66,6 @@ def check_request(request: Request, model: Signature) -> None:
     batches = {_batch_size(request, index, model) for index in range(len(head.inputs))}
     if model.max_batch and len(batches) > 1:
         raise InvalidRequest(f"the inputs of {model.name} have different batch sizes: {sorted(batches)}")
-
-
-def music_of(request: Request, model: Signature) -> float:
-    """The seconds of music that a request that was checked asks for; `InvalidOption` for what none may ask for."""
-    if not model.decoupled or _DURATION not in model.inputs:
-        return 0.0
-    asked_s = _number(request, _DURATION)
-    return DEFAULT_MUSIC_S if asked_s is None else check_duration(asked_s)
 
 
 def deadline_of(request: Request) -> float | None:

@@ -38,6 +38,7 @@ _STATUS: tuple[tuple[type[AttuneError], grpc.StatusCode], ...] = (
     (AttuneError, grpc.StatusCode.INTERNAL),
 )
 _DEAD = ("Stub process", "is not healthy", "Failed to process the request(s)")
+_NO_ROOM = ("shared memory pool size", "shared memory region")
 _GONE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _AT_FAULT = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED)
 
@@ -81,6 +82,11 @@ def error_from_text(text: str, model: str, *, lost: bool = False, at_fault: bool
     error = from_wire(text)
     if type(error) is not ServerError or text.startswith(f"{ServerError.code}: "):
         return error
+    if any(sign in text for sign in _NO_ROOM):
+        return ServerUnavailable(
+            f"{model} has no room for a request as large as this one: the server's shared memory (/dev/shm) is full; "
+            "its operator can give it more (docker run --shm-size)"
+        )
     if lost or any(sign in text for sign in _DEAD):
         return ServerUnavailable(f"{model} stopped while it worked on the request; it is started again")
     return InvalidRequest(str(error)) if at_fault else error

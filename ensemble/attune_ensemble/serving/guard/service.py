@@ -23,7 +23,7 @@ from attune_client.protocol.errors import (
 )
 from attune_ensemble.serving.guard.admission import Admission
 from attune_ensemble.serving.guard.callers import Caller, Share, caller_of
-from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline_of, music_of
+from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline_of
 from attune_ensemble.serving.guard.failures import Failure, NotPermitted, anew, error_from_rpc, failure_of
 from attune_ensemble.serving.guard.flights import ANSWERED, Flight
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream
@@ -353,10 +353,7 @@ class Service(grpc.GenericRpcHandler):
         self._admission.check(signature, caller.client, len(request.message))
         check_request(request, signature)
         left_s = _least(context.time_remaining(), deadline_of(request))
-        music_s = music_of(request, signature)
-        place = held.enter_context(
-            self._admission.place(signature, caller.client, len(request.message), left_s, music_s)
-        )
+        place = held.enter_context(self._admission.place(signature, caller.client, len(request.message), left_s))
         lease = held.enter_context(Lease()) if signature.takes_lease else None
         message, further = request.message, None
         if lease is not None:

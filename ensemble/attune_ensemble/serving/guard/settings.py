@@ -8,26 +8,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attune_client.protocol.bounds import MAX_MESSAGE_BYTES
-from attune_client.protocol.models import MUSIC_SAMPLE_RATE
 
 __all__ = ["GuardSettings", "memory_bytes"]
 
-_BYTES_PER_S = 2 * 2 * 4 * MUSIC_SAMPLE_RATE
-"""What a second of music takes until its stream ends: Triton 2.51 keeps every response until then, and there are two
-streams of stereo in float32, one behind the other."""
-
-_PART_FOR_MUSIC = 3
 _PART_FOR_UPLOADS = 8
 _FEWEST_UPLOADS = 4
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def memory_bytes() -> int:
-    """The memory of this machine, or of the container that this process is in."""
+    """The memory of this machine, or of the container or service that this process is in, whichever is least."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no limit is "max"
-        memory = min(memory, int(_CGROUP_LIMIT.read_text()))
+    for folder in _cgroups():
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max"
+            memory = min(memory, int((folder / "memory.max").read_text()))
     return memory
+
+
+def _cgroups() -> list[Path]:
+    """The folders of this process's control group and of those that it is in (cgroups(7), version 2)."""
+    with contextlib.suppress(OSError):
+        for line in _OWN_CGROUP.read_text().splitlines():
+            if line.startswith("0::/"):
+                own = _CGROUPS / line.removeprefix("0::/")
+                return [own, *(parent for parent in own.parents if parent.is_relative_to(_CGROUPS))]
+    return [_CGROUPS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,12 @@ class GuardSettings:
     `connection_calls`: calls at once over one connection; gRPC resets what comes beyond that, some of it so that the
     client learns nothing else, and so it is more than clients should need. `max_calls`: requests' calls at once, of all
     clients. `stream_requests`: requests of one stream that are not answered yet. `places`: requests in flight at a
-    model whose configuration does not bound them. `client_share`: the part of calls, uploads, a model's places and the
-    music that one client may take. `trust_client_metadata`: a client is whom the metadata `attune-client` names, as a
-    proxy in front fills it in; else it is the address that a call comes from. `music_s`: seconds of music that may be
-    in flight in all streams together. `large_bytes`, `large_places`: of messages of that size, no more than so many are
-    in flight at once, for each is in memory several times. `linger_s`: how long a forwarded request may go on after its
-    client is gone before its call is cancelled. `answer_s`: how long Triton may take to answer a question about itself.
+    model whose configuration does not bound them. `client_share`: the part of calls, uploads and a model's places that
+    one client may take. `trust_client_metadata`: a client is whom the metadata `attune-client` names, as a proxy in
+    front fills it in; else it is the address that a call comes from. `large_bytes`, `large_places`: of messages of that
+    size, no more than so many are in flight at once, for each is in memory several times. `linger_s`: how long a
+    forwarded request may go on after its client is gone before its call is cancelled. `answer_s`: how long Triton may
+    take to answer a question about itself.
     """
 
     max_message_bytes: int = MAX_MESSAGE_BYTES
@@ -60,7 +66,6 @@ class GuardSettings:
     places: int = 64
     client_share: float = 0.5
     trust_client_metadata: bool = False
-    music_s: float = field(default_factory=lambda: memory_bytes() / _PART_FOR_MUSIC / _BYTES_PER_S)
     large_bytes: int = 16 * 2**20
     large_places: int = 4
     linger_s: float = 10.0
