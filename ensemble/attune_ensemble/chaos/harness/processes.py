@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import time
@@ -18,6 +19,7 @@ _STUB = "triton_python_backend_stub"
 _MODEL = re.compile(r"/([a-z_]+)/\d+/[^/]*$")
 _MAPPED = re.compile(r"(/dev/shm/\S+)")
 _POLL_S = 0.1
+_SWEPT_S = 5.0
 _MIB = 2**20
 
 _Gone = (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError, ProcessLookupError, PermissionError)
@@ -156,9 +158,11 @@ class Trace:
 
     def sweep(self) -> None:
         """End and remove what is left, so that the next row begins with nothing of it."""
-        for process in self._processes.values():
-            if is_alive(process):
+        alive = [process for process in self._processes.values() if is_alive(process)]
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(alive, timeout=_SWEPT_S)
         for region in self._regions:
             Path(region).unlink(missing_ok=True)
 
