@@ -29,9 +29,15 @@ input { name: "word" data_type: TYPE_STRING dims: 1 }
 input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
 input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
-model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow,echo" } }
-parameters { key: "calls_streaming" value { string_value: "slow" } }"""
-CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER)}
+model_transaction_policy { decoupled: true }
+parameters { key: "calls" value { string_value: "slow unless duration_s,echo" } }
+parameters { key: "calls_streaming" value { string_value: "slow unless duration_s" } }"""
+ABOVE = """name: "above"
+input { name: "word" data_type: TYPE_STRING dims: 1 }
+input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
+output { name: "y" data_type: TYPE_FP32 dims: 1 }
+parameters { key: "calls" value { string_value: "counter" } }"""
+CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER, ABOVE)}
 
 
 class FakeUpstream:
@@ -92,7 +98,7 @@ class FakeUpstream:
     async def _infer(self, message: bytes, context: Any) -> bytes:
         request = service_pb2.ModelInferRequest.FromString(message)
         self.seen.append(request)
-        if request.model_name == "slow":
+        if request.model_name in ("slow", "above"):
             if word_of(request) == b"fails":
                 await context.abort(
                     grpc.StatusCode.INTERNAL, "Stub process 'slow_0_0' is not healthy. /srv/models/x.py"

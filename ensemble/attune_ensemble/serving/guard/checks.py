@@ -19,7 +19,7 @@ from attune_client.protocol.errors import InvalidRequest
 from attune_client.protocol.models import DEADLINE
 from attune_ensemble.serving.guard.signatures import Input, Signature
 
-__all__ = ["check_request", "deadline_of", "music_of"]
+__all__ = ["check_request", "deadline_of", "inputs_of", "music_of"]
 
 _BYTES, _DURATION = "BYTES", "duration_s"
 _CONTENTS = {
@@ -67,6 +67,11 @@ def check_request(request: service_pb2.ModelInferRequest, model: Signature) -> N
     batches = {_checked(request, index, model) for index in range(len(request.inputs))}
     if model.max_batch and len(batches) > 1:
         raise InvalidRequest(f"the inputs of {model.name} have different batch sizes: {sorted(batches)}")
+
+
+def inputs_of(request: service_pb2.ModelInferRequest) -> frozenset[str]:
+    """Names of a request's inputs."""
+    return frozenset(tensor.name for tensor in request.inputs)
 
 
 def music_of(request: service_pb2.ModelInferRequest, model: Signature) -> float:
@@ -126,7 +131,7 @@ def _check_output(output: Any) -> None:
 
 
 def _check_nothing_is_missing(request: service_pb2.ModelInferRequest, model: Signature) -> None:
-    given = {tensor.name for tensor in request.inputs}
+    given = inputs_of(request)
     missing = [name for name, each in model.inputs.items() if not each.optional and name not in given]
     if missing:
         raise InvalidRequest(f"{model.name} needs {', '.join(missing)}, which the request does not have")

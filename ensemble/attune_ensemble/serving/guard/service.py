@@ -25,10 +25,10 @@ from attune_client.protocol.errors import (
     ServerUnavailable,
 )
 from attune_ensemble.serving.guard.admission import Admission
-from attune_ensemble.serving.guard.checks import check_request, deadline_of, music_of
+from attune_ensemble.serving.guard.checks import check_request, deadline_of, inputs_of, music_of
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised, with_lease
 from attune_ensemble.serving.guard.settings import GuardSettings
-from attune_ensemble.serving.guard.signatures import Signature, dependents
+from attune_ensemble.serving.guard.signatures import Signature, needed_by
 from attune_ensemble.serving.lease import Lease
 
 __all__ = ["Service"]
@@ -108,12 +108,11 @@ class Service(grpc.GenericRpcHandler):
             flight.end(error)
 
     def lose(self, models: Collection[str], error: AttuneError) -> None:
-        """These models, and what depends on them, are away."""
-        lost = dependents(models, self._signatures)
+        """These models are away: whoever needs them is told so."""
         for name in models:
             self._lost[name] = error
         for flight in tuple(self._flights):
-            if flight.model in models or flight.needs & lost:
+            if not flight.needs(self._signatures).isdisjoint(models):
                 flight.end(error)
 
     def regain(self, models: Collection[str]) -> None:
@@ -279,8 +278,9 @@ class Service(grpc.GenericRpcHandler):
                 if lease is not None:
                     lease.taken(0)  # what streams for it stays near what its client has taken
                     message = with_lease(request, message, lease)
+                given = inputs_of(request)
                 request.Clear()  # what it holds is in the message as well
-                flight = _Flight(signature, message, self._require_upstream(), lease)
+                flight = _Flight(signature, given, message, self._require_upstream(), lease)
                 self._flights.add(flight)
                 stack.callback(self._flights.discard, flight)
                 yield flight
@@ -311,22 +311,25 @@ class Service(grpc.GenericRpcHandler):
                 f"{signature.name} is served in version {signature.version}, not {quote(request.model_version)}"
             )
         check_request(request, signature)
-        if (error := self._loss_of(signature.name)) is not None:
+        if (error := self._loss_of(signature.name, inputs_of(request))) is not None:
             raise error
         return signature
 
-    def _loss_of(self, model: str) -> AttuneError | None:
-        """Why a model cannot answer at present; None where it can."""
-        return next(
-            (error for name, error in self._lost.items() if model in dependents([name], self._signatures)), None
-        )
+    def _loss_of(self, model: str, given: Collection[str] = ()) -> AttuneError | None:
+        """Why a model cannot answer a request with these inputs at present, or any without them; None where it can."""
+        if not self._lost:
+            return None
+        needed = needed_by(model, self._signatures, given)
+        return next((error for name, error in self._lost.items() if name in needed), None)
 
 
 class _Flight:
     """One request that was handed on: `end` ends it with an error, whatever its model does."""
 
-    def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
-        self.signature, self.message, self.upstream = signature, message, upstream
+    def __init__(
+        self, signature: Signature, given: frozenset[str], message: bytes, upstream: Upstream, lease: Lease | None
+    ) -> None:
+        self.signature, self.given, self.message, self.upstream = signature, given, message, upstream
         self.lease = lease
         self.has_begun = False
         self.is_over = False
@@ -337,10 +340,9 @@ class _Flight:
         """The name of its model."""
         return self.signature.name
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The models that it still needs, beside its own."""
-        return self.signature.uses_streaming if self.has_begun else self.signature.uses
+    def needs(self, signatures: Mapping[str, Signature]) -> set[str]:
+        """The models that it still needs."""
+        return needed_by(self.model, signatures, self.given, has_begun=self.has_begun)
 
     def end(self, error: AttuneError) -> None:
         """End it with an error, if it has not ended."""
