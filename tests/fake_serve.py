@@ -23,11 +23,11 @@ from tritonclient.grpc import service_pb2
 from tests.fake_triton import FakeTriton, Tensors, inputs_of, response_of
 from tests.unit.test_client import FOUND, MUSIC
 
-FAULTS = ("none", "hangs", "loses", "inside", "plain", "stays", "forgets", "dies", "deaf")
+FAULTS = ("none", "hangs", "loses", "inside", "plain", "stays", "forgets", "dies", "deaf", "mute")
 """
 hangs: never answers. loses: streams end in silence before their length. inside: errors show a file of the server.
 plain: errors are clean. stays: a process of it survives it. forgets: a file in its temporary folder does.
-dies: it ends at the first request, exit status 3. deaf: does not end at SIGTERM.
+dies: it ends at the first request, exit status 3. deaf: does not end at SIGTERM. mute: never says that it is ready.
 """
 
 
@@ -93,7 +93,7 @@ def main() -> None:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if fault == "deaf":
+        if fault in ("deaf", "mute"):
             return
         if fault != "forgets":
             (Path(os.environ["TMPDIR"]) / "attune-serve-fake").rmdir()
@@ -102,7 +102,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     event = {"time": "2026-01-01T00:00:00Z", "event": "ready", "grpc": triton.url, "http": triton.url}
     print("not an event", file=sys.stderr, flush=True)
-    print(json.dumps(event), file=sys.stderr, flush=True)
+    if fault != "mute":
+        print(json.dumps(event), file=sys.stderr, flush=True)
     while True:
         time.sleep(1)
 

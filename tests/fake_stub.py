@@ -13,6 +13,7 @@ import numpy as np
 
 from attune_client.protocol.errors import from_wire
 from attune_client.protocol.models import MODELS, MUSIC_GENERATOR, MUSIC_PROMPT
+from attune_client.protocol.tensors import Callee
 from attune_ensemble.call import CallContext
 from attune_ensemble.serving.adapter import LEASE, Adapter
 
@@ -148,7 +149,7 @@ ARGS = {
 def make(pb: FakePb, spec: Any = MUSIC_PROMPT, **settings: int) -> Adapter:
     """The adapter of a model that may call every other one."""
     parameters = {name: {"string_value": str(value)} for name, value in settings.items()}
-    spec = replace(spec, calls=tuple(MODELS))
+    spec = replace(spec, calls=tuple(map(Callee, MODELS)))
     return Adapter(spec, ARGS | {"model_config": json.dumps({"parameters": parameters})}, pb)
 
 

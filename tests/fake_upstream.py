@@ -30,8 +30,14 @@ input { name: "word" data_type: TYPE_STRING dims: 1 }
 input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
 input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
-model_transaction_policy { decoupled: true } parameters { key: "calls" value { string_value: "slow,echo" } }
-parameters { key: "calls_streaming" value { string_value: "slow" } }"""
+model_transaction_policy { decoupled: true }
+parameters { key: "calls" value { string_value: "slow unless duration_s,echo" } }
+parameters { key: "calls_streaming" value { string_value: "slow unless duration_s" } }"""
+ABOVE = """name: "above"
+input { name: "word" data_type: TYPE_STRING dims: 1 }
+input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
+output { name: "y" data_type: TYPE_FP32 dims: 1 }
+parameters { key: "calls" value { string_value: "counter" } }"""
 PARTED = """name: "parted"
 input { name: "word" data_type: TYPE_STRING dims: 1 }
 input { name: "more" data_type: TYPE_STRING dims: 1 optional: true }
@@ -39,7 +45,7 @@ input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 input { name: "part" data_type: TYPE_INT32 dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 } output { name: "next_part" data_type: TYPE_INT32 dims: 1 }
 model_transaction_policy { decoupled: true }"""
-CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER, PARTED)}
+CONFIGS = {text.split('"')[1]: text for text in (ECHO, SLOW, COUNTER, ABOVE, PARTED)}
 PART_LENGTH = 2
 """How many responses of `parted` a part has."""
 
@@ -106,7 +112,7 @@ class FakeUpstream:
     async def _infer(self, message: bytes, context: Any) -> bytes:
         request = service_pb2.ModelInferRequest.FromString(message)
         self.seen.append(request)
-        if request.model_name == "slow":
+        if request.model_name in ("slow", "above"):
             if word_of(request) == b"fails":
                 await context.abort(
                     grpc.StatusCode.INTERNAL, "Stub process 'slow_0_0' is not healthy. /srv/models/x.py"

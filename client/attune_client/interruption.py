@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: a command ends within `END_S` of the first of them, and never in the middle of a write.
+"""Ctrl-C, SIGTERM and SIGHUP: a command ends soon after the first of them, and never in the middle of a write.
 
 Imports the standard library only, since it has to be there before anything else is imported.
 """
@@ -17,7 +17,7 @@ from typing import Any, NoReturn, Self
 __all__ = ["END_S", "Interrupted", "Interruption", "Interruptions", "leave_on_signals", "usual_signals"]
 
 END_S = 0.8
-"""How long a command may take to end in order after a signal, in seconds; then its process ends as it is."""
+"""How long a command may take to end in order after a signal, in seconds, unless it says otherwise."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STDERR = 2
@@ -67,10 +67,11 @@ class Interruptions:
     """A context in which the first signal raises `Interruption`; inside `held` it is deferred to its end.
 
     Later signals are ignored: `timeout` sends two, and an impatient person more, and they must not tear apart what the
-    first began. A process that has not left the context `END_S` after the first signal is ended.
+    first began. A process that has not left the context `end_s` after the first signal is ended as it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, end_s: float = END_S) -> None:
+        self._end_s = end_s
         self._holding = False
         self._number: int | None = None
         self._before: dict[int, Any] = {}
@@ -115,6 +116,6 @@ class Interruptions:
         if number is None:
             return
         try:
-            self._news.get(timeout=END_S)
+            self._news.get(timeout=self._end_s)
         except queue.Empty:
             _leave(number)

@@ -68,9 +68,10 @@ def _parameters(model: ServedModel, settings: Settings, profile: Profile) -> dic
     if settings.places is not None:
         parameters |= {name: str(value) for name, value in asdict(settings.places).items()}
     if model.spec.calls:
-        parameters["calls"] = ",".join(model.spec.calls)  # what is out of service while one of these is away
+        # Whoever needs one of these is told so while it is away.
+        parameters["calls"] = ",".join(map(str, model.spec.calls))
     if model.spec.calls_streaming:
-        parameters["calls_streaming"] = ",".join(model.spec.calls_streaming)
+        parameters["calls_streaming"] = ",".join(map(str, model.spec.calls_streaming))
     return parameters
 
 

@@ -343,6 +343,26 @@ def test_a_signal_reaches_the_command_and_its_status_is_ours(start, tmp_path):
     assert serving.process.wait(60) == 9
 
 
+def test_a_killed_supervisor_leaves_no_command(start, tmp_path):
+    """Nor what that has started: without a server it could only fail."""
+    notes = [tmp_path / "command", tmp_path / "child"]
+    program = (
+        "import os, subprocess, sys, time\n"
+        "open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+        "if sys.argv[2:]: subprocess.Popen([sys.executable, __file__, sys.argv[2]], start_new_session=True)\n"
+        "time.sleep(600)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(program)
+    serving = start("--", sys.executable, script, *notes)
+    processes = [process_of(int(wait_for_text(note))) for note in notes]
+    processes += [process_of(serving.server()), process_of(serving.stub())]
+    serving.process.kill()
+    serving.process.wait()
+    wait_until(lambda: all(state_of(each).has_ended for each in processes))
+    wait_until(lambda: not left_behind(tmp_path))
+
+
 def test_interrupted_before_the_command_has_begun(start, tmp_path):
     serving = start(*beside("raise SystemExit(3)"))
     serving.wait_for("starting")

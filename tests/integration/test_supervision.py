@@ -99,6 +99,11 @@ def test_who_needs_a_dead_model_is_told_within_a_second_and_nobody_else(server, 
         client.analyse(samples[0])
     assert time.monotonic() - killed_s < 2 * SOON_S
     assert client.infer(MUSIC_PROMPT, {"emotion": bytes_tensor("calm")})["prompt"][0]
+    for wish in ({"emotion": "calm"}, {"text": "rain"}, {"vad": (3, 2, 3)}):
+        with client.play(duration_s=1, **wish) as stream:
+            assert sum(map(len, stream)) == stream.session.sample_rate
+    with pytest.raises(ServerUnavailable, match="the process of valence has died"):
+        client.play(samples[0])
     assert not server.status.is_ready
     told.wait_for("model_recovered", killed_s, model="valence")
     assert client.analyse(samples[0]).transcript

@@ -172,7 +172,8 @@ def test_a_dead_model_ends_what_waits_for_it_and_what_depends_on_it(guard, stub,
     until(lambda: guard.in_flight() == 0)
     assert failure(lambda: stub.ModelInfer(words("slow", "go"))).details() == GONE.to_wire()
     index = {model.name: model.state for model in stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models}
-    assert index == {"echo": "READY", "slow": "UNAVAILABLE", "counter": "UNAVAILABLE", "parted": "READY"}
+    away = dict.fromkeys(("slow", "counter", "above"), "UNAVAILABLE")
+    assert index == away | {"echo": "READY", "parted": "READY"}
     assert not stub.ServerReady(service_pb2.ServerReadyRequest()).ready
     assert stub.ModelReady(service_pb2.ModelReadyRequest(name="echo")).ready
     assert stub.ModelInfer(floats(1.0))
@@ -189,6 +190,33 @@ def test_a_stream_that_has_begun_outlives_what_it_needs_no_more(guard, stub, ups
     assert refused.error_message == GONE.to_wire()
     upstream.release.set()
     assert list(begun) == []
+
+
+def lasting(model, word, seconds=1.0):
+    request = words(model, word)
+    request.inputs.add(name="duration_s", datatype="FP32", shape=[1]).contents.fp32_contents.append(seconds)
+    return request
+
+
+def test_a_request_whose_inputs_spare_a_dead_model_is_not_hurt(guard, stub, upstream):
+    """Also where another model is in between."""
+    needing, spared = (stub.ModelInfer.future(request("above", "1")) for request in (words, lasting))
+    begun = [stub.ModelStreamInfer(iter([request("counter", "2")])) for request in (words, lasting)]
+    for stream in begun:
+        next(stream)
+    until(lambda: guard.in_flight() == 4)
+    guard.lose({"slow"}, GONE)
+    assert failure(needing.result).details() == GONE.to_wire()
+    assert failure(lambda: stub.ModelInfer(words("above", "1"))).details() == GONE.to_wire()
+    (refused,) = stub.ModelStreamInfer(iter([words("counter", "1")]))
+    assert refused.error_message == GONE.to_wire()
+    (answered,) = stub.ModelStreamInfer(iter([lasting("counter", "1")]))
+    assert not answered.error_message
+    upstream.release.set()
+    assert spared.result().model_name == "above"
+    ended, whole = ([response.error_message for response in stream] for stream in begun)
+    assert (ended, whole) == (["", GONE.to_wire()], [""])
+    assert not stub.ModelReady(service_pb2.ModelReadyRequest(name="counter")).ready, "it cannot do all that it is for"
 
 
 def test_a_dead_server_ends_everything_and_a_new_one_goes_on(guard, stub, upstream, tmp_path):

@@ -115,10 +115,15 @@ PUBLIC = places("16", "16")
 CHOICE = {"emotion_choice": "vad_and_words", "segments_per_call": "4"}
 CHOICE_ON_GPU = CHOICE | {"segments_per_call": "16"}
 AHEAD = {"ahead_bytes": "8388608"}
-PROMPT = {"calls": "text_tokenizer,sentence_encoder"}
-HEARING = "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"
-SPEECH = {"calls": HEARING}
-THERAPY = {"calls": f"{HEARING},music_prompt,music_generator", "calls_streaming": "music_generator"}
+PROMPT = {"calls": "text_tokenizer unless music_spec,sentence_encoder unless music_spec"}
+SPEECH = {"calls": "speech_to_text,emotion_recognition,emotion_classifier,text_tokenizer,sentence_encoder"}
+A_WISH = "emotion vad text music_spec"
+THERAPY = {
+    "calls": f"speech_to_text unless {A_WISH},emotion_recognition unless {A_WISH},"
+    f"emotion_classifier unless emotion text music_spec,text_tokenizer unless {A_WISH},"
+    f"sentence_encoder unless {A_WISH},music_prompt,music_generator",
+    "calls_streaming": "music_generator",
+}
 ENSEMBLE = Served("", "", "")
 
 EXPECTED: dict[str, dict[str, Served]] = {

@@ -22,7 +22,7 @@ from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
 from attune_client.protocol.profiles import GPU, PROFILES
 from attune_ensemble.serving.launcher import container as container_module
-from attune_ensemble.serving.launcher import interpreter, janitor, layout
+from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
@@ -420,64 +420,12 @@ def test_the_models_are_told_where_their_server_is_whatever_was_inherited(server
         raise ServerUnavailable("far enough")
 
     monkeypatch.setenv(OWN_URL, "127.0.0.1:1")  # of the server that this one was started from
-    monkeypatch.setattr(server_module, "_start_janitor", lambda folder, mark: None)
+    monkeypatch.setattr(server_module, "Janitor", lambda *arguments: None)
     monkeypatch.setattr(server_module.subprocess, "Popen", start)
     starting = server("server.log")
     with pytest.raises(ServerUnavailable, match="far enough"):
         starting.start()
     assert told[OWN_URL] == starting.grpc_url
-
-
-# --- what is left of a server ---
-
-PROGRAM = """
-import os, subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-print("up", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def abandoned(tmp_path):
-    """A process with a mark, a child of it in another session, shared memory, and a folder."""
-    folder = tmp_path / f"attune-serve-{os.getpid()}"
-    folder.mkdir()
-    (folder / "file").touch()
-    region = Path("/dev/shm") / f"{folder.name}-region"
-    region.touch()
-    mark = f"ATTUNE_TEST={folder}"
-    name, _, value = mark.partition("=")
-    command = [sys.executable, "-c", PROGRAM]
-    process = subprocess.Popen(command, env=os.environ | {name: value}, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    yield folder, region, mark, process
-    process.kill()
-    process.wait()
-    region.unlink(missing_ok=True)
-
-
-def test_the_janitor_ends_and_removes_what_its_owner_left(abandoned):
-    folder, region, mark, process = abandoned
-    assert len(list(janitor.processes_with(mark))) == 2
-    owner = "import subprocess, sys, time; from attune_ensemble.serving.launcher.server import _start_janitor; "
-    owner += "from pathlib import Path; print(_start_janitor(Path(sys.argv[1]), sys.argv[2]).pid, flush=True); "
-    command = [sys.executable, "-c", f"{owner}time.sleep(60)", str(folder), mark]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
-        assert waiting.stdout is not None
-        pid = int(waiting.stdout.readline())
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            os.kill(pid, number)
-        time.sleep(0.2)
-        assert process.poll() is None
-        assert folder.exists()
-        waiting.kill()
-    assert process.wait(10) == -signal.SIGKILL
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
-    assert not list(janitor.processes_with(mark))
-    assert not folder.exists()
-    assert not region.exists()
 
 
 def wait_until(condition) -> None:

@@ -138,7 +138,7 @@ def test_every_model_is_warmed_and_what_others_use_before_them(asker, server, to
     asked = [name for name, _ in server.asked]
     assert sorted(asked) == sorted(MODELS)
     for model, spec in MODELS.items():
-        needed = {*spec.calls, *(step.name for step in spec.steps)}
+        needed = {each.name for each in (*spec.calls, *spec.steps)}
         assert needed <= asking.needed_by(model)
         assert needed <= set(asked[: asked.index(model)])
     assert told == [("not_probed", {"model": "somebodys", "reason": "it is none of the protocol's"})]

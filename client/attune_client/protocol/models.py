@@ -19,7 +19,7 @@ from attune_client.protocol.bounds import (
     MIN_GUIDANCE,
     VAD_LIMITS,
 )
-from attune_client.protocol.tensors import DType, ModelSpec, TensorSpec
+from attune_client.protocol.tensors import Callee, DType, ModelSpec, TensorSpec
 
 SPEECH_SAMPLE_RATE = 16_000
 """Sampling rate of every speech waveform inside the server, in Hz."""
@@ -366,7 +366,7 @@ MUSIC_PROMPT = ModelSpec(
     "music_prompt",
     inputs=(*_TEXT_OR_EMOTION_INPUTS, GENTLE, DEADLINE, LEASE),
     outputs=_PROMPT_RESULTS,
-    calls=(TEXT_TOKENIZER.name, SENTENCE_ENCODER.name),
+    calls=(Callee(TEXT_TOKENIZER.name, unless=("music_spec",)), Callee(SENTENCE_ENCODER.name, unless=("music_spec",))),
 )
 
 MUSIC_GENERATOR = ModelSpec(
@@ -390,12 +390,17 @@ SPEECH_EMOTION = ModelSpec(
     inputs=(AUDIO_FILE, OTHER_LANGUAGES, DEADLINE, LEASE),
     outputs=_SPEECH_RESULTS,
     calls=(
-        SPEECH_TO_TEXT.name,
-        EMOTION_RECOGNITION.name,
-        EMOTION_CLASSIFIER.name,
-        *MUSIC_PROMPT.calls,  # the words' part of the choice has a sentence's embedding
+        Callee(SPEECH_TO_TEXT.name),
+        Callee(EMOTION_RECOGNITION.name),
+        Callee(EMOTION_CLASSIFIER.name),
+        # The words' part of the choice has a sentence's embedding.
+        Callee(TEXT_TOKENIZER.name),
+        Callee(SENTENCE_ENCODER.name),
     ),
 )
+
+_WISH = tuple(tensor.name for tensor in _TEXT_OR_EMOTION_INPUTS)
+"""What a request has that says what to make music for, and has no recording."""
 
 MUSIC_THERAPY = ModelSpec(
     "music_therapy",
@@ -419,8 +424,16 @@ MUSIC_THERAPY = ModelSpec(
         NEXT_PART,
     ),
     decoupled=True,
-    calls=(*SPEECH_EMOTION.calls, MUSIC_PROMPT.name, MUSIC_GENERATOR.name),
-    calls_streaming=(MUSIC_GENERATOR.name,),
+    calls=(
+        Callee(SPEECH_TO_TEXT.name, unless=_WISH),
+        Callee(EMOTION_RECOGNITION.name, unless=_WISH),
+        Callee(EMOTION_CLASSIFIER.name, unless=("emotion", "text", "music_spec")),  # for a VAD alone as well
+        Callee(TEXT_TOKENIZER.name, unless=_WISH),
+        Callee(SENTENCE_ENCODER.name, unless=_WISH),
+        Callee(MUSIC_PROMPT.name),
+        Callee(MUSIC_GENERATOR.name),
+    ),
+    calls_streaming=(Callee(MUSIC_GENERATOR.name),),
 )
 
 MODELS: dict[str, ModelSpec] = {

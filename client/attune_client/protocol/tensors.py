@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,34 @@ _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Callee:
+    """A model that another one calls by itself while it works; as text, in configurations, `name unless input input`.
+
+    `unless` are inputs of the caller: a request that has one of them is answered without this call. What is called
+    instead is given such an input under the same name, so that the same rule holds for its own callees.
+    """
+
+    name: str
+    unless: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The callee of that text."""
+        name, _, unless = text.partition(_UNLESS)
+        return cls(name, tuple(unless.split()))
+
+    def __str__(self) -> str:
+        return f"{self.name}{_UNLESS}{' '.join(self.unless)}" if self.unless else self.name
+
+    def is_called_for(self, given: Collection[str]) -> bool:
+        """Whether a request with these inputs, by name, may need it."""
+        return not any(name in given for name in self.unless)
+
+
+_UNLESS = " unless "
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One served model: what goes in, what comes out, and how it is called.
 
@@ -81,8 +110,8 @@ class ModelSpec:
     `steps` make it an ensemble: the models that it runs, in an order in which each finds its inputs. A tensor keeps its
     name all the way through, from the ensemble's inputs over the steps' own to its outputs.
 
-    `calls` are the models that it calls by itself while it works, by name, and `calls_streaming` those of them that a
-    stream still needs after its first response.
+    `calls` are the models that it calls by itself while it works, and `calls_streaming` those of them that a stream
+    still needs after its first response.
     """
 
     name: str
@@ -91,8 +120,8 @@ class ModelSpec:
     max_batch_size: int = 0
     decoupled: bool = False
     steps: tuple[ModelSpec, ...] = ()
-    calls: tuple[str, ...] = ()
-    calls_streaming: tuple[str, ...] = ()
+    calls: tuple[Callee, ...] = ()
+    calls_streaming: tuple[Callee, ...] = ()
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name; KeyError if there is none."""

@@ -6,13 +6,13 @@ attune chaos --only kill-idle --only kill-server
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from attune_client.bench.report import hardware
+from attune_client.interruption import Interruptions
 from attune_ensemble.chaos.catalogue import ROWS
 from attune_ensemble.chaos.harness.case import Row, Settings, Workshop
 from attune_ensemble.chaos.harness.report import HEADING, details, json_line, table_line
@@ -21,6 +21,8 @@ from attune_ensemble.chaos.harness.run import Result, run_all
 __all__ = ["chaos"]
 
 _ROOT = Path(__file__).parents[3]
+_END_S = 30.0
+"""How long it may take after a signal to end the servers and to tell what was found; then they are left to janitors."""
 
 
 @click.command()
@@ -67,12 +69,9 @@ def chaos(only: tuple[str, ...], list_only: bool, quick: bool, repository: Path,
         return
     if not any(repository.glob("*/config.pbtxt")):
         raise click.ClickException(f"there is no model repository at {repository.resolve()}: name one by --repository")
-    workshop = Workshop(Settings(repository.resolve(), audio, logs.resolve(), quick=quick))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: its servers are ended
-    try:
+    settings = Settings(repository.resolve(), audio, logs.resolve(), quick=quick)
+    with Interruptions(_END_S), Workshop(settings) as workshop:
         results = _run(chosen, workshop)
-    finally:
-        workshop.drop()
     if not all(result.passed for result in results):
         raise SystemExit(1)
 

@@ -297,7 +297,7 @@ class Adapter:
         Raises what `CallContext.check` raises: for a request that is over no other model is called. A model that calls
         one that it does not declare to call is a fault: nobody would know that it needs that one.
         """
-        if name not in self._spec.calls:
+        if name not in {callee.name for callee in self._spec.calls}:
             raise ServerError(f"{self._spec.name} does not declare that it calls {name}")
         context.check(name)
         inputs, left_s = MODELS[name].inputs, context.left_s()

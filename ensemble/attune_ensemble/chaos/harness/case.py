@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import soundfile as sf
 
@@ -74,7 +76,7 @@ class Settings:
 
 
 class Workshop:
-    """The server that rows share, and the count of those that were started; closed at the end."""
+    """The server that rows share, and the count of those that were started; a context manager that ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -116,11 +118,21 @@ class Workshop:
         """Whether there is a shared server now."""
         return self._shared is not None
 
-    def drop(self) -> None:
-        """End the shared server; the next row gets a new one."""
-        if self._shared is not None:
-            self._shared.end()
-            self._shared = None
+    def drop(self, *, by_force: bool = False) -> None:
+        """End the shared server, in order or by force; the next row gets a new one."""
+        shared, self._shared = self._shared, None
+        if shared is not None and by_force:
+            shared.remove()
+        elif shared is not None:
+            shared.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drop(by_force=error is not None)
 
 
 class Case:

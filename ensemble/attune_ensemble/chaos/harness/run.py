@@ -14,6 +14,9 @@ from attune_ensemble.chaos.harness.served import DidNotStart
 
 __all__ = ["Result", "run", "run_all"]
 
+_UNWIND_S = 3.0
+"""How long a row may take to give back what it has (what it mounted, say), when the whole run is ended."""
+
 _AFTERWARDS_S = 15.0
 """How long the shared server may need, after a row, until it answers a good call."""
 
@@ -55,6 +58,8 @@ def run(row: Row, workshop: Workshop) -> Result:
         thread.join(limit_s)
     except BaseException:  # Ctrl-C: nothing that was started may outlive this program
         case.end(over=True)
+        workshop.drop(by_force=True)
+        thread.join(_UNWIND_S)
         raise
     over = thread.is_alive()
     if over:

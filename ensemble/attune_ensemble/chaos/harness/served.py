@@ -1,4 +1,7 @@
-"""One `attune serve`, started by its command line: its events, its processes, its end."""
+"""One `attune serve`, started by its command line: its events, its processes, its end.
+
+Whatever becomes of this process, nothing of the server goes on after it: a janitor sees to that.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import contextlib
 import json
 import os
 import re
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
@@ -31,6 +34,7 @@ from attune_ensemble.chaos.harness.processes import (
     is_alive,
     tree,
 )
+from attune_ensemble.janitor import Janitor
 
 __all__ = ["SERVE", "DidNotStart", "Event", "Options", "Served"]
 
@@ -38,8 +42,13 @@ SERVE = (sys.executable, "-m", "attune_client", "serve", "--free-ports", "--log-
 START_S = 180.0
 """How long a server may take until it is ready, on a machine that does something else too."""
 
+_MARK = "ATTUNE_CHAOS"
+"""Environment variable by which the janitor finds what belongs to a server."""
+
 _STOP_S = 60.0
-_POLL_S = 0.05
+_SWEEP_S = 3.0
+"""How long what is killed may take to go away, and its own janitor to tidy up after it."""
+
 _ADDRESS = re.compile(r"127\.0\.0\.1:(\d+)")
 
 
@@ -87,8 +96,9 @@ class Served:
     def __init__(self, options: Options) -> None:
         self._options = options
         # Short, for a unix socket in it has at most 107 characters.
-        self._own_folder = Path(tempfile.mkdtemp(prefix="chaos-")) if options.temporary is None else None
-        self.folder = options.temporary or Path(str(self._own_folder))
+        own_folder = Path(tempfile.mkdtemp(prefix="chaos-")) if options.temporary is None else None
+        self.folder = options.temporary or Path(str(own_folder))
+        self._janitor = Janitor(_MARK, secrets.token_hex(8), own_folder)
         self.trace = Trace(self.folder)
         self._copy = options.log_file.with_name(f"{options.log_file.name}.events")
         self._process: subprocess.Popen[str] | None = None
@@ -120,7 +130,7 @@ class Served:
         command = [*options.command, "--repository", str(options.repository), "--log-file", str(options.log_file)]
         self._process = subprocess.Popen(
             [*command, *options.arguments],
-            env=os.environ | {"TMPDIR": str(self.folder)} | dict(options.environment),
+            env=os.environ | {"TMPDIR": str(self.folder)} | self._janitor.environment | dict(options.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -170,14 +180,12 @@ class Served:
 
     def remove(self) -> None:
         """Kill whatever is left of it, and remove its own temporary folder."""
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        self.note()
+        self._janitor.finish()
         if self._process is not None:
             self._process.wait()
+        self.trace.remains(_SWEEP_S)
         self.trace.sweep()
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
 
     def wait_exit(self, within_s: float) -> int | None:
         """Wait until it has ended; its exit status, None if it still runs."""

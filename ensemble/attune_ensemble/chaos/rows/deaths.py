@@ -29,7 +29,7 @@ def probe(case: Case, model: str) -> Call:
     """The cheapest call that needs a model."""
     if model in ("music_prompt", "sentence_encoder", "text_tokenizer"):
         return Prompt()
-    if model in ("music_generator", "music_therapy", "emotion_classifier"):
+    if model in ("music_generator", "music_therapy"):
         return Play()
     return Analyse(case.clip)
 
@@ -47,11 +47,21 @@ def tells(case: Case, server: Served, model: str, killed_s: float) -> None:
         case.expect(server.wait_for(event, 5.0, killed_s, model=model), f"no event {event} of {model}")
 
 
+FOR_SPEECH = (
+    *("speech_to_text", "emotion_encoder", "valence", "arousal_dominance"),
+    *("emotion_classifier", "speech_emotion"),
+)
+"""Models that nobody needs who has neither a recording nor a VAD."""
+
+
 def kill_idle(case: Case) -> None:
-    """Each stub while nothing is asked; then its model must serve again."""
+    """Each stub while nothing is asked; whoever does not need it is answered, and then its model must serve again."""
     server = case.server()
     for model in models(case, server):
         killed_s = server.kill_stub(model)
+        if model in FOR_SPEECH:
+            case.expect(server.wait_for("model_died", 5.0, killed_s, model=model), f"no event of the death of {model}")
+            case.all_answered([case.ask(server, Play(name=f"music while {model} is away"))], "music for a text")
         case.recovers(server, probe(case, model), within_s=STUB_BACK_S, since_s=killed_s)
         tells(case, server, model, killed_s)
 

@@ -17,7 +17,7 @@ from attune_client.protocol.models import DEADLINE
 from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
 from attune_ensemble.serving.guard.signatures import Input, Signature
 
-__all__ = ["MAX_ID", "check_request", "deadline_of"]
+__all__ = ["MAX_ID", "check_request", "deadline_of", "inputs_of"]
 
 _BYTES = "BYTES"
 _CONTENTS = {
@@ -66,6 +66,11 @@ def check_request(request: Request, model: Signature) -> None:
     batches = {_batch_size(request, index, model) for index in range(len(head.inputs))}
     if model.max_batch and len(batches) > 1:
         raise InvalidRequest(f"the inputs of {model.name} have different batch sizes: {sorted(batches)}")
+
+
+def inputs_of(request: Request) -> frozenset[str]:
+    """Names of a request's inputs."""
+    return frozenset(tensor.name for tensor in request.head.inputs)
 
 
 def deadline_of(request: Request) -> float | None:

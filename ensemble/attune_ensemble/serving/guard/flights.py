@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import grpc
@@ -17,7 +17,7 @@ from attune_ensemble.serving.guard.forwarding import Upstream
 from attune_ensemble.serving.guard.parts import PartedStream, with_lease
 from attune_ensemble.serving.guard.receiving import ReaderStalled, Writer
 from attune_ensemble.serving.guard.requests import Request
-from attune_ensemble.serving.guard.signatures import Signature
+from attune_ensemble.serving.guard.signatures import Signature, needed_by
 from attune_ensemble.serving.lease import Lease
 
 __all__ = ["ANSWERED", "Flight"]
@@ -32,12 +32,14 @@ class Flight:
 
     `outcome` is what became of it, where nothing was raised: `ANSWERED`, or the code of the error that its model sent.
     `lingering` is what still goes on of it behind the guard after its end, None where nothing does; `is_dead` says
-    that nothing can, for what worked at it is gone. `further` is the request for a further part of a stream in parts.
+    that nothing can, for what worked at it is gone. `given` are the names of its
+    inputs. `further` is the request for a further part of a stream in parts.
     """
 
     def __init__(
         self,
         signature: Signature,
+        given: frozenset[str],
         message: bytes,
         upstream: Upstream,
         place: Place,
@@ -45,6 +47,7 @@ class Flight:
         further: Request | None = None,
     ) -> None:
         self.signature, self.place = signature, place
+        self._given = given
         self.outcome = ANSWERED
         self.lingering: asyncio.Task[None] | None = None
         self.is_dead = False
@@ -58,10 +61,9 @@ class Flight:
         """The name of its model."""
         return self.signature.name
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The models that it still needs, beside its own."""
-        return self.signature.uses_streaming if self._has_begun else self.signature.uses
+    def needs(self, signatures: Mapping[str, Signature]) -> set[str]:
+        """The models that it still needs, its own among them."""
+        return needed_by(self.model, signatures, self._given, has_begun=self._has_begun)
 
     def end(self, error: AttuneError, *, is_dead: bool = False) -> None:
         """End it with an error, if it has not ended."""

@@ -117,8 +117,8 @@ class Guard:
         self._call(lambda service: service.close(error))
 
     def lose(self, models: Collection[str], error: AttuneError) -> None:
-        """These models are away: requests in flight at them and at what depends on them end with `error`, and new ones
-        are told it, until `regain`."""
+        """These models are away: requests in flight that need one of them end with `error`, and new ones are told it,
+        until `regain`."""
         self._call(lambda service: service.lose(models, error))
 
     def regain(self, models: Collection[str]) -> None:

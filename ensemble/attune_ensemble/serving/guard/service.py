@@ -23,7 +23,7 @@ from attune_client.protocol.errors import (
 )
 from attune_ensemble.serving.guard.admission import Admission
 from attune_ensemble.serving.guard.callers import Caller, Share, caller_of
-from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline_of
+from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline_of, inputs_of
 from attune_ensemble.serving.guard.failures import Failure, NotPermitted, anew, error_from_rpc, failure_of
 from attune_ensemble.serving.guard.flights import ANSWERED, Flight
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream
@@ -32,7 +32,7 @@ from attune_ensemble.serving.guard.receiving import Context, ReaderStalled, Rece
 from attune_ensemble.serving.guard.refusals import Refusals, Tell
 from attune_ensemble.serving.guard.requests import Request, parsed
 from attune_ensemble.serving.guard.settings import GuardSettings
-from attune_ensemble.serving.guard.signatures import Signature, dependents
+from attune_ensemble.serving.guard.signatures import Signature, needed_by
 from attune_ensemble.serving.lease import Lease
 
 __all__ = ["Service"]
@@ -108,12 +108,11 @@ class Service(grpc.GenericRpcHandler):
             flight.end(error, is_dead=True)
 
     def lose(self, models: Collection[str], error: AttuneError) -> None:
-        """These models, and what depends on them, are away."""
-        lost = dependents(models, self._signatures)
+        """These models are away: whoever needs them is told so."""
         for name in models:
             self._lost[name] = error
         for flight in tuple(self._flights):
-            if flight.model in models or flight.needs & lost:
+            if not flight.needs(self._signatures).isdisjoint(models):
                 flight.end(error, is_dead=flight.model in models)
 
     def regain(self, models: Collection[str]) -> None:
@@ -360,8 +359,9 @@ class Service(grpc.GenericRpcHandler):
             lease.taken(0)  # what streams for it stays near what its client has taken
             message = with_lease(request, lease, 0 if signature.in_parts else None)
             further = continuation(request, signature) if signature.in_parts else None
+        given = inputs_of(request)
         request.release()
-        flight = Flight(signature, message, self._require_upstream(), place, lease, further)
+        flight = Flight(signature, given, message, self._require_upstream(), place, lease, further)
         self._flights.add(flight)
         return flight
 
@@ -375,15 +375,16 @@ class Service(grpc.GenericRpcHandler):
             raise InvalidRequest(f"there is no model {quote(name)}; there are {', '.join(sorted(self._signatures))}")
         if version and version != signature.version:
             raise InvalidRequest(f"{name} is served in version {signature.version}, not {quote(version)}")
-        if (error := self._loss_of(name)) is not None:
+        if (error := self._loss_of(name, inputs_of(request))) is not None:
             raise anew(error)
         return signature
 
-    def _loss_of(self, model: str) -> AttuneError | None:
-        """Why a model cannot answer at present; None where it can."""
-        return next(
-            (error for name, error in self._lost.items() if model in dependents([name], self._signatures)), None
-        )
+    def _loss_of(self, model: str, given: Collection[str] = ()) -> AttuneError | None:
+        """Why a model cannot answer a request with these inputs at present, or any without them; None where it can."""
+        if not self._lost:
+            return None
+        needed = needed_by(model, self._signatures, given)
+        return next((error for name, error in self._lost.items() if name in needed), None)
 
 
 def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:

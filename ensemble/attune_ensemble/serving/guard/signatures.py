@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2
 
 from attune_client.protocol.models import INTERNAL_INPUTS, LEASE, MODELS, NEXT_PART, PART
-from attune_client.protocol.tensors import TensorSpec
+from attune_client.protocol.tensors import Callee, TensorSpec
 
-__all__ = ["Input", "Signature", "dependents", "signature_of"]
+__all__ = ["Input", "Signature", "needed_by", "signature_of"]
 
 _CALLS, _CALLS_STREAMING = "calls", "calls_streaming"
 """Parameters of a model's configuration: the models that it calls by itself, and those that a stream of its still needs
-after the first response; by name, with commas between."""
+after the first response; each as the text of a `Callee`, with commas between."""
 
 _BYTES = "BYTES"
 
@@ -41,8 +41,8 @@ class Signature:
     `max_batch` 0 means no batch dimension. `takes_lease`: it has an input for a lease, which is the guard's to fill;
     `in_parts`: one for the part of its stream, alike.
     `at_work` and `waiting`: how many requests it works at, and how many more it lets wait; None where it says nothing.
-    `uses`: the models without which it cannot answer; `uses_streaming`: those without which a stream that has begun
-    cannot go on.
+    `uses`: the models without which it cannot answer, an ensemble's steps among them; `uses_streaming`: those without
+    which a stream that has begun cannot go on.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Signature:
     in_parts: bool = False
     at_work: int | None = None
     waiting: int = 0
-    uses: frozenset[str] = field(default_factory=frozenset)
-    uses_streaming: frozenset[str] = field(default_factory=frozenset)
+    uses: tuple[Callee, ...] = ()
+    uses_streaming: tuple[Callee, ...] = ()
 
 
 def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Signature:
@@ -64,9 +64,9 @@ def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Si
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     declared = {tensor.name: tensor for tensor in MODELS[config.name].inputs} if config.name in MODELS else {}
     inputs = {tensor.name: _input(tensor, declared.get(tensor.name)) for tensor in config.input}
-    steps = {step.model_name for step in config.ensemble_scheduling.step}
+    steps = tuple(Callee(step.model_name) for step in config.ensemble_scheduling.step)
     internal = {tensor.name for tensor in INTERNAL_INPUTS}
-    called = _names(parameters.get(_CALLS, ""))
+    called = _callees(parameters.get(_CALLS, ""))
     return Signature(
         config.name,
         {name: each for name, each in inputs.items() if name not in internal},
@@ -78,13 +78,13 @@ def signature_of(config: model_config_pb2.ModelConfig, version: str = "1") -> Si
         in_parts=PART.name in inputs,
         at_work=int(parameters["max_concurrent"]) if "max_concurrent" in parameters else None,
         waiting=int(parameters.get("max_waiting", 0)),
-        uses=frozenset(steps | called),
-        uses_streaming=_names(parameters[_CALLS_STREAMING]) if _CALLS_STREAMING in parameters else frozenset(called),
+        uses=steps + called,
+        uses_streaming=_callees(parameters[_CALLS_STREAMING]) if _CALLS_STREAMING in parameters else called,
     )
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(filter(None, text.split(",")))
+def _callees(text: str) -> tuple[Callee, ...]:
+    return tuple(map(Callee.parse, filter(None, text.split(","))))
 
 
 def _input(tensor: model_config_pb2.ModelInput, declared: TensorSpec | None) -> Input:
@@ -98,11 +98,20 @@ def _input(tensor: model_config_pb2.ModelInput, declared: TensorSpec | None) -> 
     )
 
 
-def dependents(models: Iterable[str], signatures: Mapping[str, Signature]) -> set[str]:
-    """Those models, and every one that cannot answer without one of them."""
-    found = set(models)
-    while True:
-        more = {name for name, each in signatures.items() if each.uses & found} - found
-        if not more:
-            return found
+def needed_by(
+    model: str, signatures: Mapping[str, Signature], given: Collection[str] = (), *, has_begun: bool = False
+) -> set[str]:
+    """Names of the model and of every other one without which it cannot answer a request.
+
+    `given` are names of the request's inputs; with none of them, whatever a request may need. `has_begun`: its stream
+    has.
+    """
+    found, following = {model}, [model]
+    while following:
+        if (signature := signatures.get(following.pop())) is None:
+            continue
+        uses = signature.uses_streaming if has_begun and signature.name == model else signature.uses
+        more = {callee.name for callee in uses if callee.is_called_for(given)} - found
         found |= more
+        following += more
+    return found

@@ -1,20 +1,29 @@
-"""A command that runs beside a server: signals are forwarded to it, and it is terminated when the server ends."""
+"""A command that runs beside a server: signals are forwarded to it, and it is terminated when the server ends.
+
+So is what it has started; also where whoever started it is killed, and with it the server.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
+from attune_ensemble.janitor import Janitor
+
 __all__ = ["ServerGone", "run_beside"]
 
 _POLL_S = 0.1
 _GRACE_S = 10.0
 """Grace period of the command after SIGTERM, in seconds."""
+
+_MARK = "ATTUNE_BESIDE"
+"""Environment variable by which the janitor finds the command, and what it has started."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,12 +48,17 @@ def run_beside(command: Sequence[str], environment: Mapping[str, str], server_co
         ServerGone: the server ended first; the command was terminated.
         OSError: the command cannot be started.
     """
-    companion = _Companion(subprocess.Popen(command, env=environment))
-    with companion.signals():
-        try:
-            return companion.wait(server_code)
-        finally:
-            companion.end()
+    with Janitor(_MARK, secrets.token_hex(8), grace_s=_GRACE_S) as janitor:
+        companion = _Companion(subprocess.Popen(command, env={**environment, **janitor.environment}))
+        with companion.signals():
+            try:
+                status = companion.wait(server_code)
+                if not companion.is_terminated:
+                    janitor.dismiss()  # what it has left in the background is meant to stay
+                return status
+            finally:
+                janitor.finish()
+                companion.end()
 
 
 class _Companion:
@@ -61,6 +75,11 @@ class _Companion:
         if (code := server_code()) is not None:
             raise ServerGone(code)
         return 128 - status if status < 0 else status
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether it was told to end."""
+        return self._deadline_s is not None
 
     def _poll(self) -> int | None:
         try:

@@ -16,7 +16,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -27,8 +26,9 @@ from typing import Self
 
 from attune_client.protocol.errors import ServerUnavailable
 from attune_client.protocol.profiles import EMBEDDED, Profile
+from attune_ensemble.janitor import Janitor
+from attune_ensemble.janitor.cleaning import regions_of
 from attune_ensemble.serving.allocation import POOL_SIZE
-from attune_ensemble.serving.launcher import janitor
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.layout import (
     ServerLayout,
@@ -55,8 +55,6 @@ _UNLOADING = "All models are stopped, unloading models"
 _LOG_LINES = 15
 _PREFIX = "attune-serve-"
 _PRIVATE = 0o600
-_JANITOR_S = 15.0
-_TO_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # Time limit for loading all models; the server's default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
@@ -107,7 +105,7 @@ class Server:
         self._stopping = threading.Lock()
         self._scratch: Scratch | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._janitor: subprocess.Popen[bytes] | None = None
+        self._janitor: Janitor | None = None
 
     @property
     def grpc_url(self) -> str:
@@ -162,7 +160,7 @@ class Server:
         with open_log(self.log_file, go_on=self._go_on_in_log) as log:
             scratch, layout = self._make_scratch()
             environment = self._environment(scratch)
-            self._janitor = _start_janitor(scratch.path, f"{OWN_URL}={self.grpc_url}")
+            self._janitor = Janitor(OWN_URL, self.grpc_url, scratch.path)
             self._metrics_port = free_port()
             # A new session: Ctrl-C in the terminal reaches this process only, which stops the server gracefully.
             self._process = subprocess.Popen(
@@ -197,7 +195,7 @@ class Server:
 
     def _close_regions(self) -> None:
         """Restrict the shared memory of requests to this user; Triton makes it readable for all, whatever the umask."""
-        for region in janitor.regions_of(self.name):
+        for region in regions_of(self.name):
             with contextlib.suppress(FileNotFoundError):  # of a model that was unloaded just now
                 region.chmod(_PRIVATE)
 
@@ -235,11 +233,7 @@ class Server:
         if self._scratch is not None:
             self._scratch.remove()
         if self._janitor is not None:
-            assert self._janitor.stdin is not None
-            self._janitor.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._janitor.wait(_JANITOR_S)
-            self._janitor = None
+            self._janitor.finish()
 
     def _await_end(self, process: subprocess.Popen[bytes], logged: int) -> None:
         """Wait for the requests in flight, up to their time limit, and then a little for the models.
@@ -341,21 +335,6 @@ class Server:
         return "\n".join([*(errors or lines)[-_LOG_LINES:], f"(the whole log: {self.log_file})"])
 
 
-def _start_janitor(folder: Path, mark: str) -> subprocess.Popen[bytes]:
-    """Start the process that ends all processes with that mark, and removes the folder, when this one is gone."""
-    command = [sys.executable, "-I", "-S", janitor.__file__, str(folder), mark]
-    quiet = subprocess.DEVNULL
-    # It inherits which signals are blocked: one to stop may reach every process of a control group, and this one is
-    # needed after its owner. It has a session of its own, and holds nothing that others wait for.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_STOP)
-    try:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, cwd="/", start_new_session=True
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _require_tmp() -> None:
     """Triton's Python backend makes a folder in /tmp, whatever TMPDIR says, and aborts where it cannot."""
     try:
@@ -382,7 +361,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _remove_regions(name: str) -> None:
-    for region in janitor.regions_of(name):
+    for region in regions_of(name):
         region.unlink(missing_ok=True)
 
 

@@ -21,7 +21,7 @@ from attune_client.protocol.errors import (
 )
 from attune_client.protocol.tensors import ModelSpec, Tensors
 from attune_ensemble.serving.configuration import BrokenRepository
-from attune_ensemble.serving.guard.signatures import signature_of
+from attune_ensemble.serving.guard.signatures import Signature, needed_by, signature_of
 from attune_ensemble.serving.supervisor.policy import Ending
 from attune_ensemble.serving.supervisor.probes import Probe, probe_of
 from attune_ensemble.serving.supervisor.times import Times
@@ -67,7 +67,7 @@ class Asker:
     def __init__(self, server: Connection, models: Collection[str], times: Times, tell: Callable[..., None]) -> None:
         self._server, self._times, self._tell = server, times, tell
         self._models = tuple(models)
-        self._uses: dict[str, frozenset[str]] = {}
+        self._signatures: dict[str, Signature] = {}
         self._probes: dict[str, Probe] = {}
         self._failures: Counter[str] = Counter()
         self._at_work: Counter[str] = Counter()
@@ -79,7 +79,7 @@ class Asker:
             AttuneError: as `warm` does.
         """
         signatures = [signature_of(self._server.configuration(model)) for model in self._models]
-        self._uses = {signature.name: signature.uses for signature in signatures}
+        self._signatures = {signature.name: signature for signature in signatures}
         for signature in sorted(signatures, key=lambda each: (len(self.needed_by(each.name)), each.name)):
             if (probe := probe_of(signature)) is not None:
                 self._probes[signature.name] = probe
@@ -89,9 +89,8 @@ class Asker:
             self.warm(model)
 
     def needed_by(self, model: str) -> frozenset[str]:
-        """Names of the models without which a model cannot answer, as their configurations say."""
-        used = self._uses.get(model, frozenset())
-        return used.union(*map(self.needed_by, used))
+        """Names of the models that a model may need to answer, as their configurations say."""
+        return frozenset(needed_by(model, self._signatures) - {model})
 
     def warm(self, model: str) -> None:
         """Let a model do one real inference; one that is not known is not asked.
