@@ -71,7 +71,13 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     "--host",
     default=LOOPBACK,
     show_default=True,
-    help=f"The address to listen at. With {EMBEDDED} one of the loopback interface.",
+    help=f"The address to listen at. With {EMBEDDED} one of the loopback interface, unless --private-network is given.",
+)
+@click.option(
+    "--private-network",
+    is_flag=True,
+    help=f"Only machines of the operator's reach --host, as on a container's own network: {EMBEDDED} may be served "
+    "there. Nothing is encrypted, and nobody has to say who they are.",
 )
 @click.option(
     "--log-file",
@@ -114,6 +120,7 @@ def serve(
     http_port: int,
     any_ports: bool,
     host: str,
+    private_network: bool,
     log_file: Path | None,
     log_format: str,
     drain_seconds: float,
@@ -136,7 +143,7 @@ def serve(
     if served != EMBEDDED and installed_server() is None:
         _print_container_command(served, repository, ports)
         return
-    _require_address(host, served)
+    _require_address(host, served, is_private=private_network)
     _require_program(command)
     events = Events(sys.stderr, as_json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
     supervisor = Supervisor(
@@ -226,16 +233,18 @@ def _require_repository(repository: Path) -> None:
         )
 
 
-def _require_address(host: str, profile: Profile) -> None:
-    """Check that the packaged server, whose release predates security fixes, is reached from this machine alone."""
+def _require_address(host: str, profile: Profile, *, is_private: bool) -> None:
+    """Check that the packaged server, whose release predates security fixes, is reached from this machine alone, or
+    where the operator says so from a private network: the guard in front of it lets through what models declare."""
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError as error:
         raise _Failure(f"--host takes an address, such as {LOOPBACK}, not {host!r}", _CONFIGURATION) from error
-    if profile == EMBEDDED and not is_loopback:
+    if profile == EMBEDDED and not is_loopback and not is_private:
         raise _Failure(
             f"the packaged server's release predates security fixes: it is served at the loopback interface only, not "
-            f"at {host}. What faces a network is NVIDIA's image (--profile gpu)",
+            f"at {host}. What faces a network is NVIDIA's image (--profile gpu). Where only machines of yours reach "
+            f"{host}, as in a container, say so with --private-network",
             _CONFIGURATION,
         )
 
