@@ -434,6 +434,49 @@ def test_figures_count_what_became_of_requests(guard, stub, upstream):
     assert figures['attune_guard_in_flight{model="echo"}'] == 0
 
 
+def test_figures_tell_how_full_the_fullest_model_is(guard, upstream):
+    assert guard.figures()["attune_guard_load"] == 0
+    with channel_to(guard) as one, channel_to(guard) as two:
+        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in (one, two)]
+        calls = [stubs[number % 2].ModelInfer.future(words("slow", "go")) for number in range(3)]
+        until(lambda: guard.in_flight() == 3)
+        figures = guard.figures()
+        assert figures['attune_guard_slots{model="slow"}'] == 2
+        assert figures['attune_guard_slots{model="echo"}'] == GuardSettings().places, "where a model says nothing"
+        assert figures['attune_guard_waiting{model="slow"}'] == 1
+        assert figures['attune_guard_waiting{model="echo"}'] == 0
+        assert figures["attune_guard_load"] == 1.5
+        upstream.release.set()
+        assert all(call.result() for call in calls)
+
+
+def test_only_a_request_that_nothing_was_done_for_may_be_sent_to_another_server(guard, stub, upstream):
+    """What is in flight when a model dies may be what it died of."""
+    call = stub.ModelInfer.future(words("slow", "go"))
+    until(lambda: guard.in_flight() == 1)
+    guard.lose({"slow"}, GONE)
+    in_flight, later = failure(call.result), failure(lambda: stub.ModelInfer(words("slow", "go")))
+    assert in_flight.code() is later.code() is grpc.StatusCode.UNAVAILABLE
+    assert (service.REFUSED_KEY, "1") not in in_flight.trailing_metadata()
+    assert (service.REFUSED_KEY, "1") in later.trailing_metadata()
+
+
+@pytest.mark.parametrize("reason", ["busy", "draining", "wrong"])
+def test_a_refusal_says_whether_another_server_may_be_asked(guard, upstream, reason):
+    with contextlib.ExitStack() as stack:
+        stubs = [service_pb2_grpc.GRPCInferenceServiceStub(stack.enter_context(channel_to(guard))) for _ in range(2)]
+        calls = [stubs[number % 2].ModelInfer.future(words("slow", "go")) for number in range(4)]
+        until(lambda: guard.in_flight() == 4)
+        if reason == "draining":
+            guard.drain(GONE)
+        request = floats(1.0, shape=[1, 3]) if reason == "wrong" else words("slow", "go")
+        trailing = failure(lambda: stubs[0].ModelInfer(request)).trailing_metadata()
+        assert ((service.REFUSED_KEY, "1") in trailing) == (reason != "wrong")
+        assert any(key == "retry-after" for key, _ in trailing) == (reason == "busy")
+        upstream.release.set()
+        assert all(call.result() for call in calls)
+
+
 def test_for_a_reader_that_stops_nothing_is_stored(guard, stub, upstream):
     """Its responses fill the connections, which hold little; then the server has to wait."""
     stream = stub.ModelStreamInfer(iter([words("counter", "10000000")]))

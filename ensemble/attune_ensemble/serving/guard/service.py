@@ -40,6 +40,10 @@ Context = Any
 CLIENT_KEY = "attune-client"
 """Metadata by which a client may say who it is; without it each connection is a client."""
 
+REFUSED_KEY = "attune-refused"
+"""Trailing metadata of a call that ended before anything was done for it, so that another server may be asked at once.
+One that was in flight when a model died does not have it: it may be what the model died of."""
+
 _QUESTIONS = {
     "ServerMetadata": service_pb2.ServerMetadataRequest,
     "ModelMetadata": service_pb2.ModelMetadataRequest,
@@ -127,9 +131,17 @@ class Service(grpc.GenericRpcHandler):
         return len(self._flights)
 
     def figures(self) -> dict[str, float]:
-        """Samples for Prometheus by name and labels."""
+        """Samples for Prometheus by name and labels: by model the requests in flight, how many of them are worked at at
+        once (slots), and how many wait; the load, which is the fullest model's requests for each of its slots; and what
+        became of requests."""
         flying = Counter(flight.model for flight in self._flights)
-        samples = {f'attune_guard_in_flight{{model="{name}"}}': float(flying[name]) for name in self._signatures}
+        samples = {"attune_guard_load": 0.0}
+        for name, signature in self._signatures.items():
+            label, slots = f'{{model="{name}"}}', self._admission.slots(signature)
+            samples[f"attune_guard_in_flight{label}"] = float(flying[name])
+            samples[f"attune_guard_slots{label}"] = float(slots)
+            samples[f"attune_guard_waiting{label}"] = float(max(0, flying[name] - slots))
+            samples["attune_guard_load"] = max(samples["attune_guard_load"], flying[name] / slots)
         for (model, outcome), count in self._outcomes.items():
             samples[f'attune_guard_requests_total{{model="{model}",outcome="{outcome}"}}'] = float(count)
         return samples
@@ -206,15 +218,19 @@ class Service(grpc.GenericRpcHandler):
     # Requests
 
     async def _infer(self, message: bytes, context: Context) -> bytes:
+        begun = False
+
         async def answer() -> bytes:
+            nonlocal begun
             request = _parsed(service_pb2.ModelInferRequest, message)
             with self._taken(request, message, context) as flight:
+                begun = True
                 if flight.signature.decoupled:
                     raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
                 call = flight.upstream.infer(flight.message)
                 return bytes(await flight.wait_for(call, _awaited(call)))
 
-        return await self._told(answer(), context)
+        return await self._told(answer(), context, is_untouched=lambda: not begun)
 
     async def _stream(self, requests: Any, context: Context) -> None:
         """Every request of a stream is worked for at once; their responses come as they are made."""
@@ -241,8 +257,11 @@ class Service(grpc.GenericRpcHandler):
         except Exception as error:
             await write(_error_response(self._unexplained(error), request_id, model))
 
-    async def _told(self, answer: Awaitable[bytes], context: Context) -> bytes:
-        """The answer; an error ends the call with its status and, where it says so, when to try again."""
+    async def _told(
+        self, answer: Awaitable[bytes], context: Context, is_untouched: Callable[[], bool] = lambda: False
+    ) -> bytes:
+        """The answer; an error ends the call with its status and, where it says so, when to try again, here or at
+        another server."""
         try:
             return await answer
         except AttuneError as error:
@@ -251,8 +270,12 @@ class Service(grpc.GenericRpcHandler):
             told = raised(error, "the server")
         except Exception as error:
             told = self._unexplained(error)
+        trailing = {}
         if isinstance(told, ServerBusy) and told.retry_after_s is not None:
-            context.set_trailing_metadata((("retry-after", str(told.retry_after_s)),))
+            trailing["retry-after"] = str(told.retry_after_s)
+        if isinstance(told, ServerUnavailable) and is_untouched():
+            trailing[REFUSED_KEY] = "1"
+        context.set_trailing_metadata(tuple(trailing.items()))
         code = next(code for kind, code in _STATUS if isinstance(told, kind))
         await context.abort(code, told.to_wire())
         raise AssertionError("abort raises")

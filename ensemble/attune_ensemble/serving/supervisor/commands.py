@@ -99,6 +99,14 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     help="How long requests in flight may go on after the signal to stop.",
 )
 @click.option(
+    "--notice-seconds",
+    type=click.FloatRange(0, 3_600),
+    default=Times().notice_s,
+    show_default=True,
+    help="How long before that new ones are still taken, while /readyz says 503: for a balancer that looks now and "
+    "then.",
+)
+@click.option(
     "--max-message-mib",
     type=click.IntRange(1, 2047),
     default=GuardSettings().max_message_bytes // 2**20,
@@ -124,6 +132,7 @@ def serve(
     log_file: Path | None,
     log_format: str,
     drain_seconds: float,
+    notice_seconds: float,
     max_message_mib: int,
     client_share: float,
     command: tuple[str, ...],
@@ -152,7 +161,7 @@ def serve(
         host=host,
         profile=served,
         log_file=log_file or default_log(ports),
-        times=replace(Times(), drain_s=drain_seconds),
+        times=replace(Times(), notice_s=notice_seconds, drain_s=drain_seconds),
         guard_settings=GuardSettings(max_message_bytes=max_message_mib * 2**20, client_share=client_share),
         tell=events.tell,
         notifier=Notifier(),
