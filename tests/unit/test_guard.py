@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import InvalidRequest, ServerBusy, ServerUnavailable, from_wire
-from attune_ensemble.serving.guard import Guard, GuardSettings, admission, service, settings
+from attune_ensemble.serving.guard import METRICS, Guard, GuardSettings, admission, service, settings
 from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
@@ -432,6 +432,39 @@ def test_figures_count_what_became_of_requests(guard, stub, upstream):
     assert figures['attune_guard_requests_total{model="echo",outcome="answered"}'] == 1
     assert figures['attune_guard_requests_total{model="echo",outcome="invalid_request"}'] == 1
     assert figures['attune_guard_in_flight{model="echo"}'] == 0
+
+
+def test_figures_measure_answers_and_music(guard, stub):
+    """The first of a stream's responses has no music, each of the others half a second."""
+    stub.ModelInfer(floats(1.0))
+    assert len(list(stub.ModelStreamInfer(iter([words("counter", "5")])))) == 5
+    figures = guard.figures()
+    assert figures['attune_guard_request_seconds_count{model="echo"}'] == 1
+    assert 0 < figures['attune_guard_request_seconds_sum{model="echo"}'] < SOON_S
+    assert 'attune_guard_request_seconds_count{model="counter"}' not in figures, (
+        "its listener decides how long it lasts"
+    )
+    assert figures['attune_guard_first_audio_seconds_count{model="counter"}'] == 1
+    assert figures['attune_guard_first_audio_seconds_bucket{model="counter",le="+Inf"}'] == 1
+    assert figures['attune_guard_audio_seconds_total{model="counter"}'] == 2
+    assert figures["attune_guard_music_limit_seconds"] == 1000
+    assert figures["attune_guard_music_in_flight_seconds"] == 0
+
+
+def test_what_is_refused_or_fails_is_no_answer_to_measure(guard, stub, upstream):
+    failure(lambda: stub.ModelInfer(words("slow", "fails")))
+    failure(lambda: stub.ModelInfer(floats(1.0, shape=[1, 3])))
+    assert not any(name.startswith("attune_guard_request_seconds") for name in guard.figures())
+
+
+def test_every_figure_is_declared(guard, stub):
+    stub.ModelInfer(floats(1.0))
+    list(stub.ModelStreamInfer(iter([words("counter", "3")])))
+    parts = ("_bucket", "_sum", "_count")
+    declared = {
+        name + part for name, (kind, _) in METRICS.items() for part in (parts if kind == "histogram" else ("",))
+    }
+    assert {name.partition("{")[0] for name in guard.figures()} == declared
 
 
 def test_figures_tell_how_full_the_fullest_model_is(guard, upstream):

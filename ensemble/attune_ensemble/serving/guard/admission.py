@@ -42,6 +42,11 @@ class Admission:
         """Requests in flight at a model."""
         return self._models[model].count if model in self._models else 0
 
+    @property
+    def music_s(self) -> float:
+        """Seconds of music in flight."""
+        return sum(self._music_s.values())
+
     @contextmanager
     def place(
         self, model: Signature, client: str, size: int, left_s: float | None, music_s: float = 0.0
@@ -73,7 +78,7 @@ class Admission:
                 del self._music_s[client]
 
     def _check_music(self, client: str, music_s: float, retry_after_s: int) -> None:
-        most_s, all_s, own_s = self._settings.music_s, sum(self._music_s.values()), self._music_s[client]
+        most_s, all_s, own_s = self._settings.music_s, self.music_s, self._music_s[client]
         if all_s + music_s > most_s:
             raise ServerBusy(f"{all_s:.0f} s of music are being made and heard", retry_after_s)
         if own_s + music_s > most_s * self._settings.client_share:

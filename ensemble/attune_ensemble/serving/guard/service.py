@@ -27,6 +27,7 @@ from attune_client.protocol.errors import (
 from attune_ensemble.serving.guard.admission import Admission
 from attune_ensemble.serving.guard.checks import check_request, deadline_of, music_of
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream, answered, raised, with_lease
+from attune_ensemble.serving.guard.measures import Measures, Timed
 from attune_ensemble.serving.guard.settings import GuardSettings
 from attune_ensemble.serving.guard.signatures import Signature, dependents
 from attune_ensemble.serving.lease import Lease
@@ -90,6 +91,7 @@ class Service(grpc.GenericRpcHandler):
         self._lost: dict[str, AttuneError] = {}
         self._flights: set[_Flight] = set()
         self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._measures = Measures()
         self.refusal: AttuneError | None = ServerUnavailable("the server starts; its models are being loaded")
         self._methods = self._handlers()
 
@@ -131,9 +133,7 @@ class Service(grpc.GenericRpcHandler):
         return len(self._flights)
 
     def figures(self) -> dict[str, float]:
-        """Samples for Prometheus by name and labels: by model the requests in flight, how many of them are worked at at
-        once (slots), and how many wait; the load, which is the fullest model's requests for each of its slots; and what
-        became of requests."""
+        """Samples for Prometheus by name and labels; `METRICS` says what each is."""
         flying = Counter(flight.model for flight in self._flights)
         samples = {"attune_guard_load": 0.0}
         for name, signature in self._signatures.items():
@@ -144,7 +144,9 @@ class Service(grpc.GenericRpcHandler):
             samples["attune_guard_load"] = max(samples["attune_guard_load"], flying[name] / slots)
         for (model, outcome), count in self._outcomes.items():
             samples[f'attune_guard_requests_total{{model="{model}",outcome="{outcome}"}}'] = float(count)
-        return samples
+        samples["attune_guard_music_in_flight_seconds"] = self._admission.music_s
+        samples["attune_guard_music_limit_seconds"] = self._settings.music_s
+        return samples | self._measures.samples()
 
     # What clients call
 
@@ -293,6 +295,7 @@ class Service(grpc.GenericRpcHandler):
         try:
             with ExitStack() as stack:
                 signature = self._checked(request)
+                timed = self._measures.begin(signature)
                 left_s = _least(context.time_remaining(), deadline_of(request))
                 music_s = music_of(request, signature)
                 place = stack.enter_context(
@@ -303,11 +306,12 @@ class Service(grpc.GenericRpcHandler):
                     lease.taken(0)  # what streams for it stays near what its client has taken
                     message = with_lease(request, message, lease)
                 request.Clear()  # what it holds is in the message as well
-                flight = _Flight(signature, message, self._require_upstream(), lease)
+                flight = _Flight(signature, message, self._require_upstream(), lease, timed)
                 self._flights.add(flight)
                 stack.callback(self._flights.discard, flight)
                 yield flight
                 place.is_answered = True
+                timed.answered()
             outcome = "answered"
         except AttuneError as error:
             outcome = error.code
@@ -348,9 +352,11 @@ class Service(grpc.GenericRpcHandler):
 class _Flight:
     """One request that was handed on: `end` ends it with an error, whatever its model does."""
 
-    def __init__(self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None) -> None:
+    def __init__(
+        self, signature: Signature, message: bytes, upstream: Upstream, lease: Lease | None, timed: Timed
+    ) -> None:
         self.signature, self.message, self.upstream = signature, message, upstream
-        self.lease = lease
+        self.lease, self.timed = lease, timed
         self.has_begun = False
         self.is_over = False
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
@@ -411,6 +417,7 @@ async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[N
             if not flight.is_over:
                 raise
         count += 1
+        flight.timed.sent(response)
         flight.has_begun = True
         if flight.lease is not None:
             flight.lease.taken(count)
