@@ -106,6 +106,10 @@ class FakeUpstream:
         async for message in requests:
             request = service_pb2.ModelInferRequest.FromString(message)
             self.seen.append(request)
+            if word_of(request) == b"fails":
+                response = service_pb2.ModelStreamInferResponse(error_message="silent_audio: there is nothing to hear")
+                await context.write(response.SerializeToString())
+                return
             for number in range(int(word_of(request))):
                 response = service_pb2.ModelStreamInferResponse()
                 response.infer_response.id = str(number)

@@ -434,6 +434,14 @@ def test_figures_count_what_became_of_requests(guard, stub, upstream):
     assert figures['attune_guard_in_flight{model="echo"}'] == 0
 
 
+def test_a_stream_that_ends_in_an_error_counts_as_that(guard, stub):
+    (response,) = stub.ModelStreamInfer(iter([words("counter", "fails")]))
+    assert response.error_message.startswith("silent_audio: ")
+    figures = guard.figures()
+    assert figures['attune_guard_requests_total{model="counter",outcome="silent_audio"}'] == 1
+    assert 'attune_guard_requests_total{model="counter",outcome="answered"}' not in figures
+
+
 def test_figures_measure_answers_and_music(guard, stub):
     """The first of a stream's responses has no music, each of the others half a second."""
     stub.ModelInfer(floats(1.0))

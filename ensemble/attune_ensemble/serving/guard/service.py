@@ -312,7 +312,7 @@ class Service(grpc.GenericRpcHandler):
                 yield flight
                 place.is_answered = True
                 timed.answered()
-            outcome = "answered"
+            outcome = flight.outcome
         except AttuneError as error:
             outcome = error.code
             if isinstance(error, ServerBusy):
@@ -359,6 +359,7 @@ class _Flight:
         self.lease, self.timed = lease, timed
         self.has_begun = False
         self.is_over = False
+        self.outcome = "answered"
         self._ended: asyncio.Future[AttuneError] = asyncio.get_running_loop().create_future()
 
     @property
@@ -412,7 +413,7 @@ async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[N
         if flight.is_over:
             continue
         try:
-            await write(_without_internals(response, flight.model))
+            await write(_without_internals(response, flight))
         except Exception:  # whatever grpc raises where nobody is there any more
             if not flight.is_over:
                 raise
@@ -423,11 +424,13 @@ async def _pump(call: Any, flight: _Flight, write: Callable[[bytes], Awaitable[N
             flight.lease.taken(count)
 
 
-def _without_internals(response: bytes, model: str) -> bytes:
+def _without_internals(response: bytes, flight: _Flight) -> bytes:
+    """A response as its client may see it; one that tells an error is how the stream came out."""
     if not response.startswith(_ERROR_TAG):
         return response
     parsed = service_pb2.ModelStreamInferResponse.FromString(response)
-    parsed.error_message = answered(parsed.error_message, model).to_wire()
+    error = answered(parsed.error_message, flight.model)
+    flight.outcome, parsed.error_message = error.code, error.to_wire()
     return bytes(parsed.SerializeToString())
 
 
