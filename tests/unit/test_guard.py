@@ -518,6 +518,17 @@ def test_a_refusal_says_whether_another_server_may_be_asked(guard, upstream, rea
         assert all(call.result() for call in calls)
 
 
+def test_a_compressed_message_counts_by_what_it_grows_to(guard):
+    """A megabyte of zeros is a kilobyte on the wire."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(guard.address, options=options, compression=grpc.Compression.Gzip) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelInfer(floats(*[0.0] * 1000)).model_name == "echo"
+        error = failure(lambda: stub.ModelInfer(floats(*[0.0] * 2**18)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in error.details()
+
+
 def test_for_a_reader_that_stops_nothing_is_stored(guard, stub, upstream):
     """Its responses fill the connections, which hold little; then the server has to wait."""
     stream = stub.ModelStreamInfer(iter([words("counter", "10000000")]))
