@@ -10,8 +10,11 @@ BIN := $(VENV)/bin
 NAME := attune-music
 SAMPLE := samples/sense_and_sensibility_0870.wav
 SECONDS := 30
+# What `make image` builds upon, and with which docker.
+BASE_IMAGE ?= debian:bookworm-slim
+DOCKER ?= docker
 
-.PHONY: help setup export run serve test test-slow check format bench wheel clean
+.PHONY: help setup export run serve test test-slow check format bench wheel image image-gpu clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -58,6 +61,13 @@ wheel: setup  ## build dist/*.whl, from which a client machine installs
 	@rm -rf build  # or files that are gone would be in the wheel
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	@echo "pip install '$(NAME)[client] @ file://$(CURDIR)/$$(ls -t dist/*.whl | head -n 1)'"
+
+image: export  ## build the image attune:cpu, with the exported models in it (BASE_IMAGE=... to build upon another)
+	@DOCKER=$(DOCKER) PYTHON=$(BIN)/python docker/build.sh embedded --tag attune:cpu \
+		--build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg MODELS=context
+
+image-gpu: setup  ## build the image attune:gpu upon NVIDIA's (not run yet)
+	@DOCKER=$(DOCKER) PYTHON=$(BIN)/python docker/build.sh gpu --tag attune:gpu
 
 clean:  ## remove what was built (the downloaded weights stay in the user's cache)
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 
+from attune_client.protocol.models import MUSIC_SAMPLE_RATE
 from attune_ensemble.serving.lease import is_held
 
 ECHO = """name: "echo" max_batch_size: 4
@@ -30,6 +31,7 @@ input { name: "word" data_type: TYPE_STRING dims: 1 }
 input { name: "duration_s" data_type: TYPE_FP32 dims: 1 optional: true }
 input { name: "lease" data_type: TYPE_STRING dims: 1 optional: true }
 output { name: "y" data_type: TYPE_FP32 dims: 1 }
+output { name: "music" data_type: TYPE_FP32 dims: [ -1, -1 ] }
 model_transaction_policy { decoupled: true }
 parameters { key: "calls" value { string_value: "slow unless duration_s,echo" } }
 parameters { key: "calls_streaming" value { string_value: "slow unless duration_s" } }"""
@@ -134,6 +136,10 @@ class FakeUpstream:
             for number in range(int(word_of(request))):
                 response = service_pb2.ModelStreamInferResponse()
                 response.infer_response.id = str(number).zfill(self.digits)
+                if number:  # the first one says what will be played
+                    response.infer_response.outputs.add(
+                        name="music", datatype="FP32", shape=[MUSIC_SAMPLE_RATE // 2, 2]
+                    )
                 await context.write(response.SerializeToString())
                 self.written += 1
             if word_of(request) == b"2":  # and then never ends by itself

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from attune_client import cli
 from attune_client.protocol.privacy import NO_TELEMETRY, OFFLINE
+from attune_client.protocol.profiles import GPU
 from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.layout import server_environment
 from attune_ensemble.serving.launcher.ports import Ports
@@ -101,7 +102,7 @@ def test_an_export_whose_weights_are_there_connects_to_nothing(tmp_path, environ
 def test_the_switches_are_set_wherever_a_process_is_started(monkeypatch):
     switched = (NO_TELEMETRY | OFFLINE).items()
     assert server_environment({"ANONYMIZED_TELEMETRY": "True"}).items() >= switched
-    command = container_command("gpu", ROOT / "model_repository", Ports())
+    command = container_command(GPU, ROOT / "model_repository", Ports())
     assert all(f"--env={name}={value}" in command for name, value in switched)
     for name in NO_TELEMETRY:
         monkeypatch.delenv(name, raising=False)

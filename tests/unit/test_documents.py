@@ -17,7 +17,7 @@ from attune_client.cli import main
 from attune_training.edge import DefaultGroup
 from tests.conftest import ROOT
 
-ROOMS = ("client", "ensemble", "export", "samples", "tools", "training")
+ROOMS = ("client", "deploy", "docker", "ensemble", "export", "samples", "tools", "training")
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("", *ROOMS)

@@ -137,7 +137,7 @@ def test_an_extra_asks_for_nothing_that_its_rooms_do_not_import(extra):
 
 
 def test_every_extra_is_compared_with_rooms_or_is_for_developers():
-    assert EXTRAS.keys() == ROOMS.keys() | {"dev"}
+    assert EXTRAS.keys() == ROOMS.keys() | {"dev", "deploy"}
 
 
 def test_a_missing_package_would_be_found(tmp_path):

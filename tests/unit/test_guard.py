@@ -12,7 +12,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.protocol.errors import InvalidRequest, ServerBusy, ServerUnavailable, from_wire
-from attune_ensemble.serving.guard import Guard, GuardSettings, admission, service, settings
+from attune_ensemble.serving.guard import METRICS, Guard, GuardSettings, admission, service, settings
 from attune_ensemble.serving.guard.signatures import Signature
 from attune_ensemble.serving.launcher.ports import free_ports
 from tests.fake_upstream import FakeUpstream, lease_of
@@ -413,6 +413,99 @@ def test_figures_count_what_became_of_requests(guard, stub, upstream):
     assert figures['attune_guard_requests_total{model="echo",outcome="answered"}'] == 1
     assert figures['attune_guard_requests_total{model="echo",outcome="invalid_request"}'] == 1
     assert figures['attune_guard_in_flight{model="echo"}'] == 0
+
+
+def test_a_stream_that_ends_in_an_error_counts_as_that(guard, stub):
+    (response,) = stub.ModelStreamInfer(iter([words("counter", "fails")]))
+    assert response.error_message.startswith("server_busy: ")
+    figures = guard.figures()
+    assert figures['attune_guard_requests_total{model="counter",outcome="server_busy"}'] == 1
+    assert 'attune_guard_requests_total{model="counter",outcome="answered"}' not in figures
+
+
+def test_figures_measure_answers_and_music(guard, stub):
+    """The first of a stream's responses has no music, each of the others half a second."""
+    stub.ModelInfer(floats(1.0))
+    assert len(list(stub.ModelStreamInfer(iter([words("counter", "5")])))) == 5
+    figures = guard.figures()
+    assert figures['attune_guard_request_seconds_count{model="echo"}'] == 1
+    assert 0 < figures['attune_guard_request_seconds_sum{model="echo"}'] < SOON_S
+    assert 'attune_guard_request_seconds_count{model="counter"}' not in figures, (
+        "its listener decides how long it lasts"
+    )
+    assert figures['attune_guard_first_audio_seconds_count{model="counter"}'] == 1
+    assert figures['attune_guard_first_audio_seconds_bucket{model="counter",le="+Inf"}'] == 1
+    assert figures['attune_guard_audio_seconds_total{model="counter"}'] == 2
+
+
+def test_what_is_refused_or_fails_is_no_answer_to_measure(guard, stub, upstream):
+    failure(lambda: stub.ModelInfer(words("slow", "fails")))
+    failure(lambda: stub.ModelInfer(floats(1.0, shape=[1, 3])))
+    assert not any(name.startswith("attune_guard_request_seconds") for name in guard.figures())
+
+
+def test_every_figure_is_declared(guard, stub):
+    stub.ModelInfer(floats(1.0))
+    list(stub.ModelStreamInfer(iter([words("counter", "3")])))
+    parts = ("_bucket", "_sum", "_count")
+    declared = {
+        name + part for name, (kind, _) in METRICS.items() for part in (parts if kind == "histogram" else ("",))
+    }
+    assert {name.partition("{")[0] for name in guard.figures()} == declared
+
+
+def test_figures_tell_how_full_the_fullest_model_is(guard, upstream):
+    assert guard.figures()["attune_guard_load"] == 0
+    with channel_to(guard) as one, channel_to(guard) as two:
+        stubs = [stub_to(channel, name) for channel, name in ((one, "one"), (two, "two"))]
+        calls = [stubs[number % 2].ModelInfer.future(words("slow", "go")) for number in range(3)]
+        until(lambda: guard.in_flight() == 3)
+        figures = guard.figures()
+        assert figures['attune_guard_slots{model="slow"}'] == 2
+        assert figures['attune_guard_slots{model="echo"}'] == GuardSettings().places, "where a model says nothing"
+        assert figures['attune_guard_waiting{model="slow"}'] == 1
+        assert figures['attune_guard_waiting{model="echo"}'] == 0
+        assert figures["attune_guard_load"] == 1.5
+        upstream.release.set()
+        assert all(call.result() for call in calls)
+
+
+def test_only_a_request_that_nothing_was_done_for_may_be_sent_to_another_server(guard, stub, upstream):
+    """What is in flight when a model dies may be what it died of."""
+    call = stub.ModelInfer.future(words("slow", "go"))
+    until(lambda: guard.in_flight() == 1)
+    guard.lose({"slow"}, GONE)
+    in_flight, later = failure(call.result), failure(lambda: stub.ModelInfer(words("slow", "go")))
+    assert in_flight.code() is later.code() is grpc.StatusCode.UNAVAILABLE
+    assert (service.REFUSED_KEY, "1") not in in_flight.trailing_metadata()
+    assert (service.REFUSED_KEY, "1") in later.trailing_metadata()
+
+
+@pytest.mark.parametrize("reason", ["busy", "draining", "wrong"])
+def test_a_refusal_says_whether_another_server_may_be_asked(guard, upstream, reason):
+    with contextlib.ExitStack() as stack:
+        stubs = [stub_to(stack.enter_context(channel_to(guard)), name) for name in ("one", "two")]
+        calls = [stubs[number % 2].ModelInfer.future(words("slow", "go")) for number in range(4)]
+        until(lambda: guard.in_flight() == 4)
+        if reason == "draining":
+            guard.drain(GONE)
+        request = floats(1.0, shape=[1, 3]) if reason == "wrong" else words("slow", "go")
+        trailing = failure(lambda: stubs[0].ModelInfer(request)).trailing_metadata()
+        assert ((service.REFUSED_KEY, "1") in trailing) == (reason != "wrong")
+        assert any(key == "retry-after" for key, _ in trailing) == (reason == "busy")
+        upstream.release.set()
+        assert all(call.result() for call in calls)
+
+
+def test_a_compressed_message_counts_by_what_it_grows_to(guard):
+    """A megabyte of zeros is a kilobyte on the wire."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(guard.address, options=options, compression=grpc.Compression.Gzip) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        assert stub.ModelInfer(floats(*[0.0] * 1000)).model_name == "echo"
+        error = failure(lambda: stub.ModelInfer(floats(*[0.0] * 2**18)))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "larger than max" in error.details()
 
 
 def test_for_a_reader_that_stops_nothing_is_stored(guard, stub, upstream):

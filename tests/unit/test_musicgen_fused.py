@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import sysconfig
+from pathlib import Path
+
 import pytest
 import torch
 
 from attune_client.protocol.sampling import SamplingSettings
+from attune_ensemble.music.musicgen import fused
 from attune_ensemble.music.musicgen.decoder import Decoder
 from attune_ensemble.music.musicgen.fused import fused_step, is_fusible
 from attune_ensemble.music.musicgen.state import BatchState, Piece
@@ -40,6 +44,20 @@ def numbers_of_one_element():
     interpreter._patch_lang_tensor = patched
     yield
     interpreter._patch_lang_tensor = patch
+
+
+def test_without_a_c_compiler_the_kernels_cannot_be_used(monkeypatch, tmp_path):
+    """As in an image that has none: what starts the kernels is compiled too."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    headers = Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h"
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(programs))
+    assert not fused._has_compiler()
+    (programs / "gcc").touch(mode=0o755)
+    assert fused._has_compiler() == headers.is_file()
+    monkeypatch.setattr(fused.sysconfig, "get_path", lambda *names: str(tmp_path))
+    assert not fused._has_compiler(), "without Python's headers"
 
 
 def decoder_of(channels=1):

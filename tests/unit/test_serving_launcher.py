@@ -67,6 +67,19 @@ def test_the_layout_is_what_the_server_wants(tmp_path):
     assert not (python / "libtriton_python.so").is_symlink()
 
 
+def test_an_image_has_the_layout_already(tmp_path):
+    """Its temporary folder may be one from which no program may be run."""
+    package, image, scratch = layout.find_package(), tmp_path / "image", tmp_path / "scratch"
+    command = [sys.executable, "-m", layout.__name__, str(image)]
+    subprocess.run(command, check=True, timeout=60)
+    found = layout.packaged_layout(scratch, package, {layout.LAYOUT_VARIABLE: str(image)})
+    assert found == layout.build_layout(image, package)
+    assert not scratch.exists()
+    with pytest.raises(ServerUnavailable, match=f"{layout.LAYOUT_VARIABLE} names .*elsewhere, where no server was"):
+        layout.packaged_layout(scratch, package, {layout.LAYOUT_VARIABLE: str(tmp_path / "elsewhere")})
+    assert layout.packaged_layout(scratch, package, {}).backend_dir.is_relative_to(scratch)
+
+
 def test_this_python_comes_first_in_the_environment():
     environment = layout.server_environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/usr/lib", "HOME": "/home/me"})
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/usr/bin"
@@ -278,6 +291,19 @@ def test_a_log_is_held_by_the_processes_that_write_to_it(tmp_path):
     assert not is_in_use(path)
 
 
+def test_a_pipe_that_standard_output_is_may_be_the_log(repository):
+    """As in a container: /dev/stdout leads to what has no path of its own."""
+    program = (
+        "import sys; from pathlib import Path; from attune_ensemble.serving.launcher.log_file import open_log;"
+        "from attune_ensemble.serving.launcher.server import Server;"
+        "server = Server(Path(sys.argv[1]), log_file=Path('/dev/stdout')); open_log(server.log_file).write(b'said');"
+        "sys.stderr.write(server._log_excerpt())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(repository)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "said", done.stderr
+    assert done.stderr == "(the log went to /dev/stdout)"
+
+
 def test_a_device_is_nobodys_log():
     with open_log(Path(os.devnull)), open_log(Path(os.devnull)):
         assert not is_in_use(Path(os.devnull))
@@ -349,32 +375,29 @@ def test_other_profiles_print_a_container_command(profile, repository):
     assert result.exit_code == 0
     assert result.stdout.strip() == container_command(PROFILES[profile], repository, Ports(grpc=9001))
     assert result.stderr.startswith("not to be served yet: there is no profile")
-    words = shlex.split(result.stdout)
-    assert words[:2] == ["docker", "run"]
-    assert "--init" in words, "what a server that died leaves has to be reaped"
-    assert f"--volume={repository}:/models:ro" in words
-    assert {"--publish=127.0.0.1:9001:8001", "--publish=127.0.0.1:8000:8000"} <= set(words)
-    *preparation, last = words[-1].split(" && ")
-    assert "'/tmp/attune-music[models,musicgen]'" in preparation[-1]
-    arguments = shlex.split(last)
-    assert arguments[:5] == ["exec", "python3", "-m", "attune_client", "serve"]
-    parsed = serve.make_context("serve", arguments[5:]).params
+    build, run = (shlex.split(line) for line in result.stdout.split(" && "))
+    assert build[:3] == ["DOCKER_BUILDKIT=1", "docker", "build"]
+    assert f"--file={ROOT / 'docker' / 'gpu.Dockerfile'}" in build
+    assert build[-1] == str(ROOT)
+    assert run[:2] == ["docker", "run"]
+    assert f"--volume={repository}:/models:ro" in run
+    assert {"--publish=127.0.0.1:9001:8001", "--publish=127.0.0.1:8000:8000"} <= set(run)
+    image = run.index(container_module.IMAGE)
+    assert f"--tag={container_module.IMAGE}" in build
+    parsed = served_by("gpu", run[image + 1 :])
     assert parsed["profile"] == profile
     assert parsed["host"] == "0.0.0.0", "the port is published on the outside"
 
 
-def test_the_container_installs_from_sources_that_are_there(tmp_path):
-    """It copies what it names, and installs the copy."""
-    line = shlex.split(container_command(PROFILES["gpu"], tmp_path, Ports()))[-1]
-    copied = [Path(word).name for word in line.split(" && ")[1].split() if word.startswith("/attune/")]
-    assert all((ROOT / name).exists() for name in copied)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = {project["project"]["readme"], *project["project"]["license-files"]}
-    needed |= set(project["tool"]["setuptools"]["packages"]["find"]["where"])
-    assert needed | {"pyproject.toml"} == set(copied)
+def served_by(name: str, more: list[str]) -> dict[str, object]:
+    """What `attune serve` understands of the entry point of an image, and what is said after the image's name."""
+    text = (ROOT / "docker" / f"{name}.Dockerfile").read_text().replace("\\\n", " ")
+    [entry] = [line for line in text.splitlines() if line.startswith("ENTRYPOINT")][-1:]
+    words = json.loads(entry.removeprefix("ENTRYPOINT"))
+    return serve.make_context("serve", [*words[words.index("serve") + 1 :], *more]).params
 
 
-def test_the_container_command_needs_the_sources_that_it_mounts(monkeypatch, repository, tmp_path):
+def test_the_container_command_needs_the_sources_that_it_builds_from(monkeypatch, repository, tmp_path):
     monkeypatch.setattr(container_module, "_ROOT", tmp_path)
     result = attune("serve", "--profile", "gpu", "--repository", repository)
     assert result.exit_code == 1
@@ -386,6 +409,14 @@ def test_the_packaged_server_is_served_on_loopback_only(repository, host):
     result = attune("serve", "--repository", repository, "--host", host)
     assert result.exit_code == os.EX_CONFIG
     assert "--host takes an address" in result.stderr or "at the loopback interface only" in result.stderr
+
+
+def test_the_packaged_server_is_served_on_a_network_that_is_said_to_be_private(repository):
+    """What is refused then is its repository, which lacks a file."""
+    result = attune("serve", "--repository", repository, "--host", "0.0.0.0", "--private-network", "--free-ports")
+    assert "the model repository is not complete" in result.stderr
+    result = attune("serve", "--repository", repository, "--host", "here", "--private-network")
+    assert "--host takes an address" in result.stderr
 
 
 STUBBORN = "trap 'echo {line}' TERM; echo up; while :; do sleep 0.05; done"

@@ -20,8 +20,10 @@ from threading import Thread
 import pytest
 
 from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.serving.guard.measures import Histogram
 from attune_ensemble.serving.launcher.ports import LOOPBACK, free_port
 from attune_ensemble.serving.supervisor import health as health_module
+from attune_ensemble.serving.supervisor import metrics as metrics_module
 from attune_ensemble.serving.supervisor.events import Events
 from attune_ensemble.serving.supervisor.health import Health, is_for_us
 from attune_ensemble.serving.supervisor.metrics import exposition
@@ -219,15 +221,27 @@ def triton():
     server.server_close()
 
 
-GUARD = {'guard_total{outcome="b"}': 2.0, "guard": 1.5, 'guard_total{outcome="a"}': 1e12}
+SECONDS = Histogram((0.1, 1.0))
+for each_s in (0.05, 0.1, 0.5, 7.0):
+    SECONDS.add(each_s)
+GUARD = {
+    'attune_guard_requests_total{model="a",outcome="b"}': 2.0,
+    "attune_guard_load": 1.5,
+    'attune_guard_requests_total{model="a",outcome="a"}': 1e12,
+    **dict(SECONDS.samples("attune_guard_request_seconds", 'model="a"')),
+}
 
 
 def test_the_metrics_of_all_three_are_one_text(triton):
     lines = exposition(triton, GUARD, DEGRADED, MODELS).splitlines()
     assert lines[:2] == ["# TYPE nv_gauge gauge", 'nv_gauge{model="valence"} 3']
-    at = lines.index("# TYPE guard_total counter")
-    assert lines[at + 1 : at + 3] == ['guard_total{outcome="a"} 1e+12', 'guard_total{outcome="b"} 2']
-    assert lines[lines.index("# TYPE guard gauge") + 1] == "guard 1.5"
+    at = lines.index("# TYPE attune_guard_requests_total counter")
+    assert set(lines[at + 1 : at + 3]) == {
+        'attune_guard_requests_total{model="a",outcome="a"} 1e+12',
+        'attune_guard_requests_total{model="a",outcome="b"} 2',
+    }
+    assert lines[at - 1].startswith("# HELP attune_guard_requests_total Requests that ended")
+    assert lines[lines.index("# TYPE attune_guard_load gauge") + 1] == "attune_guard_load 1.5"
     assert 'attune_model_ready{model="valence"} 0' in lines
     assert 'attune_model_ready{model="arousal_dominance"} 1' in lines
     assert 'attune_model_restarts_total{model="valence"} 2' in lines
@@ -235,6 +249,34 @@ def test_the_metrics_of_all_three_are_one_text(triton):
     types = [line for line in lines if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
     assert all(re.fullmatch(r"# .*|[a-z_]+(\{.*\})? [-+.e0-9]+", line) for line in lines)
+
+
+def test_a_histogram_is_one_family_with_its_buckets_in_order(triton):
+    lines = exposition(None, GUARD, READY, MODELS).splitlines()
+    at = lines.index("# TYPE attune_guard_request_seconds histogram")
+    assert lines[at + 1 : at + 6] == [
+        'attune_guard_request_seconds_bucket{model="a",le="0.1"} 2',
+        'attune_guard_request_seconds_bucket{model="a",le="1"} 3',
+        'attune_guard_request_seconds_bucket{model="a",le="+Inf"} 4',
+        'attune_guard_request_seconds_sum{model="a"} 7.65',
+        'attune_guard_request_seconds_count{model="a"} 4',
+    ]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_finds_nothing_to_say_about_them():
+    text = exposition(None, GUARD, DEGRADED, MODELS)
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_how_full_the_shared_memory_is(tmp_path, monkeypatch):
+    samples = dict(line.split() for line in exposition(None, {}, READY, ()).splitlines() if line[0] != "#")
+    used, size = (float(samples[f"attune_shared_memory_{what}_bytes"]) for what in ("used", "size"))
+    assert 0 <= used <= size
+    assert size > 0
+    monkeypatch.setattr(metrics_module, "_SHARED_MEMORY", str(tmp_path / "none"))
+    assert "attune_shared" not in exposition(None, {}, READY, ())
 
 
 @pytest.mark.parametrize("url", [None, f"{LOOPBACK}:1"])

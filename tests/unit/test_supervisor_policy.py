@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,12 +45,12 @@ def only(actions, kind):
     return action
 
 
-def serving(generation=1) -> Policy:
-    policy = Policy(TIMES)
+def serving(times=TIMES) -> Policy:
+    policy = Policy(times)
     policy.begin(0.0)
-    policy.started(generation, 1.0)
-    policy.warmed(generation, 2.0)
-    policy.opened(generation, 3.0)
+    policy.started(1, 1.0)
+    policy.warmed(1, 2.0)
+    policy.opened(1, 3.0)
     return policy
 
 
@@ -210,6 +212,25 @@ def test_what_is_in_flight_for_too_long_is_ended():
     policy.stop_asked(1, 10.0)
     assert policy.in_flight(1, 19.9) == []
     assert policy.in_flight(1, 20.0) == [Tell("drained", {"in_flight": 1, "seconds": 10.0}), Stop()]
+
+
+def test_with_notice_new_requests_are_taken_for_a_while_though_it_is_not_ready():
+    policy = serving(replace(TIMES, notice_s=3.0))
+    assert policy.stop_asked(0, 10.0) == [Tell("draining", {"in_flight": 0})]
+    assert "elsewhere" in policy.status.reason
+    assert policy.status.serves("valence")
+    assert policy.in_flight(0, 12.9) == [], "who has not looked yet still sends requests"
+    assert policy.in_flight(0, 13.0) == [Drain()]
+    assert "no new ones" in policy.status.reason
+    assert policy.in_flight(1, 13.2) == [], "it came before it was refused"
+    assert policy.in_flight(1, 22.9) == [], "the time for what is in flight begins after the notice"
+    assert policy.in_flight(1, 23.0) == [Tell("drained", {"in_flight": 1, "seconds": 13.0}), Stop()]
+
+
+def test_a_second_signal_ends_the_notice():
+    policy = serving(replace(TIMES, notice_s=3.0))
+    policy.stop_asked(1, 10.0)
+    assert policy.stop_asked(1, 10.5) == [Stop(at_once=True)]
 
 
 def test_a_second_signal_stops_at_once():

@@ -13,6 +13,7 @@ flight where, and ends it at once when a model or the server dies.
 """
 
 from attune_ensemble.serving.guard.guard import Guard
+from attune_ensemble.serving.guard.measures import METRICS
 from attune_ensemble.serving.guard.settings import GuardSettings
 
-__all__ = ["Guard", "GuardSettings"]
+__all__ = ["METRICS", "Guard", "GuardSettings"]

@@ -33,6 +33,10 @@ class Admission:
         self._models: dict[str, _Model] = {}
         self._large = 0
 
+    def slots(self, model: Signature) -> int:
+        """How many requests a model works at at once."""
+        return model.at_work or self._settings.places
+
     def in_flight(self, model: str) -> int:
         """Requests in flight at a model."""
         return self._models[model].count if model in self._models else 0

@@ -53,7 +53,8 @@ class Failure(NamedTuple):
     async def abort(self, context: Context) -> NoReturn:
         """End the call with this status, and, where it says so, when to try again."""
         if self.retry_after_s is not None:
-            context.set_trailing_metadata((("retry-after", str(self.retry_after_s)),))
+            told = context.trailing_metadata() or ()
+            context.set_trailing_metadata((*told, ("retry-after", str(self.retry_after_s))))
         await context.abort(self.code, self.text)
         raise AssertionError("abort raises")
 

@@ -14,6 +14,7 @@ from attune_client.protocol.errors import AttuneError
 from attune_ensemble.serving.guard.admission import Place
 from attune_ensemble.serving.guard.failures import anew, error_from_rpc, error_from_text
 from attune_ensemble.serving.guard.forwarding import Upstream
+from attune_ensemble.serving.guard.measures import Timed
 from attune_ensemble.serving.guard.parts import PartedStream, with_lease
 from attune_ensemble.serving.guard.receiving import ReaderStalled, Writer
 from attune_ensemble.serving.guard.requests import Request
@@ -43,10 +44,11 @@ class Flight:
         message: bytes,
         upstream: Upstream,
         place: Place,
+        timed: Timed,
         lease: Lease | None,
         further: Request | None = None,
     ) -> None:
-        self.signature, self.place = signature, place
+        self.signature, self.place, self.timed = signature, place, timed
         self._given = given
         self.outcome = ANSWERED
         self.lingering: asyncio.Task[None] | None = None
@@ -136,6 +138,7 @@ class Flight:
                 if not self._is_over:
                     raise
             count += 1
+            self.timed.sent(response)
             self._has_begun = True
             if self._lease is not None:
                 self._lease.taken(count)

@@ -27,6 +27,7 @@ from attune_ensemble.serving.guard.checks import MAX_ID, check_request, deadline
 from attune_ensemble.serving.guard.failures import Failure, NotPermitted, anew, error_from_rpc, failure_of
 from attune_ensemble.serving.guard.flights import ANSWERED, Flight
 from attune_ensemble.serving.guard.forwarding import SERVICE, Upstream
+from attune_ensemble.serving.guard.measures import Measures
 from attune_ensemble.serving.guard.parts import continuation, with_lease
 from attune_ensemble.serving.guard.receiving import Context, ReaderStalled, Reception, Writer
 from attune_ensemble.serving.guard.refusals import Refusals, Tell
@@ -57,6 +58,10 @@ _CLOSED = (
     "LogSettings",
 )
 _MAX_QUESTION_BYTES = 4096
+REFUSED_KEY = "attune-refused"
+"""Trailing metadata of a call that ended before anything was done for it, so that another server may be asked at once.
+One that was in flight when a model died does not have it: it may be what the model died of."""
+
 _QUESTIONS_AT_ONCE = 128
 """Beside the requests, so that whoever asks how the server is hears it."""
 
@@ -86,6 +91,7 @@ class Service(grpc.GenericRpcHandler):
         self._lost: dict[str, AttuneError] = {}
         self._flights: set[Flight] = set()
         self._outcomes: Counter[tuple[str, str]] = Counter()
+        self._measures = Measures()
         self.refusal: AttuneError | None = ServerUnavailable("the server starts; its models are being loaded")
         self._methods = self._handlers()
 
@@ -126,13 +132,18 @@ class Service(grpc.GenericRpcHandler):
         return len(self._flights)
 
     def figures(self) -> dict[str, float]:
-        """Samples for Prometheus by name and labels."""
+        """Samples for Prometheus by name and labels; `METRICS` says what each is."""
         flying = Counter(flight.model for flight in self._flights)
-        samples = {f'attune_guard_in_flight{{model="{name}"}}': float(flying[name]) for name in self._signatures}
-        samples["attune_guard_calls"] = float(self._calls.count)
+        samples = {"attune_guard_load": 0.0, "attune_guard_calls": float(self._calls.count)}
+        for name, signature in self._signatures.items():
+            label, slots = f'{{model="{name}"}}', self._admission.slots(signature)
+            samples[f"attune_guard_in_flight{label}"] = float(flying[name])
+            samples[f"attune_guard_slots{label}"] = float(slots)
+            samples[f"attune_guard_waiting{label}"] = float(max(0, flying[name] - slots))
+            samples["attune_guard_load"] = max(samples["attune_guard_load"], flying[name] / slots)
         for (model, outcome), count in self._outcomes.items():
             samples[f'attune_guard_requests_total{{model="{model}",outcome="{outcome}"}}'] = float(count)
-        return samples
+        return samples | self._measures.samples()
 
     # What clients call
 
@@ -251,12 +262,19 @@ class Service(grpc.GenericRpcHandler):
     # Requests
 
     async def _infer(self, caller: Caller, context: Context) -> bytes:
-        with self._calls.place(caller):
-            request = Request.of(await self._message(caller, context))
-            with self._admit(request, caller, context) as flight:
-                if flight.signature.decoupled:
-                    raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
-                return await flight.answer()
+        has_begun = False
+        try:
+            with self._calls.place(caller):
+                request = Request.of(await self._message(caller, context))
+                with self._admit(request, caller, context) as flight:
+                    has_begun = True
+                    if flight.signature.decoupled:
+                        raise InvalidRequest(f"{flight.model} answers with a stream: call ModelStreamInfer")
+                    return await flight.answer()
+        except ServerUnavailable:
+            if not has_begun:
+                context.set_trailing_metadata(((REFUSED_KEY, "1"),))
+            raise
 
     async def _stream(self, _: object, context: Context) -> None:
         failure: Failure | None = None
@@ -330,7 +348,9 @@ class Service(grpc.GenericRpcHandler):
                 flight = self._prepare(request, caller, context, held)
                 try:
                     yield flight
-                    flight.place.is_answered = flight.outcome == ANSWERED
+                    if flight.outcome == ANSWERED:
+                        flight.place.is_answered = True
+                        flight.timed.answered()
                 finally:
                     self._flights.discard(flight)
                     if flight.lingering is not None and not flight.is_dead:
@@ -361,7 +381,8 @@ class Service(grpc.GenericRpcHandler):
             further = continuation(request, signature) if signature.in_parts else None
         given = inputs_of(request)
         request.release()
-        flight = Flight(signature, given, message, self._require_upstream(), place, lease, further)
+        timed = self._measures.begin(signature)
+        flight = Flight(signature, given, message, self._require_upstream(), place, timed, lease, further)
         self._flights.add(flight)
         return flight
 

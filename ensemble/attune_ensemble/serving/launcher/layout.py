@@ -9,6 +9,11 @@ its own. It is a pinned download like the weights, never installed: its Python c
     <root>/server/lib/backends/onnxruntime/  this project's Python-based backend
 
 The depth matters: the backend's RPATH is four folders up.
+
+Every start arranges them in its temporary folder, unless `ATTUNE_SERVER_LAYOUT` names a folder where they are already:
+an image has one, since a container's temporary folder may be one from which no program may be run.
+
+    python -m attune_ensemble.serving.launcher.layout FOLDER
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from attune_ensemble.serving.allocation import SERVER_ENVIRONMENT
 from attune_ensemble.serving.launcher import interpreter
 
 __all__ = [
+    "LAYOUT_VARIABLE",
     "ServerLayout",
     "ServerPackage",
     "build_layout",
@@ -37,9 +43,13 @@ __all__ = [
     "image_environment",
     "image_layout",
     "installed_server",
+    "packaged_layout",
     "runs_here",
     "server_environment",
 ]
+
+LAYOUT_VARIABLE = "ATTUNE_SERVER_LAYOUT"
+"""Names a folder that `build_layout` has filled."""
 
 _SERVER = "tritonserver"
 _MAX_THREADS = 4
@@ -118,14 +128,36 @@ def build_layout(root: Path, package: ServerPackage) -> ServerLayout:
 
     The backends are copied (3 MB), since the server rejects a backend library that is linked from another folder.
     """
-    backends = root / "server" / "lib" / "backends"
+    backends = _backends_at(root)
     _copy(package.python_backend.glob("*.*"), backends / "python")
     _copy([package.stub], backends / "python")
     with (backends / "python" / "triton_python_backend_utils.py").open("a") as utils:
         utils.write(_AT_THE_START_OF_A_STUB)
     _copy([Path(__file__).parents[1] / "onnx_backend" / "model.py"], backends / "onnxruntime")
     _link_libraries(package.libraries, root / package.libraries.name)
-    return ServerLayout(package.binary, backends, package.cache_dir, ("python", "onnxruntime"))
+    return _layout_at(root, package)
+
+
+def packaged_layout(root: Path, package: ServerPackage, environment: Mapping[str, str]) -> ServerLayout:
+    """Return the layout that the environment names, or else one that is arranged under `root`.
+
+    Raises:
+        ServerUnavailable: there is none where the environment says.
+    """
+    named = environment.get(LAYOUT_VARIABLE)
+    if not named:
+        return build_layout(root, package)
+    if not _backends_at(Path(named)).is_dir():
+        raise ServerUnavailable(f"{LAYOUT_VARIABLE} names {named}, where no server was arranged: see {__name__}")
+    return _layout_at(Path(named), package)
+
+
+def _backends_at(root: Path) -> Path:
+    return root / "server" / "lib" / "backends"
+
+
+def _layout_at(root: Path, package: ServerPackage) -> ServerLayout:
+    return ServerLayout(package.binary, _backends_at(root), package.cache_dir, ("python", "onnxruntime"))
 
 
 def installed_server() -> Path | None:
@@ -206,3 +238,7 @@ def _library() -> Path:
 
 def _first(folder: str, paths: str | None) -> str:
     return folder if not paths else f"{folder}{os.pathsep}{paths}"
+
+
+if __name__ == "__main__":
+    build_layout(Path(sys.argv[1]), find_package())

@@ -32,10 +32,11 @@ from attune_ensemble.serving.allocation import POOL_SIZE
 from attune_ensemble.serving.launcher.control import Control
 from attune_ensemble.serving.launcher.layout import (
     ServerLayout,
-    build_layout,
+    ServerPackage,
     find_package,
     image_environment,
     image_layout,
+    packaged_layout,
     server_environment,
 )
 from attune_ensemble.serving.launcher.log_file import open_log
@@ -95,7 +96,7 @@ class Server:
         self.repository = repository.resolve()
         self.profile = profile
         self.name = new_name(_PREFIX)
-        self.log_file = log_file.resolve()
+        self.log_file = log_file.absolute()  # not resolved: /dev/stdout may be a pipe, which has no path
         self._models = models
         self._exit_timeout_s = exit_timeout_s
         self._go_on_in_log = go_on_in_log
@@ -185,13 +186,17 @@ class Server:
             self._scratch = Scratch(self.name)
             _require_short(self._scratch.path / f"{_SOCKET}:{_SOCKET_PORT}")
             (self._scratch.path / "tmp").mkdir()
-            layout = build_layout(self._scratch.path, package) if package else image_layout(self.profile)
+            layout = self._layout(package)
         except OSError as error:
             folder = os.environ.get("TMPDIR", "/tmp")
             raise ServerUnavailable(
                 f"the temporary folder {folder} cannot be used ({error.strerror}): name another one in TMPDIR"
             ) from error
         return self._scratch, layout
+
+    def _layout(self, package: ServerPackage | None) -> ServerLayout:
+        assert self._scratch is not None
+        return packaged_layout(self._scratch.path, package, os.environ) if package else image_layout(self.profile)
 
     def _close_regions(self) -> None:
         """Restrict the shared memory of requests to this user; Triton makes it readable for all, whatever the umask."""

@@ -73,7 +73,13 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     "--host",
     default=LOOPBACK,
     show_default=True,
-    help=f"The address to listen at. With {EMBEDDED} one of the loopback interface.",
+    help=f"The address to listen at. With {EMBEDDED} one of the loopback interface, unless --private-network is given.",
+)
+@click.option(
+    "--private-network",
+    is_flag=True,
+    help=f"Only machines of the operator's reach --host, as on a container's own network: {EMBEDDED} may be served "
+    "there. Nothing is encrypted, and nobody has to say who they are.",
 )
 @click.option(
     "--log-file",
@@ -93,6 +99,14 @@ EXIT_CODES: tuple[tuple[type[AttuneError], int], ...] = (
     default=Times().drain_s,
     show_default=True,
     help="How long requests in flight may go on after the signal to stop.",
+)
+@click.option(
+    "--notice-seconds",
+    type=click.FloatRange(0, 3_600),
+    default=Times().notice_s,
+    show_default=True,
+    help="How long before that new ones are still taken, while /readyz says 503: for a balancer that looks now and "
+    "then.",
 )
 @click.option(
     "--max-message-mib",
@@ -121,9 +135,11 @@ def serve(
     http_port: int,
     any_ports: bool,
     host: str,
+    private_network: bool,
     log_file: Path | None,
     log_format: str,
     drain_seconds: float,
+    notice_seconds: float,
     max_message_mib: int,
     client_share: float,
     trust_client_metadata: bool,
@@ -144,7 +160,7 @@ def serve(
     if served != EMBEDDED and installed_server() is None:
         _print_container_command(served, repository, ports)
         return
-    _require_address(host, served)
+    _require_address(host, served, is_private=private_network)
     _require_program(command)
     _allow_open_files()
     events = Events(sys.stderr, as_json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
@@ -154,7 +170,7 @@ def serve(
         host=host,
         profile=served,
         log_file=log_file or default_log(ports),
-        times=replace(Times(), drain_s=drain_seconds),
+        times=replace(Times(), notice_s=notice_seconds, drain_s=drain_seconds),
         guard_settings=GuardSettings(
             max_message_bytes=max_message_mib * 2**20,
             client_share=client_share,
@@ -247,16 +263,18 @@ def _require_repository(repository: Path) -> None:
         )
 
 
-def _require_address(host: str, profile: Profile) -> None:
-    """Check that the packaged server, whose release predates security fixes, is reached from this machine alone."""
+def _require_address(host: str, profile: Profile, *, is_private: bool) -> None:
+    """Check that the packaged server, whose release predates security fixes, is reached from this machine alone, or
+    where the operator says so from a private network: the guard in front of it lets through what models declare."""
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback
     except ValueError as error:
         raise _Failure(f"--host takes an address, such as {LOOPBACK}, not {host!r}", _CONFIGURATION) from error
-    if profile == EMBEDDED and not is_loopback:
+    if profile == EMBEDDED and not is_loopback and not is_private:
         raise _Failure(
             f"the packaged server's release predates security fixes: it is served at the loopback interface only, not "
-            f"at {host}. What faces a network is NVIDIA's image (--profile gpu)",
+            f"at {host}. What faces a network is NVIDIA's image (--profile gpu). Where only machines of yours reach "
+            f"{host}, as in a container, say so with --private-network",
             _CONFIGURATION,
         )
 

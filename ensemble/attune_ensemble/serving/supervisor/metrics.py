@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 
+from attune_ensemble.serving.guard import METRICS as GUARD_METRICS
 from attune_ensemble.serving.supervisor.policy import Status
 
-__all__ = ["exposition"]
+__all__ = ["METRICS", "exposition"]
+
+METRICS = GUARD_METRICS | {
+    "attune_ready": ("gauge", "1 while every model is served"),
+    "attune_server_up": ("gauge", "1 while the server answers"),
+    "attune_server_restarts_total": ("counter", "How often the server was started again"),
+    "attune_model_ready": ("gauge", "1 while the model is served"),
+    "attune_model_restarts_total": ("counter", "How often the model's process was brought back"),
+    "attune_shared_memory_used_bytes": ("gauge", "Of /dev/shm, through which the server's processes pass tensors"),
+    "attune_shared_memory_size_bytes": ("gauge", "All of it"),
+}
+"""Type and meaning of each family of samples, beside those of the server's own."""
+
+_HISTOGRAM_PARTS = ("_bucket", "_sum", "_count")
+_SHARED_MEMORY = "/dev/shm"
 
 _TIMEOUT_S = 2.0
 _MAX_BYTES = 2**24
@@ -23,7 +41,7 @@ def exposition(server_url: str | None, guard: Mapping[str, float], status: Statu
         models: names of all models.
     """
     text = _fetched(server_url) if server_url else ""
-    samples = dict(guard) | _own(status, models, is_up=bool(text))
+    samples = dict(guard) | _own(status, models, is_up=bool(text)) | _shared_memory()
     return "".join(f"{line}\n" for line in (*text.splitlines(), *_lines(samples)))
 
 
@@ -40,19 +58,34 @@ def _own(status: Status, models: Collection[str], *, is_up: bool) -> dict[str, f
     return samples
 
 
+def _shared_memory() -> dict[str, float]:
+    with contextlib.suppress(OSError):
+        system = os.statvfs(_SHARED_MEMORY)
+        used = system.f_blocks - system.f_bfree
+        return {
+            "attune_shared_memory_used_bytes": float(used * system.f_frsize),
+            "attune_shared_memory_size_bytes": float(system.f_blocks * system.f_frsize),
+        }
+    return {}
+
+
 def _lines(samples: Mapping[str, float]) -> Iterator[str]:
-    """The samples by family, each with its type."""
-    for family in sorted({_family(name) for name in samples}):
-        yield f"# TYPE {family} {'counter' if family.endswith('_total') else 'gauge'}"
-        yield from _of_family(family, samples.items())
-
-
-def _of_family(family: str, samples: Iterable[tuple[str, float]]) -> Iterator[str]:
-    return (f"{name} {value:.10g}" for name, value in sorted(samples) if _family(name) == family)
+    """The samples by family, each with its meaning and type."""
+    families: defaultdict[str, list[str]] = defaultdict(list)
+    for name, value in samples.items():
+        families[_family(name)].append(f"{name} {value:.10g}")
+    for family, lines in sorted(families.items()):
+        kind, meaning = METRICS[family]
+        yield f"# HELP {family} {meaning}"
+        yield f"# TYPE {family} {kind}"
+        yield from lines
 
 
 def _family(name: str) -> str:
-    return name.partition("{")[0]
+    """The family of a sample: of a histogram's, its name without what part it is."""
+    plain = name.partition("{")[0]
+    whole = (plain.removesuffix(part) for part in _HISTOGRAM_PARTS if plain.endswith(part))
+    return next((each for each in whole if METRICS.get(each, ("",))[0] == "histogram"), plain)
 
 
 def _fetched(url: str) -> str:

@@ -201,7 +201,9 @@ class Policy:
         self._model_ends: dict[str, deque[float]] = {}
         self._server_ends: deque[float] = deque()
         self._model_restarts: Counter[str] = Counter()
+        self._refuse_from_s = 0.0
         self._drain_until_s = 0.0
+        self._is_refusing = False
         self._began_s = 0.0
         self.phase = Phase.STARTING
         self.has_served = False
@@ -211,6 +213,8 @@ class Policy:
     def status(self) -> Status:
         """A picture of now, which does not change any more."""
         reason = _REASONS.get(self.phase, "")
+        if self.is_draining and not self._is_refusing:
+            reason = "draining: it is about to stop; new requests are still taken, but should go elsewhere"
         if not reason and self._lost:
             reason = f"degraded: model {', '.join(sorted(self._lost))}"
         restarts = max(0, self._generation - 1)
@@ -348,16 +352,26 @@ class Policy:
             return []
         if self.phase is Phase.SERVING:
             self.phase = Phase.DRAINING
-            self._drain_until_s = now_s + self._times.drain_s
+            self._refuse_from_s = now_s + self._times.notice_s
+            self._drain_until_s = self._refuse_from_s + self._times.drain_s
             self._began_s = now_s
-            return [Drain(), Tell("draining", {"in_flight": in_flight})]
+            return [*self._refuse(now_s), Tell("draining", {"in_flight": in_flight})]
         return self._stop(at_once=True)
 
     def in_flight(self, count: int, now_s: float) -> list[Action]:
         """So many requests are not yet answered."""
-        if self.phase is not Phase.DRAINING or (count and now_s < self._drain_until_s):
+        if self.phase is not Phase.DRAINING:
+            return []
+        if not self._is_refusing:  # who comes in between is counted the next time
+            return self._refuse(now_s)
+        if count and now_s < self._drain_until_s:
             return []
         return [Tell("drained", {"in_flight": count, "seconds": now_s - self._began_s}), *self._stop()]
+
+    def _refuse(self, now_s: float) -> list[Action]:
+        """Take nothing new, when the notice is over."""
+        self._is_refusing = now_s >= self._refuse_from_s
+        return [Drain()] if self._is_refusing else []
 
     def _stop(self, *, at_once: bool = False) -> list[Action]:
         self.phase = Phase.STOPPED

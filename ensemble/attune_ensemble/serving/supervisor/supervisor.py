@@ -113,7 +113,7 @@ class Supervisor:
         notifier: Notifier | None = None,
     ) -> None:
         self.repository = repository.resolve()
-        self.log_file = log_file.resolve()
+        self.log_file = log_file.absolute()  # not resolved: /dev/stdout may be a pipe, which has no path
         self._host, self._ports = host, ports
         self._models, self._profile = models, profile
         self._times, self._tell = times, tell

@@ -20,8 +20,9 @@ class Times:
     forgotten after `forget_s`. A model that did not come back `model_attempts` times in a row takes the server with it.
     A server that ends is started again in the same way, at most `server_attempts` times within `forget_s`.
 
-    `drain_s`: how long requests in flight may go on after the signal to stop. `unload_s`: how long the server may take
-    to end after that. `alive_s`: a supervisor that has not looked for so long does not work any more.
+    `notice_s`: how long new requests are still taken after the signal to stop, while it says that it is not ready.
+    `drain_s`: how long requests in flight may go on after that. `unload_s`: how long the server may take
+    to end then. `alive_s`: a supervisor that has not looked for so long does not work any more.
     """
 
     look_s: float = 0.2
@@ -35,6 +36,7 @@ class Times:
     forget_s: float = 600.0
     model_attempts: int = 3
     server_attempts: int = 5
+    notice_s: float = 0.0
     drain_s: float = 30.0
     unload_s: int = 5
     alive_s: float = 10.0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sysconfig
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -33,5 +37,8 @@ def fused_step(state: BatchState) -> FusedStep | None:
 
 
 def _has_compiler() -> bool:
-    """PyTorch for CUDA brings it; PyTorch for the CPU does not."""
-    return find_spec("triton") is not None
+    """PyTorch for CUDA brings it; PyTorch for the CPU does not. It needs a C compiler and Python's headers itself, for
+    what starts the kernels, and images often have neither."""
+    c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h"
+    return find_spec("triton") is not None and bool(c_compiler) and headers.is_file()
