@@ -4,6 +4,8 @@ The figures of the held-out sets are printed with -s. Their lines are not, so th
 """
 
 import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -12,8 +14,9 @@ import yaml
 from attune_ensemble.speech.crisis import KINDS, WORDS_FILE, Flag, VocabularyError, crisis_tensors, find_crisis, warm_up
 from attune_ensemble.speech.crisis.alphabet import Alphabet
 from attune_ensemble.speech.crisis.grammar import parse
-from attune_ensemble.speech.crisis.tokens import Translator
-from attune_ensemble.speech.crisis.vocabulary import BUILT_IN, load_vocabulary
+from attune_ensemble.speech.crisis.places import Places
+from attune_ensemble.speech.crisis.tokens import Expressions, Translator
+from attune_ensemble.speech.crisis.vocabulary import BUILT_IN, Patterns, load_vocabulary
 from tests.conftest import ROOT
 
 DATA = ROOT / "tests/data/crisis"
@@ -269,53 +272,84 @@ def test_the_time_grows_with_the_length_of_the_text_and_no_faster(text):
     assert long_s < 12 * 3 * short_s + 0.2  # twelve times as long, with room for noise; squared it is 144 times
 
 
+def lists_of(vocabulary):
+    kinds = [patterns for kind in vocabulary.kinds.values() for patterns in (kind.patterns, kind.only_sounds_like)]
+    return kinds + [value for name in vocabulary.__slots__ if isinstance(value := getattr(vocabulary, name), Patterns)]
+
+
+def all_patterns(vocabulary):
+    return [pattern for patterns in lists_of(vocabulary) for pattern in patterns.all]
+
+
 def test_every_repetition_is_bounded():
     """So what a pattern looks at from one place is, and a search takes time in proportion to the text."""
     vocabulary = load_vocabulary()
-    patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
-    patterns += [vocabulary.settings, vocabulary.denial, vocabulary.not_denials, vocabulary.taken_back]
-    patterns += [vocabulary.on_purpose, vocabulary.losses, vocabulary.after_a_loss]
-    assert len(patterns) > 300
+    patterns = [*all_patterns(vocabulary), vocabulary.denial, vocabulary.taken_back, vocabulary.speaker]
+    assert len(patterns) > 700
     for pattern in patterns:
         assert not re.search(r"[*+]|,\}", pattern.expression)
 
 
-def test_no_pattern_is_passed_over_where_it_would_match():
-    """A pattern is only tried, and compiled, where the words stand that it needs."""
+def spellings(line):
+    """A line, with a capital letter for each word, and with words of no meaning between all."""
+    return line, line.title(), line.replace(" ", ", you know, ")
+
+
+def test_places_are_those_of_the_regular_expressions():
+    """A pattern is compiled where it stands alone, so where it stands has to be known without: each place, no other."""
     vocabulary = load_vocabulary()
-    patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
-    tried = 0
-    for name in (*KINDS, "lookalikes"):
-        for line in sentences("fresh", name)[:30]:
-            chars = vocabulary.alphabet.encode(line).chars
-            present = frozenset(chars)
-            passed_over = [pattern for pattern in patterns if not pattern.may_be_in(present)]
-            tried += len(patterns) - len(passed_over)
-            assert not any(pattern.compiled.search(chars) for pattern in passed_over), line
-    assert 0 < tried < 120 * len(patterns) / 5
+    lines = [line for name in (*KINDS, "lookalikes") for line in sentences("fresh", name)[:6]]
+    there = passed_over = 0
+    for text in (text for line in lines for text in spellings(line)):
+        chars = vocabulary.alphabet.encode(text).chars
+        places = Places(chars, vocabulary.alphabet)
+        for patterns in lists_of(vocabulary):
+            likely = patterns.that_may_be_in(places.present)
+            for pattern in patterns.all:
+                found = [place for place in range(len(chars) + 1) if pattern.compiled.match(chars, place)]
+                assert places.of(pattern.tree) == found, (text, pattern.expression)
+                assert not found or pattern in likely, text
+                there += bool(found)
+                passed_over += pattern not in likely
+    assert there > 3 * len(lines)
+    assert passed_over > 3 * len(lines) * len(all_patterns(vocabulary)) * 4 / 5
 
 
-def _compiled(vocabulary):
-    patterns = [pattern for kind in vocabulary.kinds.values() for pattern in kind.patterns + kind.only_sounds_like]
-    return sum("compiled" in vars(pattern) for pattern in patterns)
-
-
-def test_the_first_narration_finds_its_patterns_compiled():
+@pytest.fixture
+def compiled():
+    """A function that reads the shipped words anew, and then one that gives how many patterns were compiled since."""
     load_vocabulary.cache_clear()
-    warm_up()
     vocabulary = load_vocabulary(WORDS_FILE)
-    compiled = _compiled(vocabulary)
-    find_crisis(
-        [
-            "Lately everything feels heavy. I keep thinking about my dad and how he would have laughed at me.",
-            "I can't sleep, and I lie there looking at the ceiling until the sun comes up.",
-            "They told me to rest, but I want to get up, make some tea and call my sister before she goes to work.",
-        ]
+    return lambda: sum("compiled" in vars(pattern) for pattern in all_patterns(vocabulary))
+
+
+def test_a_pattern_is_compiled_where_a_text_has_it_and_nowhere_else(compiled):
+    narration = [
+        "Lately everything feels heavy. I keep thinking about my dad and how he would have laughed at me.",
+        "I can't sleep, and I lie there looking at the ceiling until the sun comes up.",
+        "They told me to rest, but I want to get up, make some tea and call my sister before she goes to work.",
+    ]
+    assert find_crisis(narration) == ()
+    assert compiled() == 0
+    warm_up()
+    once = compiled()
+    assert 0 < once < 10
+    find_crisis(["I want to die.", *narration])
+    assert compiled() - once < 3  # what looks like a denial
+
+
+def test_a_process_has_the_rule_at_once():
+    """Whatever holds a model's process up at its start holds up the recovery of one that was killed."""
+    code = (
+        "import time, numpy, yaml; started_s = time.process_time()\n"
+        "from attune_ensemble.speech.crisis import find_crisis, warm_up; warm_up()\n"
+        "assert find_crisis('I cut myself on purpose, and I want to kill him.')\n"
+        "print(time.process_time() - started_s)"
     )
-    assert _compiled(vocabulary) - compiled < 0.05 * compiled
-    asked_always = ("fillers", "denial", "not_denials", "taken_back", "settings", "earnest", "trivial", "speaker")
-    for name in (*asked_always, "losses"):
-        assert "compiled" in vars(getattr(vocabulary, name)), name
+    run = [sys.executable, "-c", code]
+    seconds = min(float(subprocess.run(run, capture_output=True, check=True, timeout=60).stdout) for _ in range(3))
+    print(f"{seconds:.2f} s of a processor")
+    assert seconds < 1.2  # a third of a second where nothing else runs; what compiles all that may be needed takes 3 s
 
 
 def test_nothing_is_written(tmp_path, monkeypatch, capsys, caplog):
@@ -362,6 +396,9 @@ def test_the_file_can_be_edited(changed):
         ("zag {name}", "zag Monday", None),
         ("zag{any}zog", "zag the whole long way round to zog", "zag the whole long way round to zog"),
         ("zag{any}zog", "zag. zog", None),
+        ("zag{any}zog", "zag a b c d e f g h Anna zog", "zag a b c d e f g h Anna zog"),  # 20 tokens
+        ("zag{any}zog", "zag a b c d e f g h i j zog", None),
+        ("zag(?: {word}){2} zog", "zag it zog", None),
         ("zag(?: {word}){2} zog", "zag it's here zog", "zag it's here zog"),
         ("zag {word} zog", "zag anna's zog", "zag anna's zog"),
         ("zag {word} zog", "zag Anna's zog", "zag Anna's zog"),
@@ -378,9 +415,10 @@ def test_the_file_can_be_edited(changed):
 )
 def test_the_language_of_patterns(pattern, text, words):
     alphabet = Alphabet(["monday"])
-    expression = Translator(alphabet).closed(parse(pattern, BUILT_IN.__getitem__))
+    tree = Translator(alphabet).closed(parse(pattern, BUILT_IN.__getitem__))
     tokens = alphabet.encode(text)
-    found = re.search(alphabet.resolve(expression), tokens.chars)
+    found = re.search(Expressions(alphabet).of(tree), tokens.chars)
+    assert Places(tokens.chars, alphabet).of(tree)[:1] == ([found.start()] if found else [])
     assert (found and text[tokens.starts[found.start()] : tokens.ends[found.end() - 1]]) == words
 
 

@@ -157,7 +157,7 @@ def _rules(host: Host) -> Rules:
     from attune_ensemble.speech.choice import choice_named
     from attune_ensemble.speech.crisis import crisis_tensors, warm_up
 
-    warm_up()  # reads the patterns and compiles the most of them, which no request should wait for
+    warm_up()  # reads the patterns, which no request should wait for
     labels = [emotion.label for emotion in load_emotions()]
     choice = choice_named(host.settings["emotion_choice"], host.folder / host.settings["weights"], labels)
     return Rules(labels, crisis_tensors, choice, int(host.settings["segments_per_call"]))

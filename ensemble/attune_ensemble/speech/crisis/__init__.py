@@ -34,10 +34,11 @@ Nothing is stored, logged or sent here: a flag goes to whoever asked, and holds 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -46,9 +47,11 @@ import numpy as np
 from attune_client.protocol.models import CRISIS_KIND, CRISIS_PLACE
 from attune_client.protocol.tensors import Tensors, bytes_tensor
 from attune_ensemble.speech.crisis.alphabet import Tokens
+from attune_ensemble.speech.crisis.places import Places
 from attune_ensemble.speech.crisis.vocabulary import (
     KINDS,
     WORDS_FILE,
+    Patterns,
     TokenPattern,
     Vocabulary,
     VocabularyError,
@@ -61,19 +64,6 @@ _STOP = re.compile(r"[.!?;]")
 _HESITATION = re.compile(r"\.{2,}")
 _ENDING = re.compile(r"[\s.,!?;…—–-]+$")
 _SEARCHED_BEFORE = 80  # tokens, gaps among them: more than a denial and what it reaches over ever take
-# What people tell, and a sentence of each kind, for which the rest of the rule is asked, too; written for this.
-_TYPICAL = (
-    "I had a long day at work, and when I got home I was so tired that I went to bed. My mum said she wants to see me,"
-    " but I don't want to talk to anyone right now. I keep thinking about how it was, and I feel like I can't go on"
-    " like this. Sometimes I lie there in the dark and I think that nobody would care if I was not here.",
-    "My brother told me that he's going to be there for us, and that they will all come over in the morning. I could do"
-    " with a walk by the sea. We used to take the dog out every day before it got cold, and I hope that it gets better."
-    " I put on my coat, looked at myself and made up my mind: I have had enough of being alone, and I need to get out.",
-    "You know what she did? She hit her head on the door, cut her hand on a glass and was in hospital for the night. If"
-    " I had been with him, he would have laughed. What is it all for? I wish I knew what to do, or who to ask."
-    " You make me wait until you come, and where are you? Away. I wake up without a point, but life goes on.",
-    "I want to die, I think about killing myself. I hurt myself on purpose. He hit me, and I want to hurt him.",
-)
 # Written otherwise, as long as before, so that places stay what they are.
 _SAME_LENGTH = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "\u00a0": " "})
 
@@ -102,8 +92,8 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
 
     `words` is a file in the format of the shipped one. Flags of one kind do not overlap. Takes time in proportion to
     the length of the text, some tens of milliseconds of a CPU core for 9,000 characters. The first call reads the
-    patterns, a third of a second; a pattern is compiled, some milliseconds, when a text first has its words, which for
-    the first text of ordinary speech adds up to a second (`warm_up` takes most of it beforehand).
+    patterns, a quarter of a second (`warm_up` does it beforehand); a pattern is compiled, some milliseconds, when a
+    text first has it.
     Raises `VocabularyError` when `words` cannot be used.
     """
     vocabulary = load_vocabulary(words)
@@ -115,12 +105,11 @@ def find_crisis(transcript: str | Sequence[str], words: Path = WORDS_FILE) -> tu
 
 
 def warm_up() -> None:
-    """Reads the shipped patterns and compiles those that ordinary speech needs, so that the first text need not wait.
+    """Reads the shipped patterns, and compiles what every find is asked for, so that the first text need not wait.
 
-    Takes some two seconds of a CPU core. Patterns of rarer words are compiled when a text first has them.
+    Takes a third of a second of a CPU core.
     """
-    for text in _TYPICAL:
-        find_crisis(text)
+    find_crisis("I want to die.")
 
 
 def crisis_tensors(transcripts: Sequence[str]) -> Tensors:
@@ -190,25 +179,49 @@ class _Narration:
     def __init__(self, tokens: Tokens, vocabulary: Vocabulary) -> None:
         self.tokens = tokens
         self.vocabulary = vocabulary
-        self._said = cache(self._search)
-        self._present = frozenset(tokens.chars)
+        self._places = Places(tokens.chars, vocabulary.alphabet)
+        self._said_at: dict[str, list[int]] = {}
 
-    def all_of(self, patterns: Iterable[TokenPattern]) -> Iterator[tuple[int, int]]:
+    def all_of(self, patterns: Patterns) -> Iterator[tuple[int, int]]:
         """Where any of the patterns stands, pattern by pattern."""
+        for pattern in self._likely(patterns):
+            yield from self._found([pattern])
+
+    def first_of(self, patterns: Patterns) -> Iterator[tuple[int, int]]:
+        """Where the patterns stand as alternatives: from left to right, and of those at one place the first."""
+        return self._found(self._likely(patterns))
+
+    def _likely(self, patterns: Patterns) -> list[TokenPattern]:
+        return patterns.that_may_be_in(self._places.present)
+
+    def _found(self, patterns: Iterable[TokenPattern]) -> Iterator[tuple[int, int]]:
+        standing: dict[int, list[TokenPattern]] = defaultdict(list)
         for pattern in patterns:
-            if pattern.may_be_in(self._present):
-                yield from (found.span() for found in pattern.compiled.finditer(self.tokens.chars))
+            for place in self._places.of(pattern.tree):
+                standing[place].append(pattern)
+        end = 0
+        for place, here in sorted(standing.items()):
+            tried = (pattern.compiled.match(self.tokens.chars, place) for pattern in here if place >= end)
+            if found := next(filter(None, tried), None):
+                yield found.span()
+                end = found.end()
+
+    def _said(self, field: str, sentence: tuple[int, int]) -> bool:
+        """Whether one of a list of patterns stands in a sentence."""
+        places = self.saying(field)
+        first = bisect_left(places, sentence[0])
+        return first < len(places) and places[first] < sentence[1]
 
     def finds(self, kind: str) -> Iterator[tuple[int, int]]:
         """Where words of a kind stand."""
         yield from self.all_of(self.vocabulary.kinds[kind].patterns)
-        if kind == "suicide" and self._said("losses", (0, len(self.tokens.chars))):
-            yield from self.all_of([self.vocabulary.after_a_loss])
+        if kind == "suicide" and self.saying("losses"):
+            yield from self.first_of(self.vocabulary.after_a_loss)
 
     @cached_property
     def on_purpose(self) -> _Cover:
         """Self-harm that is said to be meant, and not denied."""
-        meant = self.all_of([self.vocabulary.on_purpose])
+        meant = self.first_of(self.vocabulary.on_purpose)
         return _Cover(_merge(span for span in meant if not self._denied(span, self.tokens.sentence(span[0]))))
 
     def explains(self, span: tuple[int, int], kind: str) -> bool:
@@ -227,14 +240,20 @@ class _Narration:
         own = kind != "harm_to_others" and vocabulary.own_words.compiled.search(chars, start, end)
         return self._said("settings", sentence) and not own
 
-    def _search(self, field: str, sentence: tuple[int, int]) -> bool:
-        pattern: TokenPattern = getattr(self.vocabulary, field)
-        return bool(pattern.compiled.search(self.tokens.chars, *sentence))
+    def saying(self, field: str) -> list[int]:
+        """Where patterns of a list begin."""
+        if field not in self._said_at:
+            likely = self._likely(getattr(self.vocabulary, field))
+            self._said_at[field] = sorted(place for pattern in likely for place in self._places.of(pattern.tree))
+        return self._said_at[field]
 
     @cached_property
     def _open(self) -> str:
         """The tokens, in which what only looks like a denial is commas."""
-        return self.vocabulary.not_denials.compiled.sub(lambda words: "," * len(words[0]), self.tokens.chars)
+        chars = list(self.tokens.chars)
+        for start, end in self.first_of(self.vocabulary.not_denials):
+            chars[start:end] = "," * (end - start)
+        return "".join(chars)
 
     def _denied(self, span: tuple[int, int], sentence: tuple[int, int]) -> bool:
         """Whether what was found is denied, and not taken back by what comes after it."""

@@ -1,7 +1,9 @@
 """A text as a string with one character a token, so that a class of words is a class of characters.
 
     alphabet = Alphabet(not_names=["monday"])
-    alphabet.cls({"knife", "knives"})      # a character class, to be put into a regular expression
+    alphabet.add({"knife", "knives"})
+    alphabet.encode("A knife.").chars            # five characters: two words, a gap, a stop
+    alphabet.members({"knife", "knives"})        # the two characters that stand for these words
 
 A pattern of words compiled to characters of letters tries its alternatives one after the other, letter by letter; as a
 pattern of tokens it asks one set. That makes patterns some ten times smaller and their search fast.
@@ -13,9 +15,20 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-__all__ = ["ANY_LETTERS", "ANY_WORD", "NAME_MARK", "NUMBER", "WHOLE_WORD", "Alphabet", "Tokens"]
+__all__ = [
+    "ANY_LETTERS",
+    "ANY_WORD",
+    "GAPS",
+    "MOST_PARTS",
+    "NAME_MARK",
+    "NUMBER",
+    "STOP",
+    "WHOLE_WORD",
+    "Alphabet",
+    "Tokens",
+]
 
 ANY_WORD = "\0"
 """In a word: at least one letter, whichever (`fantasi\\0`, `\\0ty`); alone, any word."""
@@ -23,8 +36,14 @@ ANY_WORD = "\0"
 NUMBER = "0"
 """The token of a number, or of a word that is not all letters from a to z."""
 
-# The tokens that are no words: a stop, a gap without and with a comma or dash, an apostrophe, all else.
-_STOP, _SPACE, _COMMA, _APOSTROPHE, _OTHER = ".", " ", ",", "'", "?"
+STOP = "."
+"""The token of what ends a sentence."""
+
+# The other tokens that are no words: a gap without and with a comma or dash, an apostrophe, all else.
+_SPACE, _COMMA, _APOSTROPHE, _OTHER = " ", ",", "'", "?"
+GAPS = _SPACE + _COMMA
+"""The tokens of gaps between words."""
+
 _TOKEN = re.compile(r"(\w+)|([\s,…—–-]+)|.")
 _SPACED = re.compile(r"\s+|-")
 _PLAIN_NAME = re.compile(r"[A-Z][a-z]+")
@@ -38,7 +57,10 @@ NAME_MARK = "~"
 ANY_LETTERS = f"[{chr(_FIRST)}-{chr(_LAST)}{_APOSTROPHE}]"
 """A token of a word of letters: the word, or a part of it, or an apostrophe in it."""
 
-WHOLE_WORD = f"{ANY_LETTERS}(?:{NAME_MARK}?{ANY_LETTERS}){{0,4}}"
+MOST_PARTS = 5
+"""Of how many parts, apostrophes among them, a word of letters is at most."""
+
+WHOLE_WORD = f"{ANY_LETTERS}(?:{NAME_MARK}?{ANY_LETTERS}){{0,{MOST_PARTS - 1}}}"
 """All tokens of a word of letters: in `Anna's`, the mark of a name stands before the apostrophe."""
 
 
@@ -53,7 +75,7 @@ class Tokens:
     @cached_property
     def stops(self) -> list[int]:
         """The places of the stops, in order."""
-        return [found.start() for found in re.finditer(r"\.", self.chars)]
+        return [found.start() for found in re.finditer(re.escape(STOP), self.chars)]
 
     def sentence(self, token: int) -> tuple[int, int]:
         """First token of the sentence of `token`, and the one after its last."""
@@ -65,7 +87,7 @@ class Tokens:
 class Alphabet:
     """Which character stands for which word. Words that no pattern names share one for each beginning or ending.
 
-    Words are taken in while patterns are read (`cls`); `resolve` puts in what is only known when all are read.
+    Words are taken in while patterns are read (`add`); `members` and `encode` are for when all are read.
     """
 
     def __init__(self, not_names: Iterable[str]) -> None:
@@ -73,46 +95,29 @@ class Alphabet:
         self._words: dict[str, int] = {}
         self._affixes: dict[str, int] = {}
         self._next = _FIRST + 1  # the first is any word that no pattern names
+        self.members = cache(self._members)
 
-    def cls(self, words: Iterable[str]) -> str:
-        """A regular expression of one token that is one of the `words`, lower case, `ANY_WORD` in them."""
-        chars = set()
-        affixes = []
+    def add(self, words: Iterable[str]) -> None:
+        """Takes in words, lower case, `ANY_WORD` in them."""
         for word in words:
-            if ANY_WORD in word:
-                affixes.append(chr(self._intern(word, self._affixes)))  # replaced when all words are known
-            else:
-                chars.add(self._intern(word, self._words))
-        inside = "".join(sorted(affixes)) + _ranges(chars)
-        return inside if len(inside) == 1 and not affixes else f"[{inside}]"
+            known = self._affixes if ANY_WORD in word else self._words
+            if word not in known:
+                if self._next > _LAST:
+                    raise OverflowError("too many different words")
+                known[word] = self._next
+                self._next += 1
 
-    def chars(self, words: Iterable[str]) -> frozenset[str]:
-        """The characters of words, none of them with `ANY_WORD`."""
-        return frozenset(chr(self._intern(word, self._words)) for word in words)
+    def _members(self, words: frozenset[str]) -> frozenset[str]:
+        """The characters of the tokens that are one of these words, all of them taken in."""
+        own = (self._bearers(word) if ANY_WORD in word else (self._words[word],) for word in words)
+        return frozenset(chr(code) for codes in own for code in codes)
 
-    def _intern(self, word: str, known: dict[str, int]) -> int:
-        if word not in known:
-            if self._next > _LAST:
-                raise OverflowError("too many different words")
-            known[word] = self._next
-            self._next += 1
-        return known[word]
-
-    @cached_property
-    def _parts(self) -> dict[int, str]:
-        """What stands in a class for a beginning or ending of words: all words and affixes that have it."""
-        table = {}
-        for affix, char in self._affixes.items():
-            whole = _affix(affix)
-            known = {code for word, code in self._words.items() if whole.fullmatch(word)}
-            known |= {code for other, code in self._affixes.items() if whole.fullmatch(other.replace(ANY_WORD, "zz"))}
-            known.add(char)
-            table[char] = _ranges(known)
-        return table
-
-    def resolve(self, expression: str) -> str:
-        """The expression, with classes of beginnings and endings put in. No word may be taken in afterwards."""
-        return expression.translate(self._parts)
+    def _bearers(self, affix: str) -> set[int]:
+        """What has a beginning or an ending: words and other affixes that are taken in, and all words that are not."""
+        whole = _affix(affix)
+        known = {code for word, code in self._words.items() if whole.fullmatch(word)}
+        known |= {code for other, code in self._affixes.items() if whole.fullmatch(other.replace(ANY_WORD, "zz"))}
+        return known | {self._affixes[affix]}
 
     @cached_property
     def _affix_finder(self) -> tuple[re.Pattern[str], list[int]]:
@@ -153,19 +158,8 @@ class Alphabet:
         return Tokens("".join(chars), starts, ends)
 
 
-_SINGLE = dict.fromkeys(".!?;\n", _STOP) | {"'": _APOSTROPHE, ":": ":", '"': '"'}
+_SINGLE = dict.fromkeys(".!?;\n", STOP) | {"'": _APOSTROPHE, ":": ":", '"': '"'}
 
 
 def _affix(affix: str) -> re.Pattern[str]:
     return re.compile("[a-z]+".join(re.escape(part) for part in affix.split(ANY_WORD)))
-
-
-def _ranges(codes: set[int]) -> str:
-    """The codes as the inside of a character class."""
-    parts: list[list[int]] = []
-    for code in sorted(codes):
-        if parts and code == parts[-1][1] + 1:
-            parts[-1][1] = code
-        else:
-            parts.append([code, code])
-    return "".join(chr(first) if first == last else f"{chr(first)}-{chr(last)}" for first, last in parts)

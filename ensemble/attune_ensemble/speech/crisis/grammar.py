@@ -79,7 +79,7 @@ class Repeat:
 
     node: Node
     least: int
-    most: int | None
+    most: int
     lazy: bool
 
 
@@ -100,9 +100,12 @@ class Alternatives:
 Node = Letters | Signs | Anything | Name | Gap | End | Look | Repeat | Chain | Alternatives
 
 _MOST_JOINED = 2000
+_MOST_REPEATED = 8  # of what may be repeated without a bound
 _LEXEMES = re.compile(
     r"(?P<open>\(\?[:=!])|(?P<close>\))|(?P<bar>\|)|(?P<piece>\{[a-z_]+\})|(?P<count>(?:[?*+]|\{\d{1,2}(?:,\d{1,2})?\})\??)"
-    r"|(?P<letters>\[[^\W_]+\])|(?P<signs>\[[',:\"]+\])|(?P<end>\$)|(?P<gap> )|(?P<letter>\w)|(?P<sign>[',:\"])"
+    r"|(?P<letters>\[[^\W_]+\])|(?P<signs>\[[',:\"]+\])|(?P<end>\$)|(?P<gap> )"
+    # A count is for the last letter alone, which is then read apart.
+    r"|(?P<word>\w+(?=\w(?:[?*+]|\{\d))|\w+(?!\w|[?*+]|\{\d)|\w)|(?P<sign>[',:\"])"
 )
 
 
@@ -137,11 +140,11 @@ def _may_be_empty(node: Node) -> bool:
     return (isinstance(node, Repeat) and node.least == 0) or (isinstance(node, Letters) and "" in node.texts)
 
 
-def _bounds(count: str) -> tuple[int, int | None]:
-    """From and up to how often a count lets something stand; without an upper bound, the latter is None."""
+def _bounds(count: str) -> tuple[int, int]:
+    """From and up to how often a count lets something stand."""
     least, comma, most = {"?": "0,1", "*": "0,", "+": "1,"}.get(count, count.strip("{}")).partition(",")
-    upper = (int(most) if most else None) if comma else int(least)
-    if upper is not None and not max(1, int(least)) <= upper:
+    upper = int(most or _MOST_REPEATED) if comma else int(least)
+    if not max(1, int(least)) <= upper:
         raise PatternError(f"{count} counts from more to less, or to nothing")
     return int(least), upper
 
@@ -209,7 +212,7 @@ class _Reader:
                 return End()
             case "gap":
                 return Gap()
-            case "letter":
+            case "word":
                 return Letters(frozenset({text.lower()}))
             case "sign":
                 return Signs(text)

@@ -1,4 +1,4 @@
-"""Patterns of `words.yaml` as regular expressions of tokens, in an `Alphabet`'s characters.
+"""Patterns of `words.yaml` as trees of whole tokens, and these as regular expressions in an `Alphabet`'s characters.
 
 Every repetition is bounded, so what a pattern looks at from one place is, too: a search takes time in proportion to the
 text, whatever stands in it.
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, WHOLE_WORD, Alphabet
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, GAPS, NAME_MARK, STOP, WHOLE_WORD, Alphabet
 from attune_ensemble.speech.crisis.grammar import (
     Alternatives,
     Anything,
@@ -26,99 +26,94 @@ from attune_ensemble.speech.crisis.grammar import (
     joined,
 )
 
-__all__ = ["GAP_SIGNS", "MOST_REPEATED", "Translator"]
+__all__ = ["BETWEEN", "MOST_OF_ANYTHING", "MOST_SIGNS", "Expressions", "Translator"]
 
-MOST_REPEATED = 8
-"""How often what may be repeated without a bound is."""
+MOST_OF_ANYTHING = 20
+"""How many tokens `Anything` is at most."""
+
+MOST_SIGNS = 2
+"""How many signs stand between two words at most."""
+
+BETWEEN = Gap()
+"""In a tree of tokens: the signs of gaps, and no words."""
 
 _MARK = f"{NAME_MARK}?"
-GAP_SIGNS = f"{_MARK}[ ,]{{1,2}}"
-_ANYTHING = "[^.]{0,20}"
-_END = rf"{_MARK}(?![^.])"
+_GAP_SIGNS = f"{_MARK}[{GAPS}]{{1,{MOST_SIGNS}}}"
+_ANYTHING = f"[^{STOP}]{{0,{MOST_OF_ANYTHING}}}"
+_END = rf"{_MARK}(?![^{STOP}])"
 _NOTHING = Letters(frozenset({""}))
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One way to read a node: `first`, a piece of a word; `middle`, an expression; `last`, again a piece of a word.
+    """One way to read a node: `first`, a piece of a word; `middle`, whole tokens; `last`, again a piece of a word.
 
     Without a `middle`, it is `first` alone.
     """
 
     first: Letters
-    middle: str | None = None
+    middle: tuple[Node, ...] | None = None
     last: Letters = _NOTHING
 
 
 class Translator:
-    """Turns trees of patterns into regular expressions of tokens; `gap` is what stands between words.
+    """Turns trees of patterns into trees of tokens; `gap`, one of those, is what stands between words.
 
-    Words are whole tokens, so pieces of words side by side ("any", an optional gap, "more") are joined first.
+    Words are whole tokens, so pieces of words side by side ("any", an optional gap, "more") are joined first. The words
+    that come out are taken into the alphabet.
     """
 
-    def __init__(self, alphabet: Alphabet, gap: str = GAP_SIGNS) -> None:
+    def __init__(self, alphabet: Alphabet, gap: Node = BETWEEN) -> None:
         self._alphabet = alphabet
         self._gap = gap
+        self._optional_gap = Repeat(gap, 0, 1, lazy=False)
         self.closed = cache(self._closed)
+        self.needs = cache(self._find_needs)
         self._edges = cache(self._find_edges)
 
-    def _closed(self, node: Node) -> str:
-        """The expression of a node that no piece of a word stands beside."""
+    def _closed(self, node: Node) -> Node:
+        """The tokens of a node that no piece of a word stands beside."""
         match node:
             case Letters(texts):
                 return self._word(texts)
-            case Signs(signs):
-                return _MARK + (signs if len(signs) == 1 else f"[{signs}]")
-            case Name():
-                return f"{ANY_LETTERS}{NAME_MARK}"
-            case Anything():
-                return _ANYTHING
             case Gap(optional):
-                return f"(?:{self._gap})?" if optional else self._gap
-            case End():
-                return _END
+                return self._optional_gap if optional else self._gap
             case Look(inner, negated):
-                return f"(?{'!' if negated else '='}{self.closed(inner)})"
+                return Look(self.closed(inner), negated)
             case Repeat(inner, least, most, lazy):
-                most = MOST_REPEATED if most is None else most
-                count = "?" if (least, most) == (0, 1) else f"{{{least},{most}}}"
-                return f"(?:{self.closed(inner)}){count}{'?' if lazy else ''}"
+                return Repeat(self.closed(inner), least, most, lazy)
             case Alternatives(nodes):
                 return self._any_of(_Form(node) if isinstance(node, Letters) else self._whole(node) for node in nodes)
             case Chain(nodes):
-                return "".join(self._run(run) for run in self._runs(nodes))
+                return Chain(tuple(self._run(run) for run in self._runs(nodes)))
+            case _:
+                return node
 
-    def needs(self, node: Node) -> list[frozenset[str]]:
-        """Of each of these sets, one word stands in whatever the node matches."""
-        match node:
+    def _find_needs(self, tokens: Node) -> tuple[frozenset[str], ...]:
+        """Of each of these sets, one word stands in whatever a tree of tokens matches."""
+        match tokens:
             case Letters(texts) if "" not in texts and not any(ANY_WORD in text for text in texts):
-                return [texts]
+                return (texts,)
             case Repeat(inner, least, _, _) if least > 0:
                 return self.needs(inner)
             case Alternatives(nodes):
                 branches = [self.needs(inner) for inner in nodes]
-                return [frozenset().union(*(min(sets, key=len) for sets in branches))] if all(branches) else []
+                return (frozenset().union(*(min(sets, key=len) for sets in branches)),) if all(branches) else ()
             case Chain(nodes):
-                alone = [run[0] for run in self._runs(nodes) if len(run) == 1]
-                return [words for inner in alone for words in self.needs(inner)]
+                return tuple(words for inner in nodes for words in self.needs(inner))
             case _:
-                return []
+                return ()
 
-    def _word(self, texts: frozenset[str]) -> str:
+    def _word(self, texts: frozenset[str]) -> Letters:
         """One word of these, or none if the empty text is among them."""
-        words = texts - {""}
-        if ANY_WORD in words:
-            expression = WHOLE_WORD
-        elif words:
-            expression = self._alphabet.cls(words)
-        else:
-            return ""
-        return f"(?:{expression})?" if "" in texts else expression
+        if ANY_WORD not in texts:
+            self._alphabet.add(texts - {""})
+        return Letters(texts)
 
     def _whole(self, node: Node) -> _Form:
-        return _Form(_NOTHING, self.closed(node))
+        return _Form(_NOTHING, (self.closed(node),))
 
-    def _any_of(self, forms: Iterable[_Form]) -> str:
+    def _any_of(self, forms: Iterable[_Form]) -> Node:
         """Alternatives in their order; words that stand side by side are one class."""
         merged: list[_Form] = []
         for form in forms:
@@ -126,10 +121,15 @@ class Translator:
                 merged[-1] = _Form(Letters(merged[-1].first.texts | form.first.texts))
             else:
                 merged.append(form)
-        texts = [self._word(f.first.texts) + (f.middle or "") + self._word(f.last.texts) for f in merged]
-        return texts[0] if len(texts) == 1 else f"(?:{'|'.join(texts)})"
+        nodes = [self._spelt(form) for form in merged]
+        return nodes[0] if len(nodes) == 1 else Alternatives(tuple(nodes))
 
-    def _run(self, nodes: tuple[Node, ...]) -> str:
+    def _spelt(self, form: _Form) -> Node:
+        nodes = (self._word(form.first.texts), *(form.middle or ()), self._word(form.last.texts))
+        kept = tuple(node for node in nodes if not (isinstance(node, Letters) and node.texts == {""}))
+        return kept[0] if len(kept) == 1 else Chain(kept)
+
+    def _run(self, nodes: tuple[Node, ...]) -> Node:
         return self.closed(nodes[0]) if len(nodes) == 1 else self._any_of(self._chained(nodes))
 
     def _chained(self, nodes: Iterable[Node]) -> list[_Form]:
@@ -148,7 +148,7 @@ class Translator:
         met = joined(left.last, right.first)
         if right.middle is None:
             return _Form(left.first, left.middle, met)
-        return _Form(left.first, left.middle + self._word(met.texts) + right.middle, right.last)
+        return _Form(left.first, (*left.middle, self._word(met.texts), *right.middle), right.last)
 
     def _forms(self, node: Node) -> list[_Form]:
         """Every way to read a node that a piece of a word may stand beside."""
@@ -156,14 +156,14 @@ class Translator:
             case Letters():
                 return [_Form(node)]
             case Gap(joins=True):
-                return [_Form(_NOTHING, self._gap), _Form(_NOTHING)]
+                return [_Form(_NOTHING, (self._gap,)), _Form(_NOTHING)]
             case Alternatives(nodes):
                 return [form for inner in nodes for form in self._forms(inner)]
             case Chain(nodes):
                 runs = self._runs(nodes, open_ends=True)
                 if len(runs) == 1:
                     return self._chained(nodes)
-                middle = "".join(self._run(run) for run in runs[1:-1])
+                middle = tuple(self._run(run) for run in runs[1:-1])
                 return self._products(self._chained(runs[0]), [_Form(_NOTHING, middle)], self._chained(runs[-1]))
             case Repeat(inner, 0, 1, lazy):
                 forms = [*self._forms(inner), _Form(_NOTHING)]
@@ -214,3 +214,59 @@ class Translator:
                 return self._edge(nodes, 0, False), self._edge(nodes[::-1], 1, False), empty
             case _:
                 return False, False, False
+
+
+class Expressions:
+    """Regular expressions of trees of tokens, for when all words are in the alphabet."""
+
+    def __init__(self, alphabet: Alphabet) -> None:
+        self.alphabet = alphabet
+        self.of = cache(self._of)  # a gap or a piece stands in many a tree
+
+    def _of(self, tokens: Node) -> str:
+        """The regular expression of a tree."""
+        match tokens:
+            case Letters(texts):
+                return self._word(texts)
+            case Signs(signs):
+                return _MARK + (signs if len(signs) == 1 else f"[{signs}]")
+            case Name():
+                return f"{ANY_LETTERS}{NAME_MARK}"
+            case Anything():
+                return _ANYTHING
+            case Gap():
+                return _GAP_SIGNS
+            case End():
+                return _END
+            case Look(inner, negated):
+                return f"(?{'!' if negated else '='}{self.of(inner)})"
+            case Repeat(inner, least, most, lazy):
+                count = "?" if (least, most) == (0, 1) else f"{{{least},{most}}}"
+                return f"(?:{self.of(inner)}){count}{'?' if lazy else ''}"
+            case Alternatives(nodes):
+                return f"(?:{'|'.join(map(self.of, nodes))})"
+            case Chain(nodes):
+                return "".join(map(self.of, nodes))
+
+    def _word(self, texts: frozenset[str]) -> str:
+        """One word of these, or none if the empty text is among them."""
+        words = texts - {""}
+        if ANY_WORD in words:
+            one = WHOLE_WORD
+        elif words:
+            one = _character_class(self.alphabet.members(words))
+        else:
+            return ""
+        return f"(?:{one})?" if "" in texts else one
+
+
+def _character_class(chars: frozenset[str]) -> str:
+    """A class of these characters, neighbours as ranges."""
+    ranges: list[list[int]] = []
+    for code in sorted(map(ord, chars)):
+        if ranges and code == ranges[-1][1] + 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    inside = "".join(chr(first) if first == last else f"{chr(first)}-{chr(last)}" for first, last in ranges)
+    return inside if len(chars) == 1 else f"[{inside}]"

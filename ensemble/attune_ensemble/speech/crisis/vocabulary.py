@@ -1,9 +1,10 @@
-"""Reads `words.yaml` and compiles it once: what the crisis rule looks for, and what makes it think again."""
+"""Reads `words.yaml` once: what the crisis rule looks for, and what makes it think again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,15 +14,28 @@ import yaml
 
 from attune_client.protocol.errors import AttuneError
 from attune_client.protocol.models import CrisisKind
-from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NAME_MARK, NUMBER, WHOLE_WORD, Alphabet
-from attune_ensemble.speech.crisis.grammar import Anything, Letters, Name, Node, PatternError, parse
-from attune_ensemble.speech.crisis.tokens import GAP_SIGNS, Translator
+from attune_ensemble.speech.crisis.alphabet import ANY_LETTERS, ANY_WORD, NUMBER, Alphabet
+from attune_ensemble.speech.crisis.grammar import (
+    Alternatives,
+    Anything,
+    Chain,
+    Letters,
+    Look,
+    Name,
+    Node,
+    PatternError,
+    Repeat,
+    Signs,
+    parse,
+)
+from attune_ensemble.speech.crisis.tokens import BETWEEN, Expressions, Translator
 
 __all__ = [
     "BUILT_IN",
     "KINDS",
     "WORDS_FILE",
     "KindWords",
+    "Patterns",
     "TokenPattern",
     "Vocabulary",
     "VocabularyError",
@@ -42,6 +56,8 @@ BUILT_IN: dict[str, Node] = {
     "any": Anything(),
 }
 """The pieces that are there without being told in the file."""
+
+_PERHAPS_BETWEEN = Repeat(BETWEEN, 0, 1, lazy=False)
 
 _LISTS = (
     "fillers",
@@ -67,28 +83,63 @@ class VocabularyError(AttuneError):
 
 @dataclass(frozen=True)
 class TokenPattern:
-    """A pattern of tokens. It is compiled when the first text needs it, which most of those people send never do."""
+    """A pattern of tokens. It is compiled when a text has it, as hardly any of those that people send does.
 
-    expression: str
-    needs: tuple[frozenset[str], ...]
-    alphabet: Alphabet
+    `words` are sets of which one word each stands wherever it matches. `before` and `after` are put around its regular
+    expression.
+    """
 
-    def may_be_in(self, chars: Set[str]) -> bool:
-        """Whether a text of these tokens can hold it at all."""
-        return not any(need.isdisjoint(chars) for need in self.needs)
+    tree: Node
+    words: tuple[frozenset[str], ...]
+    expressions: Expressions
+    before: str = ""
+    after: str = ""
+
+    @cached_property
+    def needs(self) -> list[frozenset[str]]:
+        """Sets of tokens of which one each is in whatever text has the pattern, the smallest first."""
+        return sorted(map(self.expressions.alphabet.members, self.words), key=len)
+
+    @cached_property
+    def expression(self) -> str:
+        """The regular expression."""
+        return self.before + self.expressions.of(self.tree) + self.after
 
     @cached_property
     def compiled(self) -> re.Pattern[str]:
-        """The regular expression."""
-        return re.compile(self.alphabet.resolve(self.expression))
+        """The regular expression, compiled."""
+        return re.compile(self.expression)
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """Some patterns in their order, of which those that a text may have are found by its words."""
+
+    all: tuple[TokenPattern, ...]
+
+    @cached_property
+    def _by_token(self) -> dict[str, list[int]]:
+        """The patterns, by each token of the smallest set of which they need one; under "" those that need none."""
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for number, pattern in enumerate(self.all):
+            for token in pattern.needs[0] if pattern.needs else [""]:
+                numbers[token].append(number)
+        return dict(numbers)
+
+    def that_may_be_in(self, tokens: Iterable[str]) -> list[TokenPattern]:
+        """The patterns that a text of these tokens may have."""
+        present = {"", *tokens}
+        numbers = {number for token in present for number in self._by_token.get(token, ())}
+        likely = (self.all[number] for number in sorted(numbers))
+        return [pattern for pattern in likely if not any(need.isdisjoint(present) for need in pattern.needs)]
 
 
 @dataclass(frozen=True, slots=True)
 class KindWords:
     """Of one kind: the patterns that find it, and those that only sound like it."""
 
-    patterns: tuple[TokenPattern, ...]
-    only_sounds_like: tuple[TokenPattern, ...]
+    patterns: Patterns
+    only_sounds_like: Patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +153,16 @@ class Vocabulary:
     kinds: dict[str, KindWords]
     fillers: TokenPattern
     denial: TokenPattern
-    not_denials: TokenPattern
     taken_back: TokenPattern
-    settings: TokenPattern
-    trivial: TokenPattern
-    earnest: TokenPattern
-    on_purpose: TokenPattern
-    losses: TokenPattern
-    after_a_loss: TokenPattern
     speaker: TokenPattern
     own_words: TokenPattern
+    not_denials: Patterns
+    settings: Patterns
+    trivial: Patterns
+    earnest: Patterns
+    on_purpose: Patterns
+    losses: Patterns
+    after_a_loss: Patterns
 
 
 @cache
@@ -123,19 +174,16 @@ def load_vocabulary(path: Path = WORDS_FILE) -> Vocabulary:
     """
     document = _read(path)
     reader = _Reader(document, path.name)
-    gap = f"(?:{GAP_SIGNS})?"
-    expressions = {
-        "fillers": f"{gap}{reader.fillers}{gap}",
-        "denial": reader.denial(),
-        "taken_back": f"{gap}{reader.any_of('taken_back')}",
-        "speaker": rf"{reader.expression(document['speaker'], 'speaker')}{gap}\Z",
-        "own_words": reader.expression(document["own_words"], "own_words"),
-        **{field: reader.any_of(field) for field in _SENTENCE_LISTS},
-    }
+    fields = {field: reader.patterns(document[field], field) for field in _SENTENCE_LISTS}
     return Vocabulary(
         alphabet=reader.alphabet,
         kinds={kind: _kind_words(kind, document["kinds"][kind], reader, path.name) for kind in KINDS},
-        **{field: TokenPattern(expression, (), reader.alphabet) for field, expression in expressions.items()},
+        fillers=reader.made_of(Chain((_PERHAPS_BETWEEN, reader.fillers, _PERHAPS_BETWEEN))),
+        denial=reader.denial(),
+        taken_back=reader.made_of(Chain((_PERHAPS_BETWEEN, reader.any_of("taken_back")))),
+        speaker=reader.made_of(Chain((reader.tree(document["speaker"], "speaker"), _PERHAPS_BETWEEN)), after=r"\Z"),
+        own_words=reader.made_of(reader.tree(document["own_words"], "own_words")),
+        **fields,
     )
 
 
@@ -145,21 +193,22 @@ def _kind_words(kind: str, entry: Any, reader: _Reader, source: str) -> KindWord
     _require(isinstance(entry, dict) and set(entry) == set(fields), where, f"must have exactly {' and '.join(fields)}")
     for field in fields:
         _require_texts(entry[field], f"{where}, {field}")
-    return KindWords(*(tuple(reader.pattern(text, f"{kind}, {field}") for text in entry[field]) for field in fields))
+    return KindWords(*(reader.patterns(entry[field], f"{kind}, {field}") for field in fields))
 
 
 class _Reader:
-    """Turns the file's way of writing a pattern into regular expressions of tokens."""
+    """Turns the file's way of writing a pattern into trees of tokens."""
 
     def __init__(self, document: dict[str, Any], source: str) -> None:
         self.alphabet = Alphabet(document["not_names"])
+        self._expressions = Expressions(self.alphabet)
         self._document = document
         self._source = source
         self._pieces: dict[str, Node] = dict(BUILT_IN)
         self._translator = Translator(self.alphabet)
-        self.fillers = f"(?:{self.expression('|'.join(document['fillers']), 'fillers')})"
-        gap = f"{GAP_SIGNS}(?:{self.fillers}{GAP_SIGNS}){{0,{_MOST_FILLERS}}}"
-        self._translator = Translator(self.alphabet, gap)
+        self.fillers = self.tree("|".join(document["fillers"]), "fillers")
+        more = Repeat(Chain((self.fillers, BETWEEN)), 0, _MOST_FILLERS, lazy=False)
+        self._translator = Translator(self.alphabet, Chain((BETWEEN, more)))
         for name in document["pieces"]:
             self._piece(name, "pieces", ())
 
@@ -167,39 +216,44 @@ class _Reader:
         if name not in self._pieces:
             known = name in self._document["pieces"] and name not in within
             _require(known, f"{self._source}, {where}", f"no piece {{{name}}} can stand here")
-            self._pieces[name] = self._tree(self._document["pieces"][name], f"pieces, {name}", (*within, name))
+            self._pieces[name] = self._parsed(self._document["pieces"][name], f"pieces, {name}", (*within, name))
         return self._pieces[name]
 
-    def _tree(self, text: str, where: str, within: tuple[str, ...] = ()) -> Node:
+    def _parsed(self, text: str, where: str, within: tuple[str, ...] = ()) -> Node:
         try:
             return parse(" ".join(text.split()), lambda name: self._piece(name, where, within))
         except PatternError as error:
             raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def expression(self, text: str, where: str) -> str:
-        """The regular expression of a pattern."""
-        return self.pattern(text, where).expression
-
-    def pattern(self, text: str, where: str) -> TokenPattern:
-        """A pattern, and what a text needs for it."""
-        tree = self._tree(text, where)
+    def tree(self, text: str, where: str) -> Node:
+        """A pattern as a tree of tokens."""
+        parsed = self._parsed(text, where)
         try:
-            needs = tuple(self.alphabet.chars(words) for words in self._translator.needs(tree))
-            return TokenPattern(self._translator.closed(tree), needs, self.alphabet)
+            return self._translator.closed(parsed)
         except PatternError as error:
             raise VocabularyError(f"{self._source}, {where}: not a pattern: {error}: {text}") from error
 
-    def any_of(self, field: str) -> str:
-        """The regular expression of any of the patterns in a list."""
-        return f"(?:{'|'.join(self.expression(text, field) for text in self._document[field])})"
+    def made_of(self, tree: Node, before: str = "", after: str = "") -> TokenPattern:
+        """A tree of tokens as a pattern."""
+        return TokenPattern(tree, self._translator.needs(tree), self._expressions, before, after)
 
-    def denial(self) -> str:
+    def patterns(self, texts: list[str], where: str) -> Patterns:
+        """Each text as a pattern."""
+        return Patterns(tuple(self.made_of(self.tree(text, where)) for text in texts))
+
+    def any_of(self, field: str) -> Node:
+        """Any of the patterns in a list."""
+        return Alternatives(tuple(self.tree(text, field) for text in self._document[field]))
+
+    def denial(self) -> TokenPattern:
         """A denial and the words that it reaches over, up to the end of what is searched."""
         reach = self._document["denial_reach"]
         _require(type(reach) is int and reach >= 0, self._source, "denial_reach must be a number of words")
-        word = f"(?!{self.any_of('denial_ends_at')})(?:{WHOLE_WORD}|{NUMBER})"
-        space = f"{NAME_MARK}? "
-        return rf"(?<!{ANY_LETTERS}){self.any_of('denials')}(?:{space}{word}){{0,{reach}}}(?:{space})?\Z"
+        space = Signs(" ")
+        word = Alternatives((BUILT_IN["word"], Signs(NUMBER)))
+        reached = Chain((space, Look(self.any_of("denial_ends_at"), negated=True), word))
+        nodes = (self.any_of("denials"), Repeat(reached, 0, reach, lazy=False), Repeat(space, 0, 1, lazy=False))
+        return self.made_of(Chain(nodes), rf"(?<!{ANY_LETTERS})", r"\Z")
 
 
 def _read(path: Path) -> dict[str, Any]:
