@@ -99,7 +99,7 @@ def test_calls_without_a_message_leave_room_for_others(started, method):
     guard = started(max_calls=32, message_s=SOON_S)
     with silent_calls(guard, method, 40), channel_to(guard) as channel:
         if method != LIVE:
-            until(lambda: open_calls(guard) == 8)  # a half of the half that one client may have
+            until(lambda: open_calls(guard) == 4)  # a quarter of the half that one client may have
         stub = stub_to(channel)
         assert stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=SOON_S).live
         assert stub.ModelInfer(floats(1.0), timeout=SOON_S)
@@ -154,11 +154,12 @@ def test_a_stream_goes_on_where_others_keep_theirs_open(started, upstream):
         yield words("counter", "2")
         idle.wait(SOON_S)
 
-    with channel_to(guard) as one, channel_to(guard) as two, channel_to(guard) as three:
-        others = [stub_to(channel).ModelStreamInfer(one_and_no_end()) for channel in (one, one, two, two)]
+    with contextlib.ExitStack() as stack, channel_to(guard) as last:
+        channels = [stack.enter_context(channel_to(guard)) for _ in range(4)]
+        others = [stub_to(channel).ModelStreamInfer(one_and_no_end()) for channel in channels]
         for stream in others:
             next(stream)
-        stream = stub_to(three).ModelStreamInfer(iter([words("counter", "3"), words("counter", "4")]))
+        stream = stub_to(last).ModelStreamInfer(iter([words("counter", "3"), words("counter", "4")]))
         assert len(list(stream)) == 7
         for other in others:
             other.cancel()
@@ -169,10 +170,11 @@ def test_a_stream_goes_on_where_others_keep_theirs_open(started, upstream):
 def test_calls_that_never_go_on_reach_the_guard_and_hurt_nobody(started, name):
     guard = started()
     host, port = guard.address.split(":")
-    with socket.create_connection((host, int(port)), timeout=SOON_S) as connection, channel_to(guard) as channel:
-        connection.sendall(_garbage(random.Random(1))[name])
+    with contextlib.ExitStack() as stack, channel_to(guard) as channel:
+        for _ in range(3):
+            connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=SOON_S))
+            connection.sendall(_garbage(random.Random(1))[name])
         until(lambda: open_calls(guard) > 0)
-        assert open_calls(guard) <= GuardSettings().connection_calls
         assert stub_to(channel).ModelInfer(floats(1.0), timeout=SOON_S)
 
 

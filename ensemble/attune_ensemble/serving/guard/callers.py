@@ -24,6 +24,7 @@ CLIENT_KEY = "attune-client"
 _LONGEST_NAME = 100
 _IPV6_NETWORK = 64
 _RETRY_AFTER_S = 1
+_CONNECTION_PART = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,12 @@ def _address_of(peer: str) -> str:
 
 class Share:
     """`most` places in all, of which `count` are taken; a client may have a part of them, and each of its connections
-    half of that part."""
+    a quarter of that part."""
 
     def __init__(self, what: str, most: int, client_share: float) -> None:
         self._what, self._most = what, most
         self._client_most = max(1, math.ceil(most * client_share))
-        self._connection_most = max(1, math.ceil(self._client_most / 2))
+        self._connection_most = max(1, math.ceil(self._client_most * _CONNECTION_PART))
         self.count = 0
         self._clients: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()

@@ -25,7 +25,7 @@ _STOP_S = 5.0
 _LAST_BYTES_S = 1.0
 """For what was answered just now to reach its client."""
 
-_CALLS_IN_ALL = 4
+_CALLS_IN_ALL = 2
 """How many times `max_calls` there may be of any kind: more are refused by gRPC, without a word of ours."""
 
 _WINDOW_BYTES = 2**18

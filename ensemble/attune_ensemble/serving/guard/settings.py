@@ -61,7 +61,7 @@ class GuardSettings:
     message_s: float = 120.0
     reader_s: float = 60.0
     connection_calls: int = 256
-    max_calls: int = 512
+    max_calls: int = 1024
     stream_requests: int = 8
     places: int = 64
     client_share: float = 0.5
