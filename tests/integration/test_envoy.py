@@ -25,7 +25,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from attune_client.connection import failure_of, translate
 from attune_client.protocol.errors import ServerBusy, ServerUnreachable, from_wire
-from attune_ensemble.serving.guard.service import _CLOSED, CLIENT_KEY, REFUSED_KEY, SERVICE
+from attune_ensemble.serving.guard.callers import CLIENT_KEY
+from attune_ensemble.serving.guard.forwarding import SERVICE
+from attune_ensemble.serving.guard.service import _CLOSED, REFUSED_KEY
 from attune_ensemble.serving.launcher.ports import LOOPBACK, free_ports
 from tests.conftest import ROOT
 from tests.envoy_process import CONFIGURATION, ENVOYS, TLS_CONFIGURATION, Envoy, load, needs_envoy, validate
