@@ -307,6 +307,13 @@ def test_the_server_takes_the_arguments():
         assert arguments["profile"] in {profile.name for profile in PROFILES.values()}, name
 
 
+def test_the_word_of_envoy_for_who_calls_is_heeded_and_no_other():
+    for arrangement in ARRANGEMENTS:
+        deployments = {component(each): pod_of(each) for each in of(rendered(arrangement), "Deployment")}
+        arguments = arguments_of(container_of(deployments["replica"]))
+        assert arguments["trust_client_metadata"] == ("envoy" in deployments), arrangement
+
+
 def test_it_is_waited_for_until_the_longest_stream_has_ended():
     for name, pod in replica_pods():
         container = container_of(pod)
