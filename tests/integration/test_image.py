@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 from tests.containers import building_docker, compose_program
 from tests.unit.test_observability import queries
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # the first one builds, perhaps from nothing
 
 IMAGE, MADE_BASE, MADE_PROMETHEUS = "attune:test", "attune-test-base:bookworm", "attune-test-prometheus"
 USUAL_BASE = "debian:bookworm-slim"
