@@ -187,6 +187,24 @@ def test_only_the_first_signal_is_raised_and_the_handlers_come_back(usual):
     assert threading.active_count() == threads
 
 
+@pytest.mark.parametrize("end_s", [0.3, 1.5])
+def test_a_command_that_may_take_its_time_to_end_gets_that_and_no_more(end_s):
+    program = (
+        "import time\n"
+        "from attune_client.interruption import Interruption, Interruptions\n"
+        f"with Interruptions({end_s}):\n"
+        "    try: print('up', flush=True), time.sleep(60)\n"
+        "    except Interruption: time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    begun_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == b"interrupted\n"
+    assert process.returncode == 130
+    assert end_s <= time.monotonic() - begun_s < end_s + WITHIN_S
+
+
 def test_an_interruption_ends_the_process_whatever_still_waits(tmp_path):
     script = tmp_path / "waits.py"
     script.write_text(

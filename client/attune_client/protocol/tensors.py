@@ -76,8 +76,8 @@ _ROUNDING = 1e-3
 class Callee:
     """A model that another one calls by itself while it works; as text, in configurations, `name unless input input`.
 
-    `unless` are inputs of the caller: a request that has one of them is answered without this call. What is called
-    instead is given such an input under the same name, so that the same rule holds for its own callees.
+    `unless` are inputs of the caller: a request that has one of them is answered without this call. Whatever it calls
+    all the same is given that input under the same name, so that the rules of its callees hold for theirs as well.
     """
 
     name: str

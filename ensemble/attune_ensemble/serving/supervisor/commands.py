@@ -148,8 +148,8 @@ def serve(
     """Serve the models until Ctrl-C, or for as long as COMMAND runs.
 
     A model or a server that dies is brought back. SIGTERM and Ctrl-C let requests in flight finish; a second one ends
-    them. COMMAND finds the server's address in ATTUNE_URL, gets the signals that are sent here, and its exit status
-    becomes this one's.
+    them. COMMAND finds the server's address in ATTUNE_URL, gets the signals that are sent here, and ends with this
+    process, whatever ends that; its exit status becomes this one's.
 
     Exit status: 0 stopped in order; 69 it cannot be served here (a port, a folder, the server); 70 the server ended too
     often; 78 the model repository is not right; 130 interrupted while COMMAND was to run.
