@@ -250,7 +250,7 @@ def test_processor_time_is_by_process(tmp_path):
         spent_s = server_processor_s(pid)
     finally:
         process.communicate("")
-    assert set(spent_s) == {"valence", SERVER, GUARD}
+    assert {"valence", SERVER, GUARD} <= set(spent_s) <= {"valence", SERVER, GUARD, "other"}  # sleep may be at work
     assert spent_s["valence"] > 0.05
     assert spent_s[GUARD] >= 0.2
     assert server_processor_s(pid) == {}  # it has ended
