@@ -26,7 +26,7 @@ from attune_client.protocol.models import EMOTION_RECOGNITION, SPEECH_EMOTION
 from attune_ensemble.cost import command, instances
 from attune_ensemble.cost.asking import LocalAsk
 from attune_ensemble.cost.full import Figures, Row, Side, best_ratio, full_table, own_processor, take_rounds
-from attune_ensemble.cost.idle import Pair, added_ms, split_table, take_turns, time_steps
+from attune_ensemble.cost.idle import Pair, Step, Turns, processor_table, split_table, take_turns, time_steps
 from attune_ensemble.serving.configuration import read_config
 from tests.conftest import ROOT, SAMPLES
 from tests.fake_server import USUAL, FakeServer
@@ -96,11 +96,15 @@ class Side1:
         return Sample(planned_s, planned_s, planned_s, planned_s + self.seconds, 2.0, self.error)
 
 
+def turn(local, served, rounds=1, spent=lambda: {}):
+    return asyncio.run(take_turns(local, served, REQUESTS, rounds, spent, rest_s=0.2))
+
+
 def test_both_are_asked_in_turn_and_each_is_the_first_as_often():
     log: list[tuple[str, str]] = []
-    pairs = asyncio.run(take_turns(Side1("local", log, 0.1), Side1("served", log, 0.104), REQUESTS, rounds=2))
-    assert len(pairs) == 2 * len(REQUESTS)
-    assert added_ms(pairs) == pytest.approx(4.0)
+    turns = turn(Side1("local", log, 0.1), Side1("served", log, 0.104), rounds=2)
+    assert len(turns.pairs) == 2 * len(REQUESTS)
+    assert turns.added_ms == pytest.approx(4.0)
     firsts = [name for name, _ in log[::2]]
     assert firsts == ["served"] * 3 + ["local"] * 3 + ["served"] * 3
     assert [request for _, request in log[::2]] == [request for _, request in log[1::2]]
@@ -109,11 +113,40 @@ def test_both_are_asked_in_turn_and_each_is_the_first_as_often():
 def test_what_is_not_answered_is_not_compared():
     log: list[tuple[str, str]] = []
     with pytest.raises(errors.ServerError, match="clip 0 was not answered: refused"):
-        asyncio.run(take_turns(Side1("local", log, 0.1), Side1("served", log, 0.1, REFUSED), REQUESTS, rounds=1))
+        turn(Side1("local", log, 0.1), Side1("served", log, 0.1, REFUSED))
 
 
 def test_one_slow_request_does_not_change_what_is_added():
-    assert added_ms([Pair(0.1, 0.105), Pair(0.1, 0.105), Pair(0.1, 3.0)]) == pytest.approx(5.0)
+    turns = Turns([Pair(0.1, 0.105), Pair(0.1, 0.105), Pair(0.1, 3.0)], 100.0, {}, {})
+    assert turns.added_ms == pytest.approx(5.0)
+
+
+def test_processor_time_is_of_the_side_that_was_asked_less_that_of_a_server_at_rest():
+    """A server whose model takes 30 ms of a request, and whose guard takes a tenth of its core whatever happens."""
+    work = {"valence": 0.0}
+
+    def spent():
+        return work | {"guard": 0.1 * clock()}
+
+    async def local(request, planned_s):
+        until_s = time.process_time() + 0.02
+        while time.process_time() < until_s:
+            pass
+        return Sample(planned_s, planned_s, clock(), clock(), 2.0)
+
+    async def served(request, planned_s):
+        work["valence"] += 0.03
+        await asyncio.sleep(0.05)
+        return Sample(planned_s, planned_s, clock(), clock(), 2.0)
+
+    turns = turn(local, served, rounds=2, spent=spent)
+    assert 20 <= turns.local_ms < 40
+    assert turns.served_ms["valence"] == pytest.approx(30.0)
+    assert abs(turns.served_ms["guard"]) < 2
+    assert turns.background_ms["guard"] == pytest.approx(100.0, rel=0.3)
+    lines = processor_table(turns, [Step("valence", 5.0, 4.0)]).splitlines()
+    assert lines[2] == "| valence | 4.00 | 30.00 | 0.00 |"
+    assert lines[-1].startswith(f"| sum | {turns.local_ms:.2f} | ")
 
 
 def test_every_step_of_the_ensemble_is_timed():
@@ -126,14 +159,16 @@ def test_every_step_of_the_ensemble_is_timed():
         return {output: np.zeros(1) for output in outputs[name]}
 
     inputs = {tensor.name: np.zeros(1) for tensor in EMOTION_RECOGNITION.inputs}
-    times_ms = time_steps(call, ROOT / "model_repository", [Request("one", 2.0, inputs)] * 2)
-    assert set(times_ms) == set(outputs)
-    assert times_ms["valence"] >= 20 > times_ms["text_tokenizer"]
+    steps = {
+        step.model: step for step in time_steps(call, ROOT / "model_repository", [Request("one", 2.0, inputs)] * 2)
+    }
+    assert set(steps) == set(outputs)
+    assert steps["valence"].ms >= 20 > steps["valence"].processor_ms
 
 
 def test_steps_stand_beside_what_the_server_counts():
     stages = differences({}, {"valence": Counts(2, 0, 2, 2, 2_000_000, 1_000_000, 8_000_000, 500_000, 12_000_000)})
-    lines = split_table({"text_tokenizer": 1.0, "valence": 4.5}, stages).splitlines()
+    lines = split_table([Step("text_tokenizer", 1.0, 1.0), Step("valence", 4.5, 4.5)], stages).splitlines()
     assert lines[2] == "| text_tokenizer | 1.00 |  |  |  |  |  |  |"
     assert lines[3] == "| valence | 4.50 | 1.00 | 0.50 | 4.00 | 0.25 | 6.00 | 1.50 |"
 
@@ -189,7 +224,7 @@ def test_a_side_that_answers_nothing_is_an_error():
 def test_the_command_compares_a_server_with_models_here(monkeypatch, model):
     models = Models()
     monkeypatch.setattr(command, "LocalModels", lambda repository: models)
-    monkeypatch.setattr(command, "time_steps", lambda call, repository, requests: {"valence": 1.0})
+    monkeypatch.setattr(command, "time_steps", lambda call, repository, requests: [Step("valence", 1.0, 1.0)])
     options = ("--seconds", 0.2, "--warmup", 0.05, "--rounds", 1, "--concurrency", "1,2", "--model", model.name)
     with FakeServer() as server:
         arguments = ["bench", "server-cost", *map(str, (*SAMPLES, *options))]
@@ -200,7 +235,7 @@ def test_the_command_compares_a_server_with_models_here(monkeypatch, model):
     assert [row["concurrency"] for row in told["rows"]] == [1, 2]
     assert set(models.asked) == {model.name}
     assert [stage["model"] for stage in told["stages"]] == [model.name]
-    assert bool(told["steps_ms"]) == (model is EMOTION_RECOGNITION)
+    assert bool(told["steps"]) == (model is EMOTION_RECOGNITION)
     assert "the server adds" in result.stdout
     assert "of the best in one process" in result.stdout
 

@@ -24,13 +24,14 @@ from attune_client.bench.serving.asking import ask_server
 from attune_client.bench.serving.clips import Clip, mixed_clips, read_clips
 from attune_client.bench.serving.measuring import Plan
 from attune_client.bench.serving.options import Several, reader, sample_files, server_pid_option
+from attune_client.bench.serving.processor import server_processor_s
 from attune_client.bench.serving.statistics import Stage, TritonStatistics, differences
 from attune_client.bench.serving.targets import Request, make_target
 from attune_client.commands.options import AUDIO_FILE, RealRange, json_option, server_options
 from attune_client.protocol.models import EMOTION_RECOGNITION, SPEECH_EMOTION
 from attune_ensemble.cost.asking import LocalAsk
 from attune_ensemble.cost.full import Row, Side, best_ratio, full_table, own_processor, take_rounds
-from attune_ensemble.cost.idle import Pair, added_ms, split_table, take_turns, time_steps
+from attune_ensemble.cost.idle import Step, Turns, processor_table, split_table, take_turns, time_steps
 from attune_ensemble.serving.local import LocalModels
 
 __all__ = ["server_cost"]
@@ -50,13 +51,17 @@ class _Asked:
     rounds: int
     plan: Plan
 
+    def spent(self) -> dict[str, float]:
+        """Processor time of the server's processes until now, in seconds; empty where it is not known."""
+        return {} if self.server_pid is None else server_processor_s(self.server_pid)
+
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """What was measured: one request at a time, with the server's own count of that, and under load."""
 
     requests: tuple[Request, ...]
-    pairs: list[Pair]
+    turns: Turns
     stages: list[Stage]
     rows: list[Row]
 
@@ -109,10 +114,10 @@ def server_cost(
     asked = _Asked(url, timeout_s, server_pid, model, concurrency, rounds, Plan(seconds, warmup))
     with LocalModels(repository) as models:
         found = asyncio.run(_measure(models, clips, asked))
-        steps_ms = time_steps(models.call, repository, found.requests) if model == EMOTION_RECOGNITION.name else {}
+        steps = time_steps(models.call, repository, found.requests) if model == EMOTION_RECOGNITION.name else []
     if not as_json:
-        click.echo(_tables(found, steps_ms, asked))
-    click.echo(_json(found, steps_ms, asked))
+        click.echo(_tables(found, steps, asked))
+    click.echo(_json(found, steps, asked))
 
 
 async def _measure(models: LocalModels, clips: Sequence[Clip], asked: _Asked) -> _Found:
@@ -124,36 +129,37 @@ async def _measure(models: LocalModels, clips: Sequence[Clip], asked: _Asked) ->
         ask = partial(ask_server, client, target.model)
         with LocalAsk(models, target.model, max(asked.concurrency)) as local:
             before = await statistics.read()
-            pairs = await take_turns(local, ask, target.requests, asked.rounds)
+            turns = await take_turns(local, ask, target.requests, asked.rounds, asked.spent)
             stages = differences(before, await statistics.read())
             sides = Side(local, own_processor), Side(ask, reader(statistics, asked.server_pid))
             rows = await take_rounds(*sides, target, asked.concurrency, asked.plan, asked.rounds)
-    return _Found(target.requests, pairs, stages, rows)
+    return _Found(target.requests, turns, stages, rows)
 
 
-def _tables(found: _Found, steps_ms: dict[str, float], asked: _Asked) -> str:
-    local_ms = 1000 * median(pair.local_s for pair in found.pairs)
+def _tables(found: _Found, steps: Sequence[Step], asked: _Asked) -> str:
+    local_ms = 1000 * median(pair.local_s for pair in found.turns.pairs)
     parts = [
         hardware_line(),
         f"{asked.model}, {len(found.requests)} requests, one at a time: {local_ms:.1f} ms in one process, and the "
-        f"server adds {added_ms(found.pairs):.1f} ms (medians)",
-        *([split_table(steps_ms, found.stages)] if steps_ms else []),
+        f"server adds {found.turns.added_ms:.1f} ms (medians)",
+        *([split_table(steps, found.stages)] if steps else []),
+        *([processor_table(found.turns, steps)] if found.turns.served_ms else []),
         full_table(found.rows),
         f"The server's best throughput is {best_ratio(found.rows):.2f} of the best in one process.",
     ]
     return "\n\n".join(parts)
 
 
-def _json(found: _Found, steps_ms: dict[str, float], asked: _Asked) -> str:
+def _json(found: _Found, steps: Sequence[Step], asked: _Asked) -> str:
     return json.dumps(
         {
             "hardware": hardware(),
             "model": asked.model,
-            "added_ms": added_ms(found.pairs),
+            "added_ms": found.turns.added_ms,
             "best_ratio": best_ratio(found.rows),
-            "steps_ms": steps_ms,
+            "steps": [asdict(step) for step in steps],
             "stages": [asdict(stage) for stage in found.stages],
-            "pairs": [asdict(pair) for pair in found.pairs],
+            "turns": asdict(found.turns),
             "rows": [asdict(row) for row in found.rows],
         }
     )
