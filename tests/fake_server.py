@@ -12,6 +12,10 @@ The steps of a request, one after the other:
     refuse NAME N CODE TEXT     the same, for the first N requests of that NAME
     report, reset               a response of music_prompt whose prompt is the `Report`; and forget it
     freeze, die                 the process stops without a word, and ends without one
+    answer                      what the model of the request usually answers
+
+A request without a text is one to `answer`. The statistics say of each model how many requests came to their end, and
+that each of them took as long as `USUAL_MS` says.
 """
 
 from __future__ import annotations
@@ -37,9 +41,26 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 from attune_client.protocol.tensors import bytes_tensor
 from tests.conftest import ROOT
 from tests.fake_triton import inputs_of
-from tests.unit.test_client import FOUND, MUSIC, SESSION
+from tests.unit.test_client import FOUND, MUSIC, SESSION, SPEECH
 
 PROMPT = FOUND | {name: MUSIC[name] for name in ("prompt", "prompt_writer", "music_spec")}
+
+SEGMENTS = {
+    "waveform": np.zeros((2, 32_000), np.float32),
+    "num_samples": np.array([[32_000], [24_000]], np.int64),
+    "transcript": np.array([[b"so it goes"], [b"and on"]], dtype=np.object_),
+}
+USUAL: dict[str, tuple[dict[str, np.ndarray], ...]] = {
+    "speech_to_text": (SEGMENTS,),
+    "emotion_recognition": ({"vad": np.array([[3.5, 2.0, 3.0]], np.float32)},),
+    "speech_emotion": (SPEECH,),
+    "music_prompt": (PROMPT,),
+    "music_therapy": (SESSION, *3 * ({"music": np.zeros((35_200, 2), np.float32)},)),
+}
+"""The responses of each model to a request that asks for nothing else."""
+
+USUAL_MS = {"queue": 1.0, "compute_input": 0.5, "compute_infer": 8.0, "compute_output": 0.25, "success": 10.0}
+"""What the statistics say of each request."""
 
 
 @dataclass
@@ -89,12 +110,27 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self) -> None:
         self._report = Report()
         self._refused: Counter[str] = Counter()
+        self._ended: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
 
     async def ServerReady(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
         return service_pb2.RepositoryIndexResponse(models=[{"name": "music_prompt", "version": "1", "state": "READY"}])
+
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:  # noqa: N802
+        models = {*self._ended, *self._failed}
+        return service_pb2.ModelStatisticsResponse(model_stats=[self._statistics_of(name) for name in sorted(models)])
+
+    def _statistics_of(self, model: str) -> service_pb2.ModelStatistics:
+        ended = self._ended[model]
+        told = service_pb2.ModelStatistics(name=model, inference_count=2 * ended, execution_count=ended)
+        for field_name, ms in USUAL_MS.items():
+            duration = getattr(told.inference_stats, field_name)
+            duration.count, duration.ns = ended, round(1e6 * ms * ended)
+        told.inference_stats.fail.count = self._failed[model]
+        return told
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         (response,) = [response async for response in self._work(request, context)]
@@ -107,21 +143,24 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _work(self, request: Any, context: Any) -> AsyncIterator[Any]:
         inputs = inputs_of(request)
-        what = json.loads(inputs["text"].item())
+        what = json.loads(inputs["text"].item()) if "text" in inputs else [["answer"]]
         if what[0] in (["report"], ["reset"]):
             yield _response(PROMPT | {"prompt": bytes_tensor(json.dumps(asdict(self._report)))})
             if what[0] == ["reset"]:
                 self._report, self._refused = Report(), Counter()
             return
         self._note(inputs, context)
+        counted = self._failed
         try:
             for step, *arguments in what:
-                async for response in self._do(step, arguments, context):
+                async for response in self._do(request.model_name, step, arguments, context):
                     yield response
+            counted = self._ended
         except (asyncio.CancelledError, GeneratorExit):
             self._report.cancelled += 1
             raise
         finally:
+            counted[request.model_name] += 1
             self._report.ended += 1
 
     def _note(self, inputs: dict[str, np.ndarray], context: Any) -> None:
@@ -131,8 +170,11 @@ class _Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         left_s = context.time_remaining()
         self._report.calls_s.append(left_s)
 
-    async def _do(self, step: str, arguments: list[Any], context: Any) -> AsyncIterator[Any]:
+    async def _do(self, model: str, step: str, arguments: list[Any], context: Any) -> AsyncIterator[Any]:
         match step, arguments:
+            case "answer", []:
+                for tensors in USUAL[model]:
+                    yield _response(tensors)
             case "session", []:
                 yield _response(SESSION)
             case "music", [frames]:

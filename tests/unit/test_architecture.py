@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[2]
 ALLOWED = {
     "client/attune_client/protocol": (),
     "client/attune_client": ("attune_client",),
-    # The report is how every benchmark prints. Clients are for `chaos` alone: the other rooms have rules below.
+    # Clients are for `chaos` and `cost` alone, the load for `cost`: the other rooms have rules below.
     "ensemble/attune_ensemble": (
         "attune_client.protocol",
         "attune_client.messages",
-        "attune_client.bench.report",
+        "attune_client.bench",
+        "attune_client.commands.options",
         "attune_client.aio",
         "attune_client.client",
         "attune_client.interruption",
@@ -42,6 +43,16 @@ ALLOWED = {
     ),
     # Ends what somebody has left: it knows of processes and folders alone.
     "ensemble/attune_ensemble/janitor": (),
+    # What the server costs: the client's load on it, and on the same models without it.
+    "ensemble/attune_ensemble/cost": (
+        "attune_client.protocol",
+        "attune_client.aio",
+        "attune_client.bench",
+        "attune_client.commands.options",
+        "attune_ensemble.call",
+        "attune_ensemble.serving.configuration",
+        "attune_ensemble.serving.local",
+    ),
     "ensemble/attune_ensemble/call.py": ("attune_client.protocol",),
     "ensemble/attune_ensemble/speech/overall.py": ("attune_client.protocol",),
     "ensemble/attune_ensemble/pipeline.py": (

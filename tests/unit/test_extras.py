@@ -23,14 +23,16 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 ENSEMBLE = "ensemble/attune_ensemble"
 CHAOS = f"{ENSEMBLE}/chaos"
+COST = f"{ENSEMBLE}/cost"
 LAUNCHER = f"{ENSEMBLE}/serving/launcher"
 SUPERVISOR = f"{ENSEMBLE}/serving/supervisor"
 MUSICGEN = f"{ENSEMBLE}/music/musicgen"
 BENCHMARK = f"{MUSICGEN}/benchmark"
+PLOT = "client/attune_client/bench/serving/plot.py"
 
 # What each extra is for, and what of that is somebody else's. The bridge to NumPy 2 is loaded in every server process.
 ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "client": (("client/attune_client",), ()),
+    "client": (("client/attune_client",), (PLOT,)),
     "models": (
         (
             "model_repository",
@@ -38,12 +40,12 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             ENSEMBLE,
             f"{LAUNCHER}/numpy_bridge.py",
         ),
-        (CHAOS, LAUNCHER, SUPERVISOR, MUSICGEN),
+        (CHAOS, COST, LAUNCHER, SUPERVISOR, MUSICGEN),
     ),
     "musicgen": ((MUSICGEN,), (BENCHMARK,)),
-    "serve": ((LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
+    "serve": ((COST, LAUNCHER, SUPERVISOR, "export/attune_weights"), ()),
     "chaos": ((CHAOS,), ()),
-    "train": (("training", "export", BENCHMARK), ()),
+    "train": (("training", "export", BENCHMARK, PLOT), ()),
 }
 
 # Imported here, and brought by a package that is asked for.

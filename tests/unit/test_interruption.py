@@ -82,12 +82,13 @@ def test_play_ends_soon_at_any_moment_and_keeps_what_has_come(server, tmp_path, 
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("command", ["analyse", "models", "bench", "play"])
+@pytest.mark.parametrize("command", ["analyse", "models", "bench", "load", "play"])
 def test_every_command_ends_soon_while_it_waits_for_the_server(command, number, samples, tmp_path):
     """At a server that takes connections and never says a word."""
     arguments = {
         "analyse": ["analyse", *samples[:3]],
         "bench": ["bench", "pipeline", samples[0]],
+        "load": ["bench", "serving", samples[0]],
         "models": ["models"],
         "play": ["play", samples[0], "-o", tmp_path / "music.wav"],
     }
