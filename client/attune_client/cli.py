@@ -103,4 +103,4 @@ def main(debug: bool) -> None:
 
 @click.group(cls=EntryPointGroup, entry_point_group=BENCHMARKS)
 def bench() -> None:
-    """Time the served pipeline, or the music engine by itself."""
+    """Time the served pipeline, the emotion encoders by themselves, or the music engine."""
