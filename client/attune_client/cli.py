@@ -103,4 +103,4 @@ def main(debug: bool) -> None:
 
 @click.group(cls=EntryPointGroup, entry_point_group=BENCHMARKS)
 def bench() -> None:
-    """Time a server under load, its pipeline, what it costs, or the music engine by itself."""
+    """Time a server under load, its pipeline, what it costs, the encoders, or the music engine by itself."""

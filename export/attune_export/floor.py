@@ -25,7 +25,8 @@ from attune_training.config import RegressorConfig, embedded_config, paper_confi
 from attune_training.models.cut import Cut, Head, SharedEncoder, audio_steps, text_steps
 from attune_training.models.regressor import Regressor, build_regressor
 
-__all__ = ["DURATIONS_S", "TOWERS", "Cost", "Floor", "cut_of_towers", "floor_of", "measure"]
+__all__ = ["DURATIONS_S", "TOWERS", "Cost", "Floor", "cut_of_towers", "floor_of", "floor_table", "measure"]
+__all__ += ["least_operations", "unweighted"]
 
 DURATIONS_S = (2.0, 4.5, 8.0)
 _TOKENS_PER_S = 4.0  # of running speech, with the two that open and close a text
@@ -61,24 +62,45 @@ def cut_of_towers(model: Regressor, shares_streams: bool) -> Cut:
     return Cut(len(audio_steps(model)) - 1, len(text_steps(model)) - 1) if shares_streams else Cut(0, 0)
 
 
+def tokens_of(duration_s: float) -> int:
+    """Return how many tokens speech of this length has on average."""
+    return math.ceil(duration_s * _TOKENS_PER_S)
+
+
 def floor_of(models: Sequence[Regressor], cut: Cut, duration_s: float) -> Floor:
-    """Return the costs of one utterance of merged regressors that are cut in two; they may lie on the meta device."""
-    speech = _speech(duration_s, next(models[0].parameters()).device)
+    """Return the costs of one utterance of merged regressors that are cut in two; they may lie on the meta device.
+
+    It has as many tokens as speech of this length has on average.
+    """
+    speech = _speech(models, duration_s, tokens_of(duration_s))
+    shared, *own = _parts(models, cut, speech)
+    states = SharedEncoder(models[0], cut).eval()(**speech)
+    return Floor(
+        shared=shared,
+        own=tuple(own),
+        whole=tuple(measure(model.eval(), speech) for model in models),
+        state_bytes=sum(state.numel() * _FLOAT32_BYTES for state in states),
+    )
+
+
+def least_operations(models: Sequence[Regressor], cut: Cut, duration_s: float, tokens: int) -> int:
+    """Return the operations of one utterance of regressors that are cut in two, as `floor_of` counts them."""
+    return sum(cost.operations for cost in _parts(models, cut, _speech(models, duration_s, tokens)))
+
+
+def _parts(models: Sequence[Regressor], cut: Cut, speech: Mapping[str, Tensor]) -> list[Cost]:
+    """Return the costs of what is shared, and of each regressor's own part."""
     encoder = SharedEncoder(models[0], cut).eval()
     states = dict(zip(cut.states(models[0]), encoder(**speech), strict=True))
     behind = {"num_samples", "attention_mask"} | ({"waveform"} if cut.audio is None else set())
     behind |= {"input_ids"} if cut.text is None else set()
     given = {} if cut.pooled else {name: value for name, value in speech.items() if name in behind}
-    return Floor(
-        shared=measure(encoder, speech),
-        own=tuple(measure(Head(model, cut).eval(), given | states) for model in models),
-        whole=tuple(measure(model.eval(), speech) for model in models),
-        state_bytes=sum(state.numel() * _FLOAT32_BYTES for state in states.values()),
-    )
+    return [measure(encoder, speech), *(measure(Head(model, cut).eval(), given | states) for model in models)]
 
 
-def _speech(duration_s: float, device: torch.device) -> dict[str, Tensor]:
-    samples, tokens = round(duration_s * SPEECH_SAMPLE_RATE), math.ceil(duration_s * _TOKENS_PER_S)
+def _speech(models: Sequence[Regressor], duration_s: float, tokens: int) -> dict[str, Tensor]:
+    device = next(models[0].parameters()).device
+    samples = round(duration_s * SPEECH_SAMPLE_RATE)
     return {
         "waveform": torch.zeros(1, samples, device=device),
         "num_samples": torch.full((1, 1), samples, device=device),
@@ -118,24 +140,33 @@ def _weights_read(module: nn.Module) -> Iterator[dict[nn.Module, int]]:
 @click.command()
 def main() -> None:
     """Print the floor of both pairs of towers as a table."""
-    click.echo(
-        "| towers | s | tokens | shared | valence's own | arousal's and dominance's | uncut, both | ratio | states |"
-    )
-    click.echo("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    click.echo(floor_table())
+
+
+def floor_table() -> str:
+    """Return the floor of both pairs of towers as a Markdown table."""
+    lines = [
+        "| towers | s | tokens | shared | valence's own | arousal's and dominance's | uncut, both | ratio | states |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
     for name, configs in TOWERS.items():
-        with torch.device("meta"):
-            # Merged adapters cost nothing, as none do.
-            models = [build_regressor(replace(config, lora=None), None) for config in configs]
+        models = unweighted(configs)
         cut = cut_of_towers(models[0], shares_streams=name == "shipped")
-        for duration_s in DURATIONS_S:
-            click.echo(_row(name, duration_s, floor_of(models, cut, duration_s)))
+        lines += [_row(name, duration_s, floor_of(models, cut, duration_s)) for duration_s in DURATIONS_S]
+    return "\n".join(lines)
+
+
+def unweighted(configs: Sequence[RegressorConfig]) -> list[Regressor]:
+    """Return regressors on the meta device, without adapters: merged ones cost nothing."""
+    with torch.device("meta"):
+        return [build_regressor(replace(config, lora=None), None) for config in configs]
 
 
 def _row(name: str, duration_s: float, floor: Floor) -> str:
     whole = Cost(sum(cost.operations for cost in floor.whole), sum(cost.weight_bytes for cost in floor.whole))
     parts = [floor.shared, *floor.own]
     ratio = whole.operations / sum(cost.operations for cost in parts)
-    cells = [name, f"{duration_s:g}", f"{math.ceil(duration_s * _TOKENS_PER_S)}", *map(_cell, [*parts, whole])]
+    cells = [name, f"{duration_s:g}", f"{tokens_of(duration_s)}", *map(_cell, [*parts, whole])]
     return "| " + " | ".join([*cells, f"{ratio:.2f}", f"{floor.state_bytes / 1e3:.0f} kB"]) + " |"
 
 
