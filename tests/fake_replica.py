@@ -42,7 +42,9 @@ class Subject:
 def main(grpc_port: int, http_port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="replica-") as folder:
         upstream = FakeUpstream(Path(folder))
-        guard = Guard(f"{LOOPBACK}:{grpc_port}", GuardSettings(trust_client_metadata=True), lambda event, **fields: None)
+        guard = Guard(
+            f"{LOOPBACK}:{grpc_port}", GuardSettings(trust_client_metadata=True), lambda event, **fields: None
+        )
         guard.start()
         guard.open(upstream.url)
         subject = Subject(guard)

@@ -18,7 +18,7 @@ from attune_client.connection import Failure, translate
 from attune_client.installation import install_command
 from attune_client.messages import request_message
 from attune_client.protocol import errors
-from attune_client.protocol.models import MUSIC_THERAPY, SPEECH_EMOTION, CrisisKind
+from attune_client.protocol.models import MUSIC_THERAPY, NEXT_PART, SPEECH_EMOTION, CrisisKind
 from attune_client.results import CrisisWords, SpeechEmotion, TherapySession
 from attune_client.wire import read_answer
 
@@ -111,7 +111,7 @@ def test_an_unknown_kind_of_crisis_is_not_of_this_protocol():
 
 
 def test_the_session_file_has_the_promised_keys():
-    assert set(SESSION) | {"music"} == {tensor.name for tensor in MUSIC_THERAPY.outputs}
+    assert set(SESSION) | {"music", NEXT_PART.name} == {tensor.name for tensor in MUSIC_THERAPY.outputs}
     session = TherapySession.from_tensors(SESSION).to_dict(first_audio_s=1.0, total_s=2.0)
     assert set(session) >= {
         *("transcript", "segments", "vad", "emotion", "similarity", "description", "prompt"),
