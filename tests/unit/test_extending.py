@@ -246,7 +246,7 @@ def test_the_commands_take_a_profile_that_is_added(small_gpu, tmp_path):
     write_repository(tmp_path)
     options = ("--profile", "small_gpu", "--repository", str(tmp_path))
     printed = run_command("attune_ensemble.serving.supervisor.commands", "serve", *options)
-    assert "serve --profile small_gpu" in printed
+    assert "attune:gpu --profile small_gpu" in printed
     assert "small_gpu" in run_command("attune_export.commands", "export", "--help")
 
 
