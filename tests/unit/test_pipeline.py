@@ -21,6 +21,7 @@ from attune_client.protocol.models import (
     MUSIC_GENERATOR,
     MUSIC_PROMPT,
     MUSIC_THERAPY,
+    NEXT_PART,
     SPEECH_EMOTION,
 )
 from attune_client.protocol.stages import STAGES
@@ -285,7 +286,8 @@ def therapy(seconds=2.0, server=None, context=UNLIMITED, **inputs):
 def test_therapy_tells_everything_first_and_closes_the_music():
     responses, _server, generator = therapy(audio=AUDIO, seed=np.array([3]))
     first = next(responses)
-    assert set(first) | {"music", "retrieved_emotion", "similarity", "description", "prompt_writer"} == {
+    later = {"music", NEXT_PART.name}
+    assert set(first) | later | {"retrieved_emotion", "similarity", "description", "prompt_writer"} == {
         tensor.name for tensor in MUSIC_THERAPY.outputs
     }
     check, played = generator.asked
