@@ -284,14 +284,14 @@ def test_an_outlier_in_the_batch_costs_others_their_accuracy_but_not_in_blocks(t
 
 
 def test_a_process_answers_one_request_after_the_other():
-    worker = Worker(Sleeper("it", 0.05, value=2.0))
+    worker = Worker(Sleeper("it", 0.5, value=2.0))
     try:
         assert worker.peak_bytes > 1e6
         first, second = worker.ask(), worker.ask([1, 2])
         assert first.answers.tolist() == [[2, 2, 2]]
         assert second.answers.shape == (2, 3)
-        assert 0.05 <= first.wall_s < 5
-        assert first.processor_s < 0.05, "it sleeps"
+        assert 0.5 <= first.wall_s < 30
+        assert first.processor_s < 0.4, "it sleeps"
     finally:
         worker.close()
     assert not worker.is_alive()
