@@ -525,7 +525,7 @@ def test_the_cut_is_that_of_the_graphs(made):
 
 
 @pytest.mark.parametrize(
-    "name", ["merged", "true-length", "buckets", "shared", "batched:size=3", "batched:instances=2", "side-by-side"]
+    "name", ["merged", "true-length", "buckets", "shared", "batched:size=3", "batched:instances=2"]
 )
 def test_every_way_in_float32_answers_alike(made, name):
     clips = [clip(samples, tokens) for samples, tokens in ((9_000, 4), (30_000, 9), (16_000, 2))]

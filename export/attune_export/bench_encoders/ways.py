@@ -60,8 +60,7 @@ def _rows() -> tuple[Row, ...]:
     eager = Row("paper", "the paper's way: PyTorch, padded to 8 s", merged=False, shared=False, batching=_FULL)
     onnx = Row("onnx", "ONNX Runtime", WHOLE, shared=False, devices=("cpu",))
     served = replace(onnx, name="shared", what="encoder shared", graphs=CUT, shared=True)
-    apart = replace(served, name="side-by-side", what="true length, one on each core", batching=Batching(), instances=0)
-    in_8_bits = replace(apart, numerics="int8")
+    in_8_bits = replace(served, graphs="int8-tensors", batching=batched, numerics="int8", instances=0)
     on_gpu = Row("gpu-shared", f"PyTorch, encoder shared, batches of {_GPU_BATCH}", batching=many, devices=("cuda",))
     halved = replace(on_gpu, numerics="bfloat16")
     return (
@@ -72,8 +71,8 @@ def _rows() -> tuple[Row, ...]:
         onnx,
         served,
         replace(served, name="batched", what=f"batches of {_BATCH}", batching=batched),
-        apart,
-        replace(in_8_bits, name="int8-tensors", what="8 bits, a scale for each tensor", graphs="int8-tensors"),
+        replace(served, name="side-by-side", what="one batch on each core", batching=batched, instances=0),
+        replace(in_8_bits, name="int8-tensors", what="8 bits, a scale for each tensor"),
         replace(in_8_bits, name="int8-blocks", what="8 bits, a scale for each block", graphs="int8-blocks"),
         replace(in_8_bits, name="int8-mixed", what="8 bits, blocks where there are outliers", graphs="int8-mixed"),
         replace(
