@@ -1,14 +1,16 @@
-"""What the unit tests share: models that an adapter asks at the server's own port."""
+"""What the unit tests share: models that an adapter asks at the server's own port, and a server behind a guard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from attune_ensemble.serving.own_server import OWN_URL
 from tests.fake_stub import Dead, Streams
 from tests.fake_triton import FakeTriton
+from tests.fake_upstream import FakeUpstream
 
 
 @pytest.fixture
@@ -32,3 +34,12 @@ def dead(streams) -> Iterator[Dead]:
     streams(model)
     yield model
     model.revived.set()
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[FakeUpstream]:
+    """A server behind a guard, at the end of whose test whatever waits is let go."""
+    server = FakeUpstream(tmp_path)
+    yield server
+    server.release.set()
+    server.close()

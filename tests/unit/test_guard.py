@@ -22,14 +22,6 @@ GONE = ServerUnavailable("slow died")
 
 
 @pytest.fixture
-def upstream(tmp_path):
-    server = FakeUpstream(tmp_path)
-    yield server
-    server.release.set()
-    server.close()
-
-
-@pytest.fixture
 def told():
     return []
 

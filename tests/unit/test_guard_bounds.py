@@ -28,20 +28,11 @@ from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
 from attune_ensemble.serving.guard.signatures import signature_of
 from attune_ensemble.serving.launcher.ports import free_ports
 from attune_export.repository_config import model_config
-from tests.fake_upstream import FakeUpstream
 from tests.guard_clients import SOON_S, channel_to, failure, floats, stub_to, until, words
 
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LIVE = "/inference.GRPCInferenceService/ServerLive"
-
-
-@pytest.fixture
-def upstream(tmp_path):
-    server = FakeUpstream(tmp_path)
-    yield server
-    server.release.set()
-    server.close()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from attune_ensemble.serving.lease import Lease
 from attune_ensemble.serving.own_server import OWN_URL
 from tests.fake_stub import SOON_S, WAIT_S, Counting, FakePb, FakeRequest, make, outcome, text, wait_until
 from tests.fake_triton import FakeTriton
-from tests.fake_upstream import FakeUpstream, lease_of, part_of, word_of
+from tests.fake_upstream import lease_of, part_of, word_of
 
 CHUNK_BYTES = np.full((2, 2), 0, np.float32).nbytes
 PER_PART = 4
@@ -221,13 +221,6 @@ def test_a_model_is_told_what_failed_in_a_later_part(monkeypatch):
 
 
 # --- the guard ---
-
-
-@pytest.fixture
-def upstream(tmp_path) -> Iterator[FakeUpstream]:
-    server = FakeUpstream(tmp_path)
-    yield server
-    server.close()
 
 
 @pytest.fixture
