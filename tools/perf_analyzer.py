@@ -50,7 +50,6 @@ class Figures:
     """Answers a second, and latencies in milliseconds, of one load."""
 
     answers_per_s: float
-    avg: float
     p50: float
     p90: float
     p95: float
@@ -112,7 +111,7 @@ def _perf_analyzer(arguments: argparse.Namespace, load: int, data: Path) -> Figu
     subprocess.run(command, check=True, capture_output=True, env=os.environ | libraries)
     with report.open() as file:
         [row] = csv.DictReader(file)
-    latencies_us = (float(row[f"{each} latency"]) for each in ("Avg", *_PERCENTS))
+    latencies_us = (float(row[f"{each} latency"]) for each in _PERCENTS)
     return Figures(float(row["Inferences/Second"]), *(each / 1000 for each in latencies_us))
 
 
@@ -124,17 +123,17 @@ async def _ours(client: AsyncAttuneClient, target: Target, load: int, seconds: f
     measured = await measure(ask, target, AtATime(load), Plan(3 * seconds), read)
     total = measured.summary.total
     assert total is not None, measured.summary.errors
-    latencies_s = (total.avg, *(getattr(total, each) for each in _PERCENTS))
+    latencies_s = (getattr(total, each) for each in _PERCENTS)
     return Figures(measured.summary.answers_per_s, *(1000 * each for each in latencies_s))
 
 
 def _table(loads: Sequence[int], theirs: Sequence[Sequence[Figures]], ours: Sequence[Sequence[Figures]]) -> str:
-    heads = ["at a time", "by", "answers/s", "min..max", "avg ms", *(f"{each} ms" for each in _PERCENTS)]
+    heads = ["at a time", "by", "answers/s", "min..max", *(f"{each} ms" for each in _PERCENTS)]
     rows = []
     for load, *sides in zip(loads, theirs, ours, strict=True):
         for name, rounds in zip(("perf_analyzer", "attune bench serving"), sides, strict=True):
             rates = [each.answers_per_s for each in rounds]
-            latencies = [f"{median(getattr(each, what) for each in rounds):.0f}" for what in ("avg", *_PERCENTS)]
+            latencies = [f"{median(getattr(each, what) for each in rounds):.0f}" for what in _PERCENTS]
             rows.append([str(load), name, f"{median(rates):.2f}", f"{min(rates):.2f}..{max(rates):.2f}", *latencies])
     return table(heads, rows, words=2)
 

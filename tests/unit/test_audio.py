@@ -10,7 +10,7 @@ import soundfile as sf
 
 from attune_client.protocol import errors
 from attune_ensemble.speech import audio as audio_module
-from attune_ensemble.speech.audio import decode_speech, level_dbfs
+from attune_ensemble.speech.audio import MonoStream, decode_speech, level_dbfs
 
 TONE_HZ = 440.0
 
@@ -80,6 +80,28 @@ def test_each_fault_has_its_own_error(encoded, error, words):
     with pytest.raises(error, match=words) as caught:
         decode_speech(encoded)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+def test_ten_minutes_to_the_sample_are_taken(rate_hz):
+    """Seconds that are added up block by block come to a hair more."""
+    stream = MonoStream()
+    left = 600 * rate_hz
+    while left:
+        block = np.full((min(left, 2**16), 1), 0.1, np.float32)
+        stream.add(block, rate_hz)
+        left -= len(block)
+    assert len(stream.finish()) == 600 * 16_000
+    with pytest.raises(errors.AudioTooLong):
+        stream.add(np.zeros((1, 1), np.float32), rate_hz)
+
+
+def test_the_lengths_of_several_rates_in_one_stream_are_added():
+    stream = MonoStream()
+    for rate_hz, seconds in ((8_000, 300), (16_000, 300)):
+        stream.add(np.full((seconds * rate_hz, 1), 0.1, np.float32), rate_hz)
+    with pytest.raises(errors.AudioTooLong):
+        stream.add(np.zeros((1, 1), np.float32), 16_000)
 
 
 def test_a_stream_of_unknown_length_is_not_called_truncated():

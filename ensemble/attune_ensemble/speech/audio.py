@@ -197,16 +197,18 @@ class MonoStream:
     def __init__(self) -> None:
         self.frames = 0
         self._samples = 0
-        self._duration_s = 0.0
+        self._before_s = 0.0
+        self._frames_of_rate = 0
         self._rate = 0
         self._resampler: soxr.ResampleStream | None = None
         self._parts: list[Waveform] = []
 
     def add(self, block: npt.NDArray[np.float32], rate_hz: int) -> None:
         """Add a block [N, C]; raises an `InvalidAudio` if its samples are invalid or the recording is too long."""
-        self._count(block, rate_hz)
+        check_rate(rate_hz)
         if rate_hz != self._rate:
             self._start(rate_hz)
+        self._count(block)
         _check_samples(block)
         mono = block.mean(axis=1, dtype=np.float32)
         assert self._resampler is not None
@@ -219,21 +221,25 @@ class MonoStream:
         self._flush()
         return np.concatenate(self._parts)
 
-    def _count(self, block: npt.NDArray[np.float32], rate_hz: int) -> None:
+    def _count(self, block: npt.NDArray[np.float32]) -> None:
         self.frames += len(block)
         self._samples += block.size
         if self._samples > MAX_SPEECH_SAMPLES:
             raise _too_many_samples()
-        check_rate(rate_hz)
-        self._duration_s += len(block) / rate_hz
-        if self._duration_s > MAX_SPEECH_S:  # some headers understate the length, or have none
+        # Frames are counted, because seconds that are added up are more than their sum by rounding.
+        self._frames_of_rate += len(block)
+        if self._duration_s() > MAX_SPEECH_S:  # some headers understate the length, or have none
             raise AudioTooLong(f"the recording lasts longer than the {MAX_SPEECH_S:.0f} s that are accepted")
 
     def _start(self, rate_hz: int) -> None:
         """Start a resampler for a new rate: an AAC stream may double its rate after the first frame."""
         self._flush()
-        self._rate = rate_hz
+        self._before_s = self._duration_s()
+        self._rate, self._frames_of_rate = rate_hz, 0
         self._resampler = soxr.ResampleStream(rate_hz, SPEECH_SAMPLE_RATE, 1, dtype="float32")
+
+    def _duration_s(self) -> float:
+        return self._before_s + (self._frames_of_rate / self._rate if self._rate else 0.0)
 
     def _flush(self) -> None:
         if self._resampler is not None:
