@@ -38,6 +38,7 @@ from attune_ensemble.chaos.harness.threads import Load
 from attune_ensemble.chaos.rows.admission import check_refusals, throughput
 from attune_ensemble.chaos.rows.deaths import told_late
 from attune_ensemble.chaos.rows.lasting import compare
+from attune_ensemble.serving.guard.failures import error_from_text
 from tests.conftest import ROOT
 from tests.fake_serve import FAULTS, FakeFrontDoor, answer
 
@@ -115,6 +116,9 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
         (raised(StreamEndedEarly("3 of 5 s"), StopIteration()), Outcome.LOST),
         (raised(StreamEndedEarly("3 of 5 s"), StreamEndedEarly("the model died")), Outcome.ERROR),
         (ServerError("Stub process 'valence_0_0' is not healthy."), Outcome.LOST),
+        (ServerError("Failed to increase the shared memory pool size for key 'region_1'"), Outcome.LOST),
+        (ServerError("cannot open /dev/full"), Outcome.LOST),
+        (error_from_text("Failed to increase the shared memory pool size", "valence", lost=True), Outcome.ERROR),
         (ServerError("valence failed; see the server's log"), Outcome.ERROR),
         (KeyError("music"), Outcome.LOST),
     ],

@@ -26,7 +26,7 @@ from attune_ensemble.serving.guard.checks import check_request
 from attune_ensemble.serving.guard.failures import error_from_text
 from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
 from attune_ensemble.serving.guard.signatures import signature_of
-from attune_ensemble.serving.launcher.ports import free_ports
+from attune_ensemble.serving.launcher.ports import authority, free_ports
 from attune_export.repository_config import model_config
 from tests.guard_clients import SOON_S, channel_to, failure, floats, stub_to, until, words
 
@@ -552,15 +552,13 @@ def test_refusals_of_a_second_are_one_event(started, told):
     assert "try again in" in told[0][1]["reason"]
 
 
-def test_an_address_of_ipv6_may_be_given_without_brackets(upstream):
+def test_an_address_of_ipv6_is_listened_at(upstream):
     try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
             port = probe.getsockname()[1]
     except OSError:
         pytest.skip("this machine has no IPv6")
-    guard = Guard(f"::1:{port}", GuardSettings(), lambda event, **fields: None)
-    assert guard.address == f"[::1]:{port}"
+    guard = Guard(authority("::1", port), GuardSettings(), lambda event, **fields: None)
     guard.start()
     try:
         guard.open(upstream.url)

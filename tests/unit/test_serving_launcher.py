@@ -26,7 +26,7 @@ from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
-from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, require_free
+from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, authority, require_free
 from attune_ensemble.serving.launcher.processes import Process, process_of, state_of
 from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.own_server import OWN_URL
@@ -172,6 +172,19 @@ def test_a_port_in_use_is_named():
         with pytest.raises(ServerUnavailable, match=f"port {taken} of 127.0.0.1 cannot be used"):
             require_free(taken)
     require_free(taken)
+
+
+def test_a_port_of_ipv6_is_free_or_taken_alike():
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        taken = listener.getsockname()[1]
+        with pytest.raises(ServerUnavailable, match=f"port {taken} of ::1 cannot be used"):
+            require_free(taken, "::1")
+    require_free(taken, "::1")
+    assert authority("::1", taken) == f"[::1]:{taken}"
 
 
 def test_a_missing_model_file_is_named(repository):

@@ -74,6 +74,21 @@ def ask(port, path="/livez", method="GET", *, body=None, **headers):
         connection.close()
 
 
+def test_it_answers_at_an_address_of_ipv6(subject):
+    health = Health("::1", free_port(), subject)
+    try:
+        health.start()
+    except ServerUnavailable:
+        pytest.skip("this machine has no IPv6")
+    try:
+        connection = http.client.HTTPConnection("::1", health._address[1], timeout=10)
+        connection.request("GET", "/readyz")
+        assert connection.getresponse().read() == b"ready\n"
+        connection.close()
+    finally:
+        health.stop()
+
+
 @pytest.mark.parametrize("path", ["/livez", "/v2/health/live"])
 def test_it_lives_as_long_as_the_supervisor_is_at_work(port, subject, path):
     subject.status = Status(Phase.STARTING, "starting")

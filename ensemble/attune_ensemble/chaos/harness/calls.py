@@ -160,9 +160,13 @@ _PATIENCE_ENDED = re.compile(r"nothing came|Deadline Exceeded$")
 """What a client says when it gave up by itself: the server had told it nothing, not even that its deadline passed."""
 
 _INSIDE = re.compile(
-    r"Traceback|File \"|\.py\b|[Ss]tub process|shared memory|shm|triton_python_backend|TRITONSERVER|/tmp/|/dev/"
+    r"Traceback|File \"|\.py\b|[Ss]tub process|shared memory (pool|key|region)|shm_|triton_python_backend"
+    r"|TRITONSERVER|/tmp/|/dev/(?!shm)"
 )
-"""What no client should have to read: the names of processes, regions, files and lines of the server."""
+"""What no client should have to read: the names of processes, regions, files and lines of the server.
+
+That the server's /dev/shm is full, and how it gets more, may be said: it is what an operator has to know.
+"""
 
 
 def judge(error: Exception) -> Outcome:

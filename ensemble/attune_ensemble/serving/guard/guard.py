@@ -33,13 +33,13 @@ _WINDOW_BYTES = 2**18
 
 
 class Guard:
-    """Listens at `address` (`host:port`, also of IPv6) from `start` to `stop`; safe to use from any thread.
+    """Listens at `address` (`host:port`; `[host]:port` of IPv6) from `start` to `stop`; safe to use from any thread.
 
     `tell(event, **fields)` takes what an operator may want to know.
     """
 
     def __init__(self, address: str, settings: GuardSettings, tell: Tell) -> None:
-        self.address = _with_brackets(address)
+        self.address = address
         self._settings, self._tell = settings, tell
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -160,12 +160,6 @@ class Guard:
     def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
         assert self._loop is not None, "the guard has not been started"
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-def _with_brackets(address: str) -> str:
-    """`host:port`, with brackets around an address of IPv6, which has colons of its own."""
-    host, _, port = address.rpartition(":")
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else address
 
 
 def _options(settings: GuardSettings) -> tuple[tuple[str, int], ...]:

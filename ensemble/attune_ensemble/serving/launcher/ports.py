@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from attune_client.protocol.errors import ServerUnavailable
 
-__all__ = ["LOOPBACK", "Ports", "free_port", "free_ports", "require_free"]
+__all__ = ["LOOPBACK", "Ports", "authority", "family", "free_port", "free_ports", "require_free"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -19,6 +19,16 @@ class Ports:
 
     http: int = 8000
     grpc: int = 8001
+
+
+def authority(host: str, port: int) -> str:
+    """Return `host:port`, with brackets around an address of IPv6, which has colons of its own."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def family(host: str) -> socket.AddressFamily:
+    """Return the kind of sockets that can listen at an address."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def free_ports() -> Ports:
@@ -35,7 +45,7 @@ def free_port() -> int:
 def require_free(port: int, host: str = LOOPBACK) -> None:
     """Raise `ServerUnavailable` if nothing can listen on that port."""
     try:
-        socket.create_server((host, port)).close()
+        socket.create_server((host, port), family=family(host)).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise ServerUnavailable(

@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
 from attune_client.protocol.errors import ServerUnavailable
+from attune_ensemble.serving.launcher.ports import family
 from attune_ensemble.serving.supervisor.policy import Status
 
 __all__ = ["Health", "Subject", "is_for_us"]
@@ -140,6 +141,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], handler: Callable[..., _Handler]) -> None:
         self._open: dict[socket.socket, None] = {}  # in the order in which they came
         self._lock = threading.Lock()
+        self.address_family = family(address[0])
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:

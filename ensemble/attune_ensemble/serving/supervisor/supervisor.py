@@ -23,7 +23,7 @@ from attune_client.protocol.errors import AttuneError, ServerUnavailable
 from attune_client.protocol.profiles import EMBEDDED, Profile
 from attune_ensemble.serving.guard import Guard, GuardSettings
 from attune_ensemble.serving.launcher.control import Control
-from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, require_free
+from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, authority, require_free
 from attune_ensemble.serving.launcher.processes import Process, processor_seconds
 from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.supervisor.asking import Asker
@@ -121,7 +121,7 @@ class Supervisor:
         self._policy = Policy(times)
         self.status: Status = self._policy.status
         self._inbox: queue.SimpleQueue[Fact] = queue.SimpleQueue()
-        self._guard = Guard(f"{host}:{ports.grpc}", guard_settings, tell)
+        self._guard = Guard(authority(host, ports.grpc), guard_settings, tell)
         self._health = Health(host, ports.http, self)
         self._server: Server | None = None
         self._tenure: _Tenure | None = None
@@ -137,12 +137,12 @@ class Supervisor:
     @property
     def grpc_url(self) -> str:
         """`host:port` for requests."""
-        return f"{self._host}:{self._ports.grpc}"
+        return authority(self._host, self._ports.grpc)
 
     @property
     def http_url(self) -> str:
         """`host:port` of health and metrics."""
-        return f"{self._host}:{self._ports.http}"
+        return authority(self._host, self._ports.http)
 
     @property
     def metrics_url(self) -> str:
