@@ -95,4 +95,4 @@ def requests_of(draw: Draw, models: tuple[ModelSpec, ...] = tuple(ASKED.values()
     told = kinds[name][1](draw, model, message)
     if isinstance(told, bytes):
         return BadRequest(name, of_form, model.name, told)
-    return BadRequest(f"{name}: {told}", of_form, model.name, message.SerializeToString())
+    return BadRequest(f"{name}: {told}", of_form, model.name, message.SerializeToString(deterministic=True))
