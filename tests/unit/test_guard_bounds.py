@@ -21,7 +21,7 @@ from attune_client.protocol.profiles import EMBEDDED
 from attune_ensemble.chaos.harness.relay import relayed
 from attune_ensemble.chaos.rows.bad_connections import _garbage
 from attune_ensemble.serving.guard import Guard, GuardSettings, requests
-from attune_ensemble.serving.guard.callers import caller_of
+from attune_ensemble.serving.guard.callers import Caller, Share, caller_of
 from attune_ensemble.serving.guard.checks import check_request
 from attune_ensemble.serving.guard.failures import error_from_text
 from attune_ensemble.serving.guard.requests import MAX_FIELDS, Request
@@ -124,10 +124,10 @@ def test_a_stream_that_waits_for_nothing_ends_and_one_at_work_does_not(started, 
 
 
 def test_of_messages_that_take_long_there_are_few(started):
-    """Of four one client may have two, over one connection one; others are told when to come back."""
+    """Of four one client may have two; others are told when to come back."""
     guard = started(message_s=SOON_S, upload_bytes=0)
     with silent_calls(guard, INFER, 4) as calls:
-        until(lambda: open_calls(guard) == 1 and sum(call.done() for call in calls) == 3)
+        until(lambda: open_calls(guard) == 2 and sum(call.done() for call in calls) == 2)
         error = failure(lambda: next(next(call for call in calls if call.done())))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert from_wire(error.details()).retry_after_s == 1
@@ -500,6 +500,74 @@ def test_a_client_is_an_address(peer, client):
 def test_a_trusted_proxy_says_who_calls():
     assert caller_of(context_of("ipv4:10.0.0.7:1", attune_client="x" * 999), trusts_metadata=True).client == "x" * 100
     assert caller_of(context_of("ipv4:10.0.0.7:1"), trusts_metadata=True).client == "10.0.0.7"
+
+
+def refusal_of(share, caller):
+    """What a caller is told where there is no place; None where there is one."""
+    try:
+        with share.place(caller):
+            return None
+    except ServerBusy as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def places_of(share, *callers):
+    with contextlib.ExitStack() as stack:
+        for caller in callers:
+            stack.enter_context(share.place(caller))
+        yield
+
+
+def test_of_what_its_client_may_have_a_connection_has_a_quarter():
+    share = Share("calls", 32, 0.5)
+    with places_of(share, *[Caller("a", "1")] * 4):
+        assert refusal_of(share, Caller("a", "1")).startswith("this connection has 4 calls")
+        others = [Caller("a", connection) for connection in "234" for _ in range(4)]
+        with places_of(share, *others):
+            assert refusal_of(share, Caller("a", "5")).startswith("this client has 16 calls")
+            with places_of(share, *[Caller("b", each) for each in "6789" for _ in range(4)]):
+                assert refusal_of(share, Caller("c", "10")).startswith("the server has 32 calls")
+        assert refusal_of(share, Caller("a", "5")) is None
+    assert refusal_of(share, Caller("a", "1")) is None
+    assert share.count == 0
+
+
+def test_clients_that_share_a_proxys_connection_have_a_part_each():
+    share = Share("calls", 32, 0.5)
+    names = "abcdefgh"
+    with places_of(share, *[Caller(name, "proxy") for name in names for _ in range(4)]):
+        assert refusal_of(share, Caller("i", "proxy")).startswith("the server has 32 calls")
+
+
+@pytest.mark.parametrize(
+    ("most", "client_share", "of_a_connection"),
+    [(4, 0.25, 1), (4, 0.5, 2), (8, 0.5, 2), (8, 1.0, 2), (16, 0.5, 2), (24, 0.5, 3), (1024, 0.5, 128)],
+)
+def test_a_connection_has_two_places_where_its_client_has_them(most, client_share, of_a_connection):
+    share = Share("calls", most, client_share)
+    caller = Caller("a", "1")
+    with places_of(share, *[caller] * of_a_connection):
+        assert refusal_of(share, caller) is not None
+
+
+def test_clients_behind_one_proxy_do_not_take_each_others_calls(started):
+    """The proxy has one connection for all; what one client leaves open is its own."""
+    guard = started(max_calls=32, message_s=SOON_S, trust_client_metadata=True)
+    idle = threading.Event()
+
+    def nothing():
+        idle.wait(SOON_S)
+        return
+        yield
+
+    with channel_to(guard) as channel:
+        greedy = [stub_to(channel, "greedy").ModelStreamInfer(nothing()) for _ in range(8)]
+        until(lambda: open_calls(guard) == 4 and sum(call.done() for call in greedy) == 4)
+        error = failure(lambda: next(next(call for call in greedy if call.done())))
+        assert "this connection has 4 calls at once" in error.details()
+        assert stub_to(channel, "another").ModelInfer(floats(1.0), timeout=SOON_S)
+        idle.set()
 
 
 def test_another_address_is_another_client(started, upstream):

@@ -25,6 +25,7 @@ _LONGEST_NAME = 100
 _IPV6_NETWORK = 64
 _RETRY_AFTER_S = 1
 _CONNECTION_PART = 0.25
+_LEAST_OF_CONNECTION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,47 +68,55 @@ def _address_of(peer: str) -> str:
 
 class Share:
     """`most` places in all, of which `count` are taken; a client may have a part of them, and each of its connections
-    a quarter of that part."""
+    a quarter of that part.
+
+    A connection is counted for each client by itself: a proxy's is shared by all for whom it calls. It has two places
+    at least where its client has as many: with one, a slow upload would keep the same program from a second one. Where
+    a client has two in all, one connection may so take both; other clients' places are not touched.
+    """
 
     def __init__(self, what: str, most: int, client_share: float) -> None:
         self._what, self._most = what, most
         self._client_most = max(1, math.ceil(most * client_share))
-        self._connection_most = max(1, math.ceil(self._client_most * _CONNECTION_PART))
+        quarter = math.ceil(self._client_most * _CONNECTION_PART)
+        self._connection_most = min(self._client_most, max(_LEAST_OF_CONNECTION, quarter))
         self.count = 0
         self._clients: Counter[str] = Counter()
-        self._connections: Counter[str] = Counter()
-
-    def _has_place(self, caller: Caller) -> bool:
-        return (
-            self.count < self._most
-            and self._clients[caller.client] < self._client_most
-            and self._connections[caller.connection] < self._connection_most
-        )
+        self._connections: Counter[Caller] = Counter()
 
     @contextmanager
     def place(self, caller: Caller) -> Iterator[None]:
         """A place, as long as the context lasts; `ServerBusy` where there is none."""
-        if not self._has_place(caller):
-            raise self._busy(caller)
+        if (full := self._full_for(caller)) is not None:
+            raise ServerBusy(f"{full} {self._what}", _RETRY_AFTER_S)
         self._enter(caller)
         try:
             yield
         finally:
             self._leave(caller)
 
-    def _busy(self, caller: Caller) -> ServerBusy:
-        whose = "the server has" if self.count >= self._most else "this client has"
-        count = self.count if self.count >= self._most else self._clients[caller.client]
-        return ServerBusy(f"{whose} {count} {self._what}", _RETRY_AFTER_S)
+    def _full_for(self, caller: Caller) -> str | None:
+        """Which bound a caller has come to, and how many places are taken there; None where it has a place."""
+        bounds = (
+            ("the server", self.count, self._most),
+            ("this client", self._clients[caller.client], self._client_most),
+            ("this connection", self._connections[caller], self._connection_most),
+        )
+        return next((f"{whose} has {count}" for whose, count, most in bounds if count >= most), None)
 
     def _enter(self, caller: Caller) -> None:
         self.count += 1
         self._clients[caller.client] += 1
-        self._connections[caller.connection] += 1
+        self._connections[caller] += 1
 
     def _leave(self, caller: Caller) -> None:
         self.count -= 1
-        for counter, key in ((self._clients, caller.client), (self._connections, caller.connection)):
-            counter[key] -= 1
-            if not counter[key]:
-                del counter[key]
+        _take_one(self._clients, caller.client)
+        _take_one(self._connections, caller)
+
+
+def _take_one(counter: Counter[Any], key: Any) -> None:
+    """Count one less; what is not there any more is forgotten."""
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
