@@ -46,6 +46,7 @@ class Replica:
             f"--grpc-port={self.ports.grpc}",
             f"--http-port={self.ports.http}",
             f"--notice-seconds={NOTICE_S}",
+            "--trust-client-metadata",
             "--client-share=1",
         )
         log_file = self._logs / f"replica-{self.core}-{self._starts}.log"

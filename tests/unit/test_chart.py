@@ -312,6 +312,7 @@ def test_the_word_of_envoy_for_who_calls_is_heeded_and_no_other():
         deployments = {component(each): pod_of(each) for each in of(rendered(arrangement), "Deployment")}
         arguments = arguments_of(container_of(deployments["replica"]))
         assert arguments["trust_client_metadata"] == ("envoy" in deployments), arrangement
+    assert arguments_of(container_of(runtime_pod()))["trust_client_metadata"], "behind Envoy, says deploy/README.md"
 
 
 def test_it_is_waited_for_until_the_longest_stream_has_ended():
@@ -364,6 +365,15 @@ def test_the_start_may_take_as_long_as_loading_and_warming_up():
         probe = container_of(pod)["startupProbe"]
         allowed_s = probe["periodSeconds"] * probe["failureThreshold"]
         assert allowed_s >= server_module._MODEL_LOAD_S + Times().warm_s, name
+
+
+def test_an_update_has_failed_only_when_it_takes_longer_than_a_stop_and_a_start(documents):
+    deployment = replica(documents)
+    pod = pod_of(deployment)
+    probe = container_of(pod)["startupProbe"]
+    start_s = probe["periodSeconds"] * probe["failureThreshold"] + deployment["spec"]["minReadySeconds"]
+    stop_s = pod["terminationGracePeriodSeconds"]
+    assert deployment["spec"]["progressDeadlineSeconds"] >= stop_s + start_s
 
 
 class Starting:
