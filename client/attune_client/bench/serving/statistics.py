@@ -1,8 +1,10 @@
 """What the server counts by itself, model by model: Triton's statistics, before a load and after it.
 
-    before = await read_statistics(stub)
-    ...
-    for stage in differences(before, await read_statistics(stub)): print(stage.model, stage.queue_ms)
+    async with TritonStatistics(url) as statistics:
+        before = await statistics.read()
+        ...
+        for stage in differences(before, await statistics.read()):
+            print(stage.model, stage.queue_ms)
 
 Triton counts of each request how long it waited in the model's queue, and how long the inputs, the computation and the
 outputs of its execution took. Of a model that answers in a thread of its own it sees no more than the handover, a
