@@ -54,7 +54,7 @@ format: setup  ## apply the formatting
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: export  ## time the served pipeline and the composer
+bench: export  ## time the served pipeline
 	@$(BIN)/attune serve --free-ports -- $(BIN)/attune bench pipeline samples/*.wav
 
 wheel: setup  ## build dist/*.whl, from which a client machine installs
