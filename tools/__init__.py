@@ -1,4 +1,7 @@
-"""Programs that produced a committed file or measurement once; none of them sends telemetry."""
+"""Programs that produced a committed file or measurement once, or compare one program with another.
+
+None of them sends telemetry.
+"""
 
 import os
 

@@ -22,6 +22,7 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from attune_client import AsyncAttuneClient
+from attune_client.bench.pipeline import peak_memory_gib
 from attune_client.bench.serving.asking import REFUSED, ask_server, clock
 from attune_client.bench.serving.clips import CUTS_S, Clip, clips_of_length, mixed_clips, read_clips
 from attune_client.bench.serving.load import Window, arrivals, closed_loop, open_loop
@@ -256,6 +257,29 @@ def test_processor_time_is_by_process(tmp_path):
     assert server_processor_s(pid) == {}  # it has ended
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_of_the_whole_session():
+    """A server that has had 64 MiB for a moment, and its child, which has had 96."""
+    take = "import sys; bytearray(int(sys.argv[1]) << 20); print('had', flush=True)"
+    child = f"{take}; sys.stdin.read()"
+    server = f"import subprocess; {take}; subprocess.run([sys.executable, '-c', {child!r}, '96'])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", server, "64"],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline().strip() for _ in range(2)] == ["had", "had"]
+        peak_mib = 1024 * peak_memory_gib(process.pid)
+    finally:
+        process.communicate("")
+    assert 160 <= peak_mib < 256
+    assert peak_memory_gib(process.pid) == 0  # it has ended
+
+
 # --- recordings ---
 
 
@@ -357,7 +381,7 @@ def test_a_rate_alone_makes_no_closed_loop(server):
     "options",
     [
         *(["--concurrency", "0"], ["--concurrency", "1,two"], ["--rate", "0"], ["--rate", "nan"], ["--seconds", "0"]),
-        *(["--model", "valence"], ["--goodput-limit", "0"], ["--music-seconds", "0.5"]),
+        *(["--concurrency", "257"], ["--model", "valence"], ["--goodput-limit", "0"], ["--music-seconds", "0.5"]),
     ],
 )
 def test_a_load_that_cannot_be_is_refused_before_anything_is_sent(server, options):

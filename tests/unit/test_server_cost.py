@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from attune_client.bench.serving.asking import REFUSED, Sample, clock
 from attune_client.bench.serving.measuring import Plan, Reading
+from attune_client.bench.serving.options import MAX_CONCURRENCY
 from attune_client.bench.serving.statistics import Counts, differences
 from attune_client.bench.serving.targets import Request, Target
 from attune_client.cli import main
@@ -28,6 +29,7 @@ from attune_ensemble.cost.asking import LocalAsk
 from attune_ensemble.cost.full import Figures, Row, Side, best_ratio, full_table, own_processor, take_rounds
 from attune_ensemble.cost.idle import Pair, Step, Turns, processor_table, split_table, take_turns, time_steps
 from attune_ensemble.serving.configuration import read_config
+from attune_ensemble.serving.guard.settings import GuardSettings
 from tests.conftest import ROOT, SAMPLES
 from tests.fake_server import USUAL, FakeServer
 
@@ -291,6 +293,43 @@ def test_each_setting_is_served_and_put_under_load(monkeypatch):
         bench = arguments[arguments.index("--") :]
         assert bench[-4:] == ["--concurrency", "2", "--seconds", "3"]
         assert "--log-file" in arguments[: arguments.index("--")]
+
+
+@pytest.mark.parametrize(
+    "options", [["--concurrency", "1,two"], ["--concurrency", "0"], ["--concurrency", "257"], ["--threads", "0"]]
+)
+def test_a_load_that_cannot_be_is_refused_before_a_server_starts(monkeypatch, options):
+    started = []
+    monkeypatch.setattr(instances.subprocess, "run", lambda *arguments, **more: started.append(arguments))
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(main, ["bench", "instances", *options])
+    assert result.exit_code == 2, result.output
+    assert options[0] in result.stderr
+    assert not started
+
+
+def test_a_load_has_no_more_in_flight_than_a_connection_carries():
+    assert GuardSettings().connection_calls == MAX_CONCURRENCY
+
+
+def test_without_options_the_loads_are_those_that_the_help_names(monkeypatch):
+    commands = []
+
+    def run(arguments, **options):
+        commands.append(arguments)
+        return subprocess.CompletedProcess(arguments, 0, stdout=f"{json.dumps({'loads': [LOAD]})}\n", stderr="")
+
+    monkeypatch.setattr(instances.subprocess, "run", run)
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(main, ["bench", "instances", "--json"])
+    assert result.exit_code == 0, result.output
+    [loads] = {arguments[arguments.index("--concurrency") + 1] for arguments in commands}
+    settings = json.loads(result.stdout)["settings"]
+    told = CliRunner().invoke(main, ["bench", "instances", "--help"]).stdout
+    for name in ("instances", "threads"):
+        values = ",".join(str(value) for value in sorted({each[name] for each in settings}))
+        assert f"[default: {values}]" in told
+    assert f"[default: {loads}]" in told
 
 
 def test_a_server_that_does_not_start_is_told(monkeypatch):

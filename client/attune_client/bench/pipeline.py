@@ -23,6 +23,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from attune_client.aio import AsyncAttuneClient
 from attune_client.bench.report import Row, hardware_line, json_line, markdown_table
+from attune_client.bench.serving.options import server_pid_option
+from attune_client.bench.serving.processor import server_processes
 from attune_client.client import AttuneClient, MusicStream
 from attune_client.commands import AUDIO_FILE, server_options
 from attune_client.protocol.models import VALENCE_MODEL
@@ -34,7 +36,7 @@ MUSIC_S = 60.0
 @click.command()
 @click.argument("audio", nargs=-1, required=True, type=AUDIO_FILE)
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Counted runs of each.")
-@click.option("--server-pid", type=int, envvar="ATTUNE_SERVER_PID", help="To report the server's peak memory.")
+@server_pid_option("to report the server's peak memory")
 @server_options
 def pipeline(audio: tuple[Path, ...], runs: int, server_pid: int | None, url: str, timeout_s: float | None) -> None:
     """Time a running server on recordings: first audio, ten recordings at once, a minute of music."""
@@ -137,11 +139,10 @@ def _time(work: Callable[[], None]) -> float:
 def peak_memory_gib(server_pid: int) -> float:
     """Return the sum of peak resident memory of a server's processes, in GiB; shared memory counts for each."""
     peaks_kb = 0
-    for process in Path("/proc").glob("[0-9]*"):
+    for pid, _ in server_processes(server_pid):
         try:
-            if int((process / "stat").read_text().rpartition(")")[2].split()[3]) == server_pid:
-                status = (process / "status").read_text().splitlines()
-                peaks_kb += next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+            status = Path(f"/proc/{pid}/status").read_text().splitlines()
+            peaks_kb += next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
         except (FileNotFoundError, ProcessLookupError, StopIteration):
             continue  # the process has ended meanwhile
     return peaks_kb / 2**20

@@ -23,7 +23,7 @@ from attune_client.bench.report import hardware, hardware_line
 from attune_client.bench.serving.asking import ask_server
 from attune_client.bench.serving.clips import Clip, mixed_clips, read_clips
 from attune_client.bench.serving.measuring import Plan
-from attune_client.bench.serving.options import Several, reader, sample_files, server_pid_option
+from attune_client.bench.serving.options import CONCURRENCY, Several, reader, sample_files, server_pid_option
 from attune_client.bench.serving.processor import server_processor_s
 from attune_client.bench.serving.statistics import Stage, TritonStatistics, differences
 from attune_client.bench.serving.targets import Request, make_target
@@ -35,8 +35,6 @@ from attune_ensemble.cost.idle import Step, Turns, processor_table, split_table,
 from attune_ensemble.serving.local import LocalModels
 
 __all__ = ["server_cost"]
-
-_CONCURRENCY = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +82,13 @@ class _Found:
 @click.option(
     "--concurrency",
     type=Several(click.IntRange(1, 100), "n,n,..."),
-    default=_CONCURRENCY,
-    help=f"Requests in flight.  [default: {','.join(map(str, _CONCURRENCY))}]",
+    default=CONCURRENCY,
+    help=f"Requests in flight.  [default: {','.join(map(str, CONCURRENCY))}]",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Of either side.")
 @click.option("--seconds", type=RealRange(min=0.1), default=5, show_default=True, help="Of each load, that count.")
 @click.option("--warmup", type=RealRange(min=0), default=1, show_default=True, help="Seconds of it before those.")
-@server_pid_option
+@server_pid_option()
 @json_option
 @server_options
 def server_cost(

@@ -23,7 +23,7 @@ import click
 from google.protobuf import text_format
 
 from attune_client.bench.report import hardware, hardware_line
-from attune_client.bench.serving.options import Several
+from attune_client.bench.serving.options import CONCURRENCY, MAX_CONCURRENCY, Several
 from attune_client.bench.serving.report import table
 from attune_client.commands.options import RealRange, json_option
 from attune_client.protocol.errors import ServerError
@@ -34,6 +34,8 @@ __all__ = ["instances", "set_otherwise"]
 
 _ATTUNE = (sys.executable, "-m", "attune_client")
 _CONFIG = "config.pbtxt"
+_INSTANCES = (1, 2)
+_THREADS = (1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,25 @@ class _Setting:
     show_default=True,
     help="Which model is set; the load is on the ensemble that it is part of.",
 )
-@click.option("--instances", "counts", type=Several(click.IntRange(1, 64), "n,n,..."), default=(1, 2), help="Of it.")
-@click.option("--threads", type=Several(click.IntRange(1, 64), "n,n,..."), default=(1,), help="Of each instance.")
-@click.option("--concurrency", default="1,2,4,8", show_default=True, help="Requests in flight.")
+@click.option(
+    "--instances",
+    "counts",
+    type=Several(click.IntRange(1, 64), "n,n,..."),
+    default=_INSTANCES,
+    help=f"Of it.  [default: {','.join(map(str, _INSTANCES))}]",
+)
+@click.option(
+    "--threads",
+    type=Several(click.IntRange(1, 64), "n,n,..."),
+    default=_THREADS,
+    help=f"Of each instance.  [default: {','.join(map(str, _THREADS))}]",
+)
+@click.option(
+    "--concurrency",
+    type=Several(click.IntRange(1, MAX_CONCURRENCY), "n,n,..."),
+    default=CONCURRENCY,
+    help=f"Requests in flight.  [default: {','.join(map(str, CONCURRENCY))}]",
+)
 @click.option("--seconds", type=RealRange(min=0.1), default=10, show_default=True, help="Of each load, that count.")
 @click.option(
     "--repository",
@@ -73,7 +91,7 @@ def instances(
     model: str,
     counts: tuple[int, ...],
     threads: tuple[int, ...],
-    concurrency: str,
+    concurrency: tuple[int, ...],
     seconds: float,
     repository: Path,
     as_json: bool,
@@ -82,7 +100,7 @@ def instances(
 
     Starts a server for each setting, and needs none.
     """
-    load = ("--concurrency", concurrency, "--seconds", f"{seconds:g}")
+    load = ("--concurrency", ",".join(map(str, concurrency)), "--seconds", f"{seconds:g}")
     settings = []
     for count, each in product(counts, threads):
         click.echo(f"{model}: {count} instances, {each} threads each ...", err=True)
@@ -115,14 +133,9 @@ def set_otherwise(repository: Path, model: str, count: int, threads: int) -> Ite
 def _put_under_load(repository: Path, load: Sequence[str]) -> list[dict[str, Any]]:
     """Serve a repository for as long as it takes, and return the loads that were told; `ServerError` if it failed."""
     bench = (*_ATTUNE, "bench", "serving", "--model", EMOTION_RECOGNITION.name, "--json", *load)
-    command = (*_ATTUNE, "serve", "--free-ports", "--repository", str(repository), "--", *bench)
     with tempfile.TemporaryDirectory(prefix="attune-log-") as logs:
-        done = subprocess.run(
-            [*command[: command.index("--")], "--log-file", f"{logs}/server.log", *command[command.index("--") :]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        options = ("--free-ports", "--repository", str(repository), "--log-file", f"{logs}/server.log")
+        done = subprocess.run([*_ATTUNE, "serve", *options, "--", *bench], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServerError(f"`attune serve -- attune bench serving` failed: {done.stderr.strip()[-500:]}")
     loads: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])["loads"]

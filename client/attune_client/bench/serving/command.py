@@ -3,8 +3,10 @@
     attune serve --free-ports -- attune bench serving
     attune bench serving --url HOST:8001 --model speech_emotion --rate 1,2,4 recording.wav
 
-Each model is asked under each load in turn, for `--seconds` after `--warmup`. One connection is one client, to whom the
-server gives half of its places: what it then refuses is counted as such. `attune serve --client-share 1` gives it all.
+Each model is asked under each load in turn, for `--seconds` after `--warmup`. A client is an address, to which the
+server gives half of a model's places: what it refuses beyond that is counted as such. `attune serve --client-share 1`
+gives it all of them. All requests go over one connection, which carries at most 256 calls at once, and of these the
+server takes the same share.
 """
 
 from __future__ import annotations
@@ -21,7 +23,14 @@ from attune_client.bench.report import hardware, hardware_line
 from attune_client.bench.serving.asking import ask_server
 from attune_client.bench.serving.clips import Clip, mixed_clips, read_clips
 from attune_client.bench.serving.measuring import AtATime, Load, Measured, PerSecond, Plan, measure
-from attune_client.bench.serving.options import Several, reader, sample_files, server_pid_option
+from attune_client.bench.serving.options import (
+    CONCURRENCY,
+    MAX_CONCURRENCY,
+    Several,
+    reader,
+    sample_files,
+    server_pid_option,
+)
 from attune_client.bench.serving.report import (
     generator_line,
     json_line,
@@ -37,8 +46,6 @@ from attune_client.protocol.bounds import MAX_MUSIC_S, MIN_MUSIC_S
 
 __all__ = ["serving"]
 
-_CONCURRENCY = (1, 2, 4, 8)
-
 
 @click.command()
 @click.argument("audio", nargs=-1, type=AUDIO_FILE)
@@ -53,8 +60,8 @@ _CONCURRENCY = (1, 2, 4, 8)
 )
 @click.option(
     "--concurrency",
-    type=Several(click.IntRange(1, 1000), "n,n,..."),
-    help=f"Closed loops: so many requests in flight; {','.join(map(str, _CONCURRENCY))} without --rate.",
+    type=Several(click.IntRange(1, MAX_CONCURRENCY), "n,n,..."),
+    help=f"Closed loops: so many requests in flight; {','.join(map(str, CONCURRENCY))} without --rate.",
 )
 @click.option(
     "--rate",
@@ -82,7 +89,7 @@ _CONCURRENCY = (1, 2, 4, 8)
 @click.option("--seconds", type=RealRange(min=0.1), default=10, show_default=True, help="Of each load, that count.")
 @click.option("--warmup", type=RealRange(min=0), default=2, show_default=True, help="Seconds of it before those.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order of recordings, and of the moments.")
-@server_pid_option
+@server_pid_option()
 @json_option
 @server_options
 def serving(
@@ -108,7 +115,7 @@ def serving(
     draw = None if plot is None else _drawing()
     clips = read_clips(audio) if audio else mixed_clips(sample_files(()))
     if concurrency is None:
-        concurrency = () if rates else _CONCURRENCY
+        concurrency = () if rates else CONCURRENCY
     loads: list[Load] = [*map(AtATime, concurrency), *map(PerSecond, rates)]
     plan = Plan(seconds, warmup, limit_s, seed)
     measured = asyncio.run(_measure_all(clips, models, loads, plan, music_seconds, server_pid, url, timeout_s))

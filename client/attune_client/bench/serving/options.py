@@ -12,7 +12,13 @@ from attune_client.bench.serving.measuring import Reading
 from attune_client.bench.serving.processor import server_processor_s
 from attune_client.bench.serving.statistics import TritonStatistics
 
-__all__ = ["Several", "reader", "sample_files", "server_pid_option"]
+__all__ = ["CONCURRENCY", "MAX_CONCURRENCY", "Several", "reader", "sample_files", "server_pid_option"]
+
+CONCURRENCY = (1, 2, 4, 8)
+"""Requests in flight of the loads that are made without a choice."""
+
+MAX_CONCURRENCY = 256
+"""Calls at once that the server takes over one connection."""
 
 _SAMPLES = Path("samples")
 
@@ -30,14 +36,13 @@ class Several(click.ParamType):
         return tuple(self._each.convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
-def server_pid_option(command: Callable[..., None]) -> Callable[..., None]:
-    """`--server-pid`; `attune serve -- COMMAND` sets its variable."""
+def server_pid_option(
+    use: str = "to report the processor time of the server's processes",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`--server-pid`, whose help says what for; `attune serve -- COMMAND` sets its variable."""
     return click.option(
-        "--server-pid",
-        type=int,
-        envvar="ATTUNE_SERVER_PID",
-        help="Process id of tritonserver, to report the processor time of the server's processes.",
-    )(command)
+        "--server-pid", type=int, envvar="ATTUNE_SERVER_PID", help=f"Process id of tritonserver, {use}."
+    )
 
 
 def sample_files(given: Sequence[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Processor time: of this process, which makes the load, and of each process of a server on the same machine."""
+"""The processes of a server on the same machine, and the processor time of each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["GUARD", "SERVER", "server_processor_s"]
+__all__ = ["GUARD", "SERVER", "server_processes", "server_processor_s"]
 
 SERVER, GUARD, _OTHER = "tritonserver", "guard", "other"
 _ENDED = ("Z", "X")
@@ -26,15 +26,23 @@ def server_processor_s(server_pid: int) -> dict[str, float]:
     server = _stat(server_pid)
     if server is None:
         return {}
+    for pid, fields in server_processes(server_pid):
+        spent_s[_role(pid, server_pid)] += _spent_s(fields)
+    guard = _stat(int(server[_PARENT]))
+    if guard is not None:
+        spent_s[GUARD] += _spent_s(guard)
+    return dict(spent_s)
+
+
+def server_processes(server_pid: int) -> Iterator[tuple[int, list[str]]]:
+    """The living processes of the session that a server leads, itself among them.
+
+    Of each its id, and the fields of /proc/<pid>/stat from the state on.
+    """
     for pid in _pids():
         fields = _stat(pid)
-        if fields is None:
-            continue
-        if int(fields[_SESSION]) == server_pid:
-            spent_s[_role(pid, server_pid)] += _spent_s(fields)
-        elif pid == int(server[_PARENT]):
-            spent_s[GUARD] += _spent_s(fields)
-    return dict(spent_s)
+        if fields is not None and int(fields[_SESSION]) == server_pid:
+            yield pid, fields
 
 
 def _role(pid: int, server_pid: int) -> str:

@@ -14,9 +14,9 @@ from attune_client.bench.serving.processor import GUARD, SERVER
 from attune_client.bench.serving.statistics import Stage
 from attune_client.bench.serving.summary import PERCENTS, Latency
 
-__all__ = ["BUSY_CORES", "generator_line", "json_line", "latency_table", "stage_table", "table", "throughput_table"]
+__all__ = ["generator_line", "json_line", "latency_table", "stage_table", "table", "throughput_table"]
 
-BUSY_CORES = 0.7
+_BUSY_CORES = 0.7
 """A load generator that is busy with more of its one core than this may be what is measured."""
 
 _HANDOVER = "handover"
@@ -110,7 +110,7 @@ def generator_line(measured: Sequence[Measured]) -> str:
     cores = max(each.own_cores for each in measured)
     late_ms = max((1000 * each.summary.late.p99 for each in measured if each.summary.late is not None), default=0.0)
     line = f"load generator: at most {cores:.2f} of a core; requests were sent at most {late_ms:.1f} ms late (p99)"
-    return line if cores <= BUSY_CORES else f"{line}. It was too busy: these are its figures, not the server's"
+    return line if cores <= _BUSY_CORES else f"{line}. It was too busy: these are its figures, not the server's"
 
 
 def json_line(measured: Sequence[Measured], **more: Any) -> str:

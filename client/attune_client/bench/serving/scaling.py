@@ -72,7 +72,7 @@ class Cost:
     help=f"Rows of a request.  [default: {','.join(map(str, _BATCHES))}]",
 )
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True, help="Counted requests of each size.")
-@server_pid_option
+@server_pid_option()
 @json_option
 @server_options
 def scaling(

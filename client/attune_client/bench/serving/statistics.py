@@ -3,7 +3,8 @@
     async with TritonStatistics(url) as statistics:
         before = await statistics.read()
         ...
-        for stage in differences(before, await statistics.read()): print(stage.model, stage.queue_ms)
+        for stage in differences(before, await statistics.read()):
+            print(stage.model, stage.queue_ms)
 
 Triton counts of each request how long it waited in the model's queue, and how long the inputs, the computation and the
 outputs of its execution took. Of a model that answers in a thread of its own it sees no more than the handover, a
