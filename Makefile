@@ -39,7 +39,7 @@ run: export  ## speech in, music out: serve, send a recorded clip, write out/mus
 serve: export  ## serve on 127.0.0.1:8001 (gRPC) and :8000 (health) until interrupted
 	@$(BIN)/attune serve
 
-test: export  ## all tests, the real server among them
+test: export  ## the tests, the real server among them
 	@$(BIN)/python -m pytest
 
 test-slow: export  ## the tests that take minutes each

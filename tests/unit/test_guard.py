@@ -398,6 +398,18 @@ def test_a_fault_of_the_guard_shows_no_trace(guard, stub, told, monkeypatch):
     assert "secret of ours" in told[-1][1]["error"]
 
 
+def test_a_guard_that_has_stopped_has_no_figures(upstream):
+    guard = Guard(f"127.0.0.1:{free_ports().grpc}", GuardSettings(), lambda event, **fields: None)
+    assert guard.figures() == {}
+    guard.start()
+    guard.open(upstream.url)
+    thread = guard._thread
+    guard.stop()
+    assert guard.figures() == {}
+    guard._thread = thread  # as another thread may see it, that looked just before
+    assert guard.figures() == {}
+
+
 def test_figures_count_what_became_of_requests(guard, stub, upstream):
     stub.ModelInfer(floats(1.0))
     failure(lambda: stub.ModelInfer(floats(1.0, shape=[1, 3])))

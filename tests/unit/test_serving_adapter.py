@@ -405,6 +405,25 @@ def test_metrics_that_could_not_be_read_are_read_again_and_the_log_says_so_once(
     ]
 
 
+def test_who_asks_after_an_abandoned_request_was_ended_is_told_at_once():
+    """As the watch ends one that is overdue while the thread that works for it stands still."""
+    sender, told = FakeSender(), threading.Event()
+    reply = Reply(sender, 1)
+    sender.cancelled = True
+    reply.look()
+    reply.finish()
+    with reply.context.on_cancel(told.set):
+        assert told.is_set()
+
+
+def test_who_asks_after_an_answer_is_told_nothing():
+    told = threading.Event()
+    reply = Reply(FakeSender(), 1)
+    reply.finish()
+    with reply.context.on_cancel(told.set):
+        assert not told.is_set()
+
+
 def test_one_who_cannot_be_told_keeps_no_other_from_hearing_that_nobody_waits():
     lines: list[str] = []
     told: list[str] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shlex
@@ -12,6 +14,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -26,7 +29,7 @@ from attune_ensemble.serving.launcher import interpreter, layout
 from attune_ensemble.serving.launcher import server as server_module
 from attune_ensemble.serving.launcher.container import container_command
 from attune_ensemble.serving.launcher.log_file import is_in_use, open_log
-from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, authority, require_free
+from attune_ensemble.serving.launcher.ports import LOOPBACK, Ports, authority, free_ports, require_free
 from attune_ensemble.serving.launcher.processes import Process, process_of, state_of
 from attune_ensemble.serving.launcher.server import Server
 from attune_ensemble.serving.own_server import OWN_URL
@@ -184,6 +187,8 @@ def test_a_port_of_ipv6_is_free_or_taken_alike():
         with pytest.raises(ServerUnavailable, match=f"port {taken} of ::1 cannot be used"):
             require_free(taken, "::1")
     require_free(taken, "::1")
+    for port in (free := free_ports("::1")).http, free.grpc:
+        require_free(port, "::1")
     assert authority("::1", taken) == f"[::1]:{taken}"
 
 
@@ -227,6 +232,45 @@ def test_outside_a_clone_serve_says_what_to_do(tmp_path, monkeypatch):
         assert result.exit_code == os.EX_CONFIG
         assert "in a clone of Attune's sources" in result.stderr
         assert "--repository DIR" in result.stderr
+
+
+def test_an_address_of_another_machine_is_one_line(repository):
+    result = attune("serve", "--repository", repository, "--host", "192.0.2.1", "--private-network", "--free-ports")
+    assert result.exit_code == os.EX_UNAVAILABLE
+    assert result.stderr == "Error: nothing can listen at 192.0.2.1 (cannot assign requested address)\n"
+
+
+def test_a_log_that_could_not_be_begun_is_not_held(tmp_path, monkeypatch):
+    def full(file, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("attune_ensemble.serving.launcher.log_file._begin_anew", full)
+    with pytest.raises(ServerUnavailable, match="No space left") as caught:
+        open_log(tmp_path / "log")
+    assert caught.value.__cause__ is not None, "which keeps what it passed, the file among it"
+    assert not is_in_use(tmp_path / "log")
+
+
+@pytest.mark.parametrize(("unload_s", "left_s"), [(0.0, 120.0), (100.0, 20.0), (119.9, 1.0)])
+def test_a_model_is_brought_back_within_one_limit(tmp_path, monkeypatch, unload_s, left_s):
+    clock = SimpleNamespace(s=0.0)
+    limits = []
+
+    class Controlling:
+        def unload(self, model, timeout_s):
+            limits.append(timeout_s)
+            clock.s += unload_s
+
+        def load(self, model, timeout_s):
+            limits.append(timeout_s)
+
+    monkeypatch.setattr(server_module, "Control", lambda url: contextlib.nullcontext(Controlling()))
+    monkeypatch.setattr(server_module, "time", SimpleNamespace(monotonic=lambda: clock.s))
+    server = Server(tmp_path, log_file=tmp_path / "log")
+    monkeypatch.setattr(Server, "grpc_url", "nobody:1")
+    monkeypatch.setattr(server, "_close_regions", lambda: None)
+    server.reload("valence", 120.0)
+    assert limits == [120.0, pytest.approx(left_s)]
 
 
 def test_a_program_that_is_not_there_is_told_before_the_models_are_loaded(repository):

@@ -304,6 +304,24 @@ def test_a_model_that_fails_again_and_again_is_unresponsive(warm, server, told):
     assert told == [("probe_failed", {"model": "valence", "reason": "device lost"})] * 3
 
 
+@pytest.mark.parametrize("error", [ServerError("device lost"), RequestTimeout("late")])
+def test_a_model_that_was_brought_back_begins_anew(warm, server, error):
+    def asked_until_found() -> int:
+        server.asked.clear()
+        server.answers["valence"] = error
+        watcher = Watcher()
+        watcher.core_share = 1.0
+        watcher.look_after(warm, server, asks=100)
+        assert [model for model, _ in watcher.found] == ["valence"]
+        return [name for name, _ in server.asked].count("valence")
+
+    first = asked_until_found()
+    assert first > 1
+    server.answers.clear()
+    warm.warm("valence")
+    assert asked_until_found() == first
+
+
 def test_a_server_that_does_not_answer_is_unresponsive(warm, server):
     server.is_silent = True
     watcher = Watcher()

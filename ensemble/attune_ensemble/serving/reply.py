@@ -90,12 +90,11 @@ class Reply:
             return None if self._lease is None or self._is_complete else self._lease.taken()
 
     def when_abandoned(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once, as soon as nobody waits any more: at once if that is so already, never once answered."""
+        """Call `tell` once, as soon as nobody waits any more: at once if that is so already; never once answered."""
         with self._lock:
-            if self._is_complete:
-                return
             if not self._abandoned:
-                self._listeners.append(tell)
+                if not self._is_complete:
+                    self._listeners.append(tell)
                 return
         tell()
 

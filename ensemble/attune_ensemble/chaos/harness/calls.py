@@ -1,6 +1,6 @@
 """Calls to the server, and how each of them ended.
 
-    ended = attempt(Prompt(), client, patience_s=20)
+    ended = attempt(Prompt(), client)  # whose timeout_s is its patience
     print(ended.outcome, ended.seconds, ended.error)
 
 A call is a small object that can be sent to another process. It is called with a client and a function that it calls

@@ -23,7 +23,7 @@ IDLE_S = 5.0
 
 
 def mixture(case: Case, count: int) -> Iterator[Call]:
-    """Small requests: eight prompts and plays to a recording, which costs as much as they do together."""
+    """Small requests: nineteen prompts and plays to a recording."""
     small: tuple[Call, ...] = (Prompt(), Play(), Prompt("a quiet evening after a long day"))
     for number in range(count):
         yield Analyse(case.clip) if number % 20 == 0 else small[number % len(small)]

@@ -37,10 +37,6 @@ class Admission:
         """How many requests a model works at at once."""
         return model.at_work or self._settings.places
 
-    def in_flight(self, model: str) -> int:
-        """Requests in flight at a model."""
-        return self._models[model].count if model in self._models else 0
-
     def check(self, model: Signature, client: str, size: int, left_s: float | None = None) -> None:
         """Raise `ServerBusy` where there is no place for a request, as far as so little says of it."""
         state = self._state_of(model)

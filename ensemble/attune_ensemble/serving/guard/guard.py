@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +23,7 @@ __all__ = ["Guard"]
 _T = TypeVar("_T")
 _START_S = 10.0
 _STOP_S = 5.0
+_FIGURES_S = 5.0
 _LAST_BYTES_S = 1.0
 """For what was answered just now to reach its client."""
 
@@ -134,8 +136,13 @@ class Guard:
         return self._call(lambda service: service.in_flight)
 
     def figures(self) -> dict[str, float]:
-        """Samples for Prometheus, by name and labels."""
-        return self._call(lambda service: service.figures())
+        """Samples for Prometheus, by name and labels; none where it has been stopped."""
+        if self._thread is None:
+            return {}
+        try:
+            return self._call(lambda service: service.figures(), _FIGURES_S)
+        except (RuntimeError, TimeoutError, CancelledError):  # it stops at this moment
+            return {}
 
     def stop(self) -> None:
         """End every call and give the port back; the second time does nothing."""
@@ -151,15 +158,19 @@ class Guard:
         assert self._service is not None, "the guard has not been started"
         return self._service
 
-    def _call(self, function: Callable[[Service], _T]) -> _T:
+    def _call(self, function: Callable[[Service], _T], timeout_s: float | None = None) -> _T:
         async def call() -> _T:
             return function(self._running())
 
-        return self._await(call())
+        return self._await(call(), timeout_s)
 
-    def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
+    def _await(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
         assert self._loop is not None, "the guard has not been started"
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+        except RuntimeError:
+            work.close()  # the loop is closed, and nobody will await it
+            raise
 
 
 def _options(settings: GuardSettings) -> tuple[tuple[str, int], ...]:

@@ -23,6 +23,7 @@ def open_log(path: Path, *, go_on: bool = False) -> FileIO:
     Raises:
         ServerUnavailable: another server writes to it, or it cannot be written.
     """
+    file: FileIO | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = FileIO(path, "a")
@@ -31,13 +32,20 @@ def open_log(path: Path, *, go_on: bool = False) -> FileIO:
             if not go_on:
                 _begin_anew(file, path)
     except BlockingIOError:
-        file.close()
+        _close(file)
         raise ServerUnavailable(f"{path} is the log of a server that runs: choose another with --log-file") from None
     except OSError as error:
+        _close(file)
         raise ServerUnavailable(
             f"the log {path} cannot be written ({error.strerror}): choose another with --log-file"
         ) from error
     return file
+
+
+def _close(file: FileIO | None) -> None:
+    """Give its lock back at once: the error that is raised keeps what it passed."""
+    if file is not None:
+        file.close()
 
 
 def _begin_anew(file: FileIO, path: Path) -> None:

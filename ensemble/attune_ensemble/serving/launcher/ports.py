@@ -31,10 +31,13 @@ def family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def free_ports() -> Ports:
-    """Return two currently free ports of the loopback interface."""
-    with socket.create_server((LOOPBACK, 0)) as http, socket.create_server((LOOPBACK, 0)) as grpc:
-        return Ports(http.getsockname()[1], grpc.getsockname()[1])
+def free_ports(host: str = LOOPBACK) -> Ports:
+    """Return two currently free ports; raises `ServerUnavailable` if the address is none of this machine."""
+    try:
+        with _listening(host) as http, _listening(host) as grpc:
+            return Ports(http.getsockname()[1], grpc.getsockname()[1])
+    except OSError as error:
+        raise ServerUnavailable(f"nothing can listen at {host} ({os.strerror(error.errno or 0).lower()})") from error
 
 
 def free_port() -> int:
@@ -45,9 +48,13 @@ def free_port() -> int:
 def require_free(port: int, host: str = LOOPBACK) -> None:
     """Raise `ServerUnavailable` if nothing can listen on that port."""
     try:
-        socket.create_server((host, port), family=family(host)).close()
+        _listening(host, port).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise ServerUnavailable(
             f"port {port} of {host} cannot be used ({reason}); stop what listens there or choose another"
         ) from error
+
+
+def _listening(host: str, port: int = 0) -> socket.socket:
+    return socket.create_server((host, port), family=family(host))

@@ -59,6 +59,9 @@ _PRIVATE = 0o600
 
 # Time limit for loading all models; the server's default, 30 s, is short for a cold disk and two cores.
 _MODEL_LOAD_S = 300
+_SHORTEST_LOAD_S = 1.0
+"""What a model has to load however long it took to unload."""
+
 # Initial size and growth of a stub's shared memory, which is never released.
 _SHM_BYTES = 4 * 1024 * 1024
 
@@ -272,19 +275,16 @@ class Server:
         """The processes of each model that has any: one for each instance. An ensemble has none."""
         return stubs_of_session(self.process_id, self.models)
 
-    def process_of(self, model: str) -> int | None:
-        """Process id of a model, of one of its instances where it has several; None where it has no process."""
-        return next((stub.pid for stub in self.stubs().get(model, ())), None)
-
     def reload(self, model: str, timeout_s: float = _MODEL_LOAD_S) -> None:
         """Unload a model and load it again, and the ensembles that it is a part of, which are away meanwhile.
 
         Raises:
             AttuneError: it cannot be unloaded or loaded, or not within `timeout_s`.
         """
+        deadline_s = time.monotonic() + timeout_s
         with Control(self.grpc_url) as control:
             control.unload(model, timeout_s)
-            control.load(model, timeout_s)
+            control.load(model, max(_SHORTEST_LOAD_S, deadline_s - time.monotonic()))
         self._close_regions()
 
     def _command(self, layout: ServerLayout) -> list[str]:

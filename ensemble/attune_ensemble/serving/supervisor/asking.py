@@ -102,6 +102,7 @@ class Asker:
         probe = self._probes.get(model)
         if probe is None:
             return
+        self._failures[model] = self._at_work[model] = 0  # of the processes that it had before
         try:
             self._server.ask(probe.spec, probe.real, self._times.warm_s)
         except InvalidRequest as error:
@@ -163,6 +164,7 @@ class Asker:
             pass
         except RequestTimeout:
             if (self._progress() or {}).get(name) != before:
+                self._at_work[name] = 0
                 return None
             is_at_work = processor_seconds() - used_s >= _WORKING * self._times.answer_s
             self._at_work[name] += 1

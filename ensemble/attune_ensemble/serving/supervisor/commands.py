@@ -152,15 +152,17 @@ def serve(
     process, whatever ends that; its exit status becomes this one's.
 
     Exit status: 0 stopped in order; 69 it cannot be served here (a port, a folder, the server); 70 the server ended too
-    often; 78 the model repository is not right; 130 interrupted while COMMAND was to run.
+    often; 78 the model repository is not right, or --host is none to listen at; 127 there is no such program as
+    COMMAND; 130 interrupted while COMMAND was to run.
     """
     _require_repository(repository)
     served = PROFILES[profile]
-    ports = free_ports() if any_ports else Ports(http_port, grpc_port)
+    asked = None if any_ports else Ports(http_port, grpc_port)
     if served != EMBEDDED and installed_server() is None:
-        _print_container_command(served, repository, ports)
+        _print_container_command(served, repository, asked or free_ports())
         return
     _require_address(host, served, is_private=private_network)
+    ports = asked or _free_ports(host)
     _require_program(command)
     _allow_open_files()
     events = Events(sys.stderr, as_json=log_format == "json" or (log_format == "auto" and not sys.stderr.isatty()))
@@ -277,6 +279,13 @@ def _require_address(host: str, profile: Profile, *, is_private: bool) -> None:
             f"{host}, as in a container, say so with --private-network",
             _CONFIGURATION,
         )
+
+
+def _free_ports(host: str) -> Ports:
+    try:
+        return free_ports(host)
+    except AttuneError as error:
+        raise _Failure(str(error), _exit_code(error)) from error
 
 
 def _require_program(command: tuple[str, ...]) -> None:

@@ -407,7 +407,6 @@ class Supervisor:
             self._inbox.put(partial(self._on_started, action.generation, server))
 
     def _on_started(self, generation: int, server: Server, now_s: float) -> list[Action]:
-        control = Control(server.grpc_url)
         try:
             watch, stubs = ProcessWatch(server.process_id, self._times.stopped_s), server.stubs()
         except OSError as error:
@@ -415,6 +414,7 @@ class Supervisor:
                 generation, ServerUnavailable(f"the server's processes cannot be seen: {error}"), now_s
             )
         watch.expect(stubs)
+        control = Control(server.grpc_url)
         asker = Asker(control, server.models, self._times, self._tell)
         if self._tenure is not None:
             self._tenure.control.close()
